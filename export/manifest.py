@@ -1,0 +1,131 @@
+"""The manifest: what a bundle says about itself, and all that the service needs to know to run it.
+
+A bundle is a folder `<repository>/<name>/<version>/` with `manifest.json`, the ONNX graphs and the vocabularies. This
+module is the contract between `export` (which writes it) and `service` (which reads it): pydantic only, no torch, no
+onnx.
+
+Dimensions in `TensorSpec.shape` are ints or one of these symbols:
+    B rows of the batch, T time steps, C characters of a word, S source positions, N slots of the state pool,
+    P rows of the attention-memory pool.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+Task = Literal["tagger", "encoder_decoder", "language_model"]
+Precision = Literal["fp32", "int8"]
+GraphKind = Literal["sequence", "step", "encode"]
+DType = Literal["float32", "int64"]
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Frozen):
+    """One graph input or output."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int | str, ...]
+
+
+class StateSpec(_Frozen):
+    """One recurrent state tensor, kept in a pool of shape (N, *shape): slot 0 is the initial state, slot 1 scratch.
+
+    The step and encode graphs take the pool as `pool_input` and return it, updated at `write_slots`, as `pool_output`;
+    the sequence graph takes (B, *shape) as `sequence_input` and returns the final state as `sequence_output`. A name is
+    None where no graph has it (a bidirectional layer has no step graph).
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    batch_axis: int = 0
+    initial: Literal["zeros"] = "zeros"
+    pool_input: str | None = None
+    pool_output: str | None = None
+    sequence_input: str | None = None
+    sequence_output: str | None = None
+
+
+class MemorySpec(_Frozen):
+    """One attention-memory tensor, kept in a pool of shape (P, *shape) whose rows are source positions.
+
+    The encode graph writes the rows named by `source_rows` (B, S); the step graph reads them. Row 0 stays zero, row 1
+    is scratch: padding positions are written to row 1 and read from row 0.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    pool_input: str
+    pool_output: str
+
+
+class GraphSpec(_Frozen):
+    """One ONNX file with everything that it takes and gives, pools included."""
+
+    file: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class TokenizerSpec(_Frozen):
+    """How text becomes tokens for one vocabulary.
+
+    characters: one token a Unicode character (NFC); joined without a separator.
+    whitespace: one token a whitespace-separated piece; joined with one space.
+    subword: a Hugging Face `tokenizers` file.
+    none: tokens come ready (words of a tagger, tags).
+    """
+
+    kind: Literal["characters", "whitespace", "subword", "none"]
+    vocabulary: str = Field(description="file of the vocabulary, relative to the bundle")
+    file: str | None = Field(default=None, description="the `tokenizers` JSON, for subword")
+    lowercase: bool = False
+    reverse: bool = Field(default=False, description="feed the sequence back to front (Sutskever et al. 2014)")
+
+
+class DecodingDefaults(_Frozen):
+    """What a request that leaves a choice open gets, and how far it may go."""
+
+    beam_size: int = Field(default=1, ge=1)
+    max_beam_size: int = Field(default=8, ge=1)
+    length_penalty: float = Field(default=0.6, ge=0)
+    max_tokens: int = Field(default=128, ge=1, description="target tokens")
+    top_k: int = Field(default=16, ge=1, description="outputs a row that the step graph returns")
+
+
+class FileEntry(_Frozen):
+    sha256: str
+    num_bytes: int = Field(ge=0)
+
+
+class Manifest(_Frozen):
+    """See the module docstring. `files` lists every file of the bundle except the manifest itself."""
+
+    schema_version: Literal[1] = 1
+    name: str = Field(pattern=NAME_PATTERN)
+    version: int = Field(ge=1)
+    task: Task
+    precision: Precision
+    graphs: dict[GraphKind, GraphSpec]
+    states: tuple[StateSpec, ...] = ()
+    memories: tuple[MemorySpec, ...] = ()
+    tokenizers: dict[str, TokenizerSpec] = Field(
+        description="by role: source, target (encoder-decoder); words, characters, tags (tagger); tokens (language model)"
+    )
+    crf_file: str | None = Field(default=None, description="npz: start (K,), end (K,), transitions (K, K) from -> to")
+    decoding: DecodingDefaults = DecodingDefaults()
+    training_config: dict[str, object] = Field(default_factory=dict)
+    data: dict[str, object] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
+    tool_versions: dict[str, str] = Field(default_factory=dict)
+    created: str = Field(description="UTC, ISO 8601")
+    files: dict[str, FileEntry]
