@@ -103,6 +103,8 @@ class DecodingDefaults(_Frozen):
 
 
 class FileEntry(_Frozen):
+    """What a file must be, byte for byte."""
+
     sha256: str
     num_bytes: int = Field(ge=0)
 
@@ -119,7 +121,9 @@ class Manifest(_Frozen):
     states: tuple[StateSpec, ...] = ()
     memories: tuple[MemorySpec, ...] = ()
     tokenizers: dict[str, TokenizerSpec] = Field(
-        description="by role: source, target (encoder-decoder); words, characters, tags (tagger); tokens (language model)"
+        description=(
+            "by role: source, target (encoder-decoder); words, characters, tags (tagger); tokens (language model)"
+        )
     )
     crf_file: str | None = Field(default=None, description="npz: start (K,), end (K,), transitions (K, K) from -> to")
     decoding: DecodingDefaults = DecodingDefaults()

@@ -1,0 +1,255 @@
+"""Bundles on disk: find them, check them, read what they hold. No torch, no onnx: the service imports this.
+
+A repository is a folder of bundles `<name>/<version>/`. Names that begin with a dot are not bundles: that is where
+exports in progress live. A bundle is believed only after `load_manifest` has checked every file against its hash.
+"""
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from export.manifest import MANIFEST_FILE, NAME_PATTERN, SCHEMA_VERSION, FileEntry, Manifest, Task
+from models.tokenizer import Tokenizer
+
+# What a task cannot be served without.
+REQUIRED_GRAPHS: Final[dict[Task, tuple[str, ...]]] = {
+    "tagger": ("sequence",),
+    "encoder_decoder": ("encode", "step"),
+    "language_model": ("sequence", "step"),
+}
+REQUIRED_TOKENIZERS: Final[dict[Task, tuple[str, ...]]] = {
+    "tagger": ("words", "characters", "tags"),
+    "encoder_decoder": ("source", "target"),
+    "language_model": ("tokens",),
+}
+_VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
+
+
+class BundleError(Exception):
+    """A bundle or a repository is not what it should be; one line that says where, expected and got."""
+
+
+@dataclass(frozen=True, order=True)
+class BundlePath:
+    """Where one version of one model lies. Nothing in it has been checked."""
+
+    name: str
+    version: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Crf:
+    """Scores of a linear-chain CRF over K tags, float32.
+
+    Args:
+        start: (K,) of beginning with a tag.
+        end: (K,) of ending with a tag.
+        transitions: (K, K), from -> to.
+    """
+
+    start: npt.NDArray[np.float32]
+    end: npt.NDArray[np.float32]
+    transitions: npt.NDArray[np.float32]
+
+
+def list_versions(repository: Path) -> list[BundlePath]:
+    """Find the bundles of a repository, by name and then version, oldest first.
+
+    Folders whose name cannot be a model's or a version's are no bundles and left out: dot-prefixed ones, notes.
+
+    Raises:
+        BundleError: The repository is not a folder.
+    """
+    if not repository.is_dir():
+        raise BundleError(f"repository {repository}: expected a folder, got {_describe(repository)}")
+    return sorted(
+        BundlePath(model.name, int(version.name), version)
+        for model in repository.iterdir()
+        if re.fullmatch(NAME_PATTERN, model.name) and model.is_dir()
+        for version in model.iterdir()
+        if _VERSION_PATTERN.fullmatch(version.name) and version.is_dir()
+    )
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and verify a bundle: schema, name, version, every file's presence, size and SHA-256.
+
+    Args:
+        folder: `<repository>/<name>/<version>`.
+
+    Raises:
+        BundleError: Anything is amiss.
+    """
+    content = _read_json(folder / MANIFEST_FILE)
+    got = content.get("schema_version")
+    if got != SCHEMA_VERSION or isinstance(got, bool):
+        raise BundleError(
+            f"{folder / MANIFEST_FILE}: unknown schema version: expected {SCHEMA_VERSION}, got {_shorten(got)}"
+        )
+    try:
+        # As JSON, so that lists become tuples while numbers written as strings are refused.
+        manifest = Manifest.model_validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        raise BundleError(f"{folder / MANIFEST_FILE}: {_first_problem(error)}") from None
+    for what, expected, found in (
+        ("name", Path(os.path.abspath(folder)).parent.name, manifest.name),
+        ("version", Path(os.path.abspath(folder)).name, str(manifest.version)),
+    ):
+        if expected != found:
+            raise BundleError(f"{folder}: {what} of the manifest: expected {expected!r} as the folder, got {found!r}")
+    _check_complete(folder, manifest)
+    for path, entry in manifest.files.items():
+        try:
+            _check_file(folder, path, entry)
+        except OSError as error:
+            raise BundleError(f"{folder}: files: expected a readable file, got {error}") from error
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`, its file table as given (see `hash_files`)."""
+    text = json.dumps(manifest.model_dump(mode="json"), ensure_ascii=False, indent=2, allow_nan=False)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def hash_files(folder: Path) -> dict[str, FileEntry]:
+    """Describe every file under a folder except the manifest, by its relative path with forward slashes."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    entries = {path.relative_to(folder).as_posix(): path for path in paths}
+    entries.pop(MANIFEST_FILE, None)
+    return {name: FileEntry(sha256=_sha256(path), num_bytes=path.stat().st_size) for name, path in entries.items()}
+
+
+def load_tokenizers(folder: Path, manifest: Manifest) -> dict[str, Tokenizer]:
+    """Load the tokenizers of a verified bundle, by role.
+
+    Raises:
+        BundleError: A vocabulary or tokenizer file is not one.
+    """
+    loaded = {}
+    for role, spec in manifest.tokenizers.items():
+        try:
+            loaded[role] = Tokenizer.load(
+                folder, spec.kind, spec.vocabulary, spec.file, lowercase=spec.lowercase, reverse=spec.reverse
+            )
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise BundleError(f"{folder}: tokenizer {role!r}: expected a readable vocabulary, got {error}") from error
+    return loaded
+
+
+def load_crf(folder: Path, manifest: Manifest) -> Crf | None:
+    """Load the CRF scores of a verified bundle; None where the model has none. Nothing pickled is read.
+
+    Raises:
+        BundleError: The file is not an npz with `start`, `end` and `transitions` of float32 and fitting shapes.
+    """
+    if manifest.crf_file is None:
+        return None
+    path = folder / manifest.crf_file
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path}: expected an npz file of plain arrays, got {error}") from error
+    num_tags = arrays["start"].shape[0] if "start" in arrays and arrays["start"].ndim == 1 else -1
+    expected = {"start": (num_tags,), "end": (num_tags,), "transitions": (num_tags, num_tags)}
+    got = {name: array.shape for name, array in arrays.items()}
+    if got != expected or any(array.dtype != np.float32 for array in arrays.values()):
+        types = {name: f"{array.dtype}{array.shape}" for name, array in sorted(arrays.items())}
+        raise BundleError(f"{path}: expected float32 start (K,), end (K,), transitions (K, K), got {types}")
+    return Crf(arrays["start"], arrays["end"], arrays["transitions"])
+
+
+def _check_complete(folder: Path, manifest: Manifest) -> None:
+    """Every file that the manifest uses is in its file table, and the task has what it needs."""
+    for where, path in _references(manifest):
+        if path not in manifest.files:
+            raise BundleError(f"{folder}: {where}: expected a path listed in files, got {path!r}")
+    for kind in REQUIRED_GRAPHS[manifest.task]:
+        if kind not in manifest.graphs:
+            raise BundleError(
+                f"{folder}: graphs: expected {kind!r} for task {manifest.task}, got {sorted(manifest.graphs)}"
+            )
+    for role in REQUIRED_TOKENIZERS[manifest.task]:
+        if role not in manifest.tokenizers:
+            raise BundleError(
+                f"{folder}: tokenizers: expected {role!r} for task {manifest.task}, got {sorted(manifest.tokenizers)}"
+            )
+
+
+def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    for kind, graph in manifest.graphs.items():
+        yield f"graphs.{kind}.file", graph.file
+    for role, tokenizer in manifest.tokenizers.items():
+        yield f"tokenizers.{role}.vocabulary", tokenizer.vocabulary
+        if tokenizer.file is not None:
+            yield f"tokenizers.{role}.file", tokenizer.file
+    if manifest.crf_file is not None:
+        yield "crf_file", manifest.crf_file
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
+    """One file is inside the bundle, an ordinary file, and byte for byte what the manifest says."""
+    pure = PurePosixPath(name)
+    plain = pure.parts and not pure.is_absolute() and ".." not in pure.parts and pure.as_posix() == name
+    if not plain or set(name) & set("\\\0:"):
+        raise BundleError(f"{folder}: files: expected a plain path inside the bundle, got {name!r}")
+    path = folder / name
+    if not path.exists():
+        raise BundleError(f"{path}: expected a file of {entry.num_bytes} bytes, got no file")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{path}: expected a file inside the bundle, got a link out of it to {path.resolve()}")
+    if not path.is_file():
+        raise BundleError(f"{path}: expected a file, got {_describe(path)}")
+    num_bytes = path.stat().st_size
+    if num_bytes != entry.num_bytes:
+        raise BundleError(f"{path}: size: expected {entry.num_bytes} bytes, got {num_bytes}")
+    digest = _sha256(path)
+    if digest != entry.sha256:
+        raise BundleError(f"{path}: SHA-256: expected {_shorten(entry.sha256)}, got {digest}")
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: expected a manifest, got no file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: expected a JSON manifest, got {type(error).__name__}: {error}") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(map(str, problem["loc"])) or "manifest"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{key}: {problem['msg']}, got {_shorten(problem['input'])}{more}"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(path: Path) -> str:
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.exists() else "nothing there"
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
