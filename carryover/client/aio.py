@@ -1,0 +1,225 @@
+"""The asyncio client: the same calls as `carryover.client.sync`, awaited.
+
+async with AsyncClient("127.0.0.1:8001") as client:
+    stream = client.transduce("g2p", "carryover")
+    async for token in stream:
+        print(token.text, end=" ", flush=True)
+    print(stream.result.best.score)
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import grpc
+import grpc.aio
+
+from carryover.client import messages, types
+from carryover.client.aio_session import AsyncSession
+from carryover.client.channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_S,
+    HEALTH_CHECK,
+    Tls,
+    channel_options,
+)
+from carryover.client.errors import CarryoverError, NotFound, from_rpc_error
+from protos.carryover.v1 import carryover_pb2 as pb
+from protos.carryover.v1 import health_pb2
+from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
+
+_Result = TypeVar("_Result")
+_Answer = TypeVar("_Answer")
+
+
+async def _answer(call: Awaitable[_Answer]) -> _Answer:
+    """Await a call and turn its failure into ours."""
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from None
+
+
+class AsyncTokenStream(Generic[_Result]):
+    """Tokens as the server decides them, then the result. Iterate once; leaving early calls for `cancel`."""
+
+    def __init__(self, call: Any, read: Callable[[Any], types.Token | _Result]) -> None:
+        self._call = call
+        self._read = read
+        self._result: _Result | None = None
+
+    def __aiter__(self) -> AsyncIterator[types.Token]:
+        return self
+
+    async def __anext__(self) -> types.Token:
+        while (message := await _answer(self._call.read())) is not grpc.aio.EOF:
+            event = self._read(message)
+            if isinstance(event, types.Token):
+                return event
+            self._result = event
+        raise StopAsyncIteration
+
+    @property
+    def result(self) -> _Result:
+        """The result, once the iteration has ended.
+
+        Raises:
+            CarryoverError: Too early, or the server ended the stream without one.
+        """
+        if self._result is None:
+            raise CarryoverError("result: expected the whole stream to have been read, got an unfinished one")
+        return self._result
+
+    async def finish(self) -> _Result:
+        """Read what is left and give the result."""
+        async for _ in self:
+            pass
+        return self.result
+
+    def cancel(self) -> None:
+        """Stop the server's work for this answer; nothing after the end."""
+        self._call.cancel()
+
+    async def __aenter__(self) -> "AsyncTokenStream[_Result]":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class AsyncClient:
+    """Calls a Carryover server from asyncio. Make and use it inside one event loop.
+
+    Args:
+        address: `host:port`.
+        timeout_s: Deadline of a call that gives none itself, in seconds. A stream must end within it; a session has
+            one for each message.
+        tls: How to encrypt; None speaks plain text.
+    """
+
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None
+    ) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+        options = channel_options(tls)
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(address, options)
+        else:
+            self._channel = grpc.aio.secure_channel(address, tls.credentials(), options)
+        self._stub: Any = CarryoverStub(self._channel)  # the generated types know the blocking stub only
+        self._check_health: Any = self._channel.unary_unary(
+            HEALTH_CHECK,
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+
+    async def tag(
+        self, model: str, sequences: Sequence[Sequence[str]], *, version: int = 0, timeout_s: float | None = None
+    ) -> list[types.TaggedSequence]:
+        """Label every word of each sentence, a sentence being a sequence of words.
+
+        Raises:
+            CarryoverError: See `carryover.client.errors`; so does every other call.
+        """
+        request = messages.tag_request(model, version, sequences)
+        return messages.tagged(await _answer(self._stub.Tag(request, timeout=self._timeout(timeout_s))))
+
+    async def score(
+        self, model: str, texts: Sequence[str], *, version: int = 0, timeout_s: float | None = None
+    ) -> list[types.TextScore]:
+        """Give the log-probability of every token of each text."""
+        request = messages.score_request(model, version, texts)
+        return messages.scores(await _answer(self._stub.Score(request, timeout=self._timeout(timeout_s))))
+
+    def transduce(
+        self,
+        model: str,
+        source: str,
+        *,
+        version: int = 0,
+        beam_size: int = 0,
+        num_best: int = 0,
+        length_penalty: float | None = None,
+        max_tokens: int = 0,
+        timeout_s: float | None = None,
+    ) -> AsyncTokenStream[types.TransduceResult]:
+        """Turn a source text into a target text, token by token. 0 and None mean the model's default."""
+        request = messages.transduce_request(model, version, source, beam_size, num_best, length_penalty, max_tokens)
+        call = self._stub.Transduce(request, timeout=self._timeout(timeout_s))
+        return AsyncTokenStream(call, messages.transduce_event)
+
+    def generate(
+        self,
+        model: str,
+        prompt: str = "",
+        *,
+        version: int = 0,
+        max_tokens: int = 0,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncTokenStream[types.GenerateResult]:
+        """Continue a prompt, token by token. 0 and None mean the default; temperature 0 is greedy."""
+        request = messages.generate_request(model, version, prompt, max_tokens, temperature, top_k, top_p, seed)
+        call = self._stub.Generate(request, timeout=self._timeout(timeout_s))
+        return AsyncTokenStream(call, messages.generate_event)
+
+    def session(self, model: str, *, version: int = 0, timeout_s: float | None = None) -> AsyncSession:
+        """Make a session on a stream of its own; `async with` opens it and closes it.
+
+        Args:
+            model: Whose state to carry.
+            version: 0 is the newest.
+            timeout_s: Bound of each message, in seconds.
+        """
+        return AsyncSession(self._stub.Session, model, version, self._timeout(timeout_s))
+
+    async def models(self, *, timeout_s: float | None = None) -> types.ModelList:
+        """List the models that the server serves and the bundles that it refused."""
+        call = self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout(timeout_s))
+        return messages.model_list(await _answer(call))
+
+    async def model(self, name: str, *, version: int = 0, timeout_s: float | None = None) -> types.Model:
+        """Describe one model."""
+        request = pb.GetModelRequest(model=messages.model_ref(name, version))
+        return messages.model(await _answer(self._stub.GetModel(request, timeout=self._timeout(timeout_s))))
+
+    async def is_serving(self, model: str = "", *, wait: bool = False, timeout_s: float | None = None) -> bool:
+        """Ask the server's health check.
+
+        Args:
+            model: A model's name; empty asks for the server as a whole.
+            wait: Wait for a server that is not there yet, until the timeout.
+            timeout_s: Bound, in seconds.
+
+        Raises:
+            Unavailable: No server there.
+            DeadlineExceeded: None came within the timeout, with `wait`.
+        """
+        request = health_pb2.HealthCheckRequest(service=model)
+        call = self._check_health(request, timeout=self._timeout(timeout_s), wait_for_ready=wait)
+        try:
+            response: health_pb2.HealthCheckResponse = await _answer(call)
+        except NotFound:
+            return False
+        return response.status == health_pb2.HealthCheckResponse.SERVING_STATUS_SERVING
+
+    async def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def _timeout(self, timeout_s: float | None) -> float:
+        return self.timeout_s if timeout_s is None else timeout_s

@@ -1,0 +1,233 @@
+"""The blocking client.
+
+with Client("127.0.0.1:8001") as client:
+    stream = client.transduce("g2p", "carryover")
+    for token in stream:
+        print(token.text, end=" ", flush=True)
+    print(stream.result.best.score)
+"""
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import grpc
+
+from carryover.client import messages, types
+from carryover.client.channel import (
+    DEFAULT_ADDRESS,
+    DEFAULT_TIMEOUT_S,
+    HEALTH_CHECK,
+    Tls,
+    channel_options,
+)
+from carryover.client.errors import CarryoverError, NotFound, from_rpc_error
+from carryover.client.session import Session
+from protos.carryover.v1 import carryover_pb2 as pb
+from protos.carryover.v1 import health_pb2
+from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
+
+_Result = TypeVar("_Result")
+
+
+class TokenStream(Generic[_Result]):
+    """Tokens as the server decides them, then the result. Iterate once; use `with` to leave early."""
+
+    def __init__(self, call: grpc.Call, events: Iterator[types.Token | _Result]) -> None:
+        self._call = call
+        self._events = events
+        self._result: _Result | None = None
+
+    def __iter__(self) -> Iterator[types.Token]:
+        return self
+
+    def __next__(self) -> types.Token:
+        try:
+            for event in self._events:
+                if isinstance(event, types.Token):
+                    return event
+                self._result = event
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        raise StopIteration
+
+    @property
+    def result(self) -> _Result:
+        """The result, once the iteration has ended.
+
+        Raises:
+            CarryoverError: Too early, or the server ended the stream without one.
+        """
+        if self._result is None:
+            raise CarryoverError("result: expected the whole stream to have been read, got an unfinished one")
+        return self._result
+
+    def finish(self) -> _Result:
+        """Read what is left and give the result."""
+        for _ in self:
+            pass
+        return self.result
+
+    def cancel(self) -> None:
+        """Stop the server's work for this answer; nothing after the end."""
+        self._call.cancel()
+
+    def __enter__(self) -> "TokenStream[_Result]":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+
+class Client:
+    """Calls a Carryover server and blocks until it answers. Safe to share among threads.
+
+    Args:
+        address: `host:port`.
+        timeout_s: Deadline of a call that gives none itself, in seconds. A stream must end within it; a session has
+            one for each message.
+        tls: How to encrypt; None speaks plain text.
+    """
+
+    def __init__(
+        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None
+    ) -> None:
+        self.address = address
+        self.timeout_s = timeout_s
+        options = channel_options(tls)
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options)
+        else:
+            self._channel = grpc.secure_channel(address, tls.credentials(), options)
+        self._stub = CarryoverStub(self._channel)
+        self._check_health = self._channel.unary_unary(
+            HEALTH_CHECK,
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+
+    def tag(
+        self, model: str, sequences: Sequence[Sequence[str]], *, version: int = 0, timeout_s: float | None = None
+    ) -> list[types.TaggedSequence]:
+        """Label every word of each sentence, a sentence being a sequence of words.
+
+        Raises:
+            CarryoverError: See `carryover.client.errors`; so does every other call.
+        """
+        request = messages.tag_request(model, version, sequences)
+        try:
+            return messages.tagged(self._stub.Tag(request, timeout=self._timeout(timeout_s)))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+    def score(
+        self, model: str, texts: Sequence[str], *, version: int = 0, timeout_s: float | None = None
+    ) -> list[types.TextScore]:
+        """Give the log-probability of every token of each text."""
+        request = messages.score_request(model, version, texts)
+        try:
+            return messages.scores(self._stub.Score(request, timeout=self._timeout(timeout_s)))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+    def transduce(
+        self,
+        model: str,
+        source: str,
+        *,
+        version: int = 0,
+        beam_size: int = 0,
+        num_best: int = 0,
+        length_penalty: float | None = None,
+        max_tokens: int = 0,
+        timeout_s: float | None = None,
+    ) -> TokenStream[types.TransduceResult]:
+        """Turn a source text into a target text, token by token. 0 and None mean the model's default."""
+        request = messages.transduce_request(model, version, source, beam_size, num_best, length_penalty, max_tokens)
+        call = self._stub.Transduce(request, timeout=self._timeout(timeout_s))
+        return TokenStream(call, map(messages.transduce_event, call))
+
+    def generate(
+        self,
+        model: str,
+        prompt: str = "",
+        *,
+        version: int = 0,
+        max_tokens: int = 0,
+        temperature: float | None = None,
+        top_k: int = 0,
+        top_p: float | None = None,
+        seed: int | None = None,
+        timeout_s: float | None = None,
+    ) -> TokenStream[types.GenerateResult]:
+        """Continue a prompt, token by token. 0 and None mean the default; temperature 0 is greedy."""
+        request = messages.generate_request(model, version, prompt, max_tokens, temperature, top_k, top_p, seed)
+        call = self._stub.Generate(request, timeout=self._timeout(timeout_s))
+        return TokenStream(call, map(messages.generate_event, call))
+
+    def session(self, model: str, *, version: int = 0, timeout_s: float | None = None) -> Session:
+        """Open a session on a stream of its own; closes at the end of the `with` block.
+
+        Args:
+            model: Whose state to carry.
+            version: 0 is the newest.
+            timeout_s: Bound of each message, in seconds.
+        """
+        return Session(self._stub.Session, model, version, self._timeout(timeout_s))
+
+    def models(self, *, timeout_s: float | None = None) -> types.ModelList:
+        """List the models that the server serves and the bundles that it refused."""
+        try:
+            response = self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout(timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+        return messages.model_list(response)
+
+    def model(self, name: str, *, version: int = 0, timeout_s: float | None = None) -> types.Model:
+        """Describe one model."""
+        request = pb.GetModelRequest(model=messages.model_ref(name, version))
+        try:
+            return messages.model(self._stub.GetModel(request, timeout=self._timeout(timeout_s)))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from None
+
+    def is_serving(self, model: str = "", *, wait: bool = False, timeout_s: float | None = None) -> bool:
+        """Ask the server's health check.
+
+        Args:
+            model: A model's name; empty asks for the server as a whole.
+            wait: Wait for a server that is not there yet, until the timeout.
+            timeout_s: Bound, in seconds.
+
+        Raises:
+            Unavailable: No server there.
+            DeadlineExceeded: None came within the timeout, with `wait`.
+        """
+        request = health_pb2.HealthCheckRequest(service=model)
+        try:
+            response: health_pb2.HealthCheckResponse = self._check_health(
+                request, timeout=self._timeout(timeout_s), wait_for_ready=wait
+            )
+        except grpc.RpcError as error:
+            failure = from_rpc_error(error)
+            if isinstance(failure, NotFound):
+                return False
+            raise failure from None
+        return response.status == health_pb2.HealthCheckResponse.SERVING_STATUS_SERVING
+
+    def close(self) -> None:
+        """Close the connection; calls in flight are cancelled."""
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _timeout(self, timeout_s: float | None) -> float:
+        return self.timeout_s if timeout_s is None else timeout_s

@@ -1,0 +1,186 @@
+"""What the client gives back: frozen values, no protobuf."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+FinishReason = Literal["end", "length"]
+Task = Literal["tagger", "encoder_decoder", "language_model", "unknown"]
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model and its concrete version."""
+
+    name: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer as it is decided.
+
+    Args:
+        token: As it stands in the vocabulary.
+        text: What it adds to the text; joining all of them gives the text.
+        log_prob: Natural-log probability given all before it.
+    """
+
+    token: str
+    text: str
+    log_prob: float
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One whole answer of a search.
+
+    Args:
+        tokens: Without the end symbol.
+        text: The tokens joined.
+        log_prob: Sum of natural-log probabilities, the end symbol's included.
+        score: log_prob over the length penalty; the order is by this.
+        finish_reason: `end`: the model ended it; `length`: max_tokens was reached.
+    """
+
+    tokens: tuple[str, ...]
+    text: str
+    log_prob: float
+    score: float
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True)
+class TransduceResult:
+    """The n best answers, best first."""
+
+    model: ModelRef
+    hypotheses: tuple[Hypothesis, ...]
+
+    @property
+    def best(self) -> Hypothesis:
+        """The first hypothesis."""
+        return self.hypotheses[0]
+
+    @property
+    def text(self) -> str:
+        """The text of the first hypothesis."""
+        return self.best.text
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """A whole continuation.
+
+    Args:
+        model: Who answered.
+        text: The continuation, without the prompt.
+        finish_reason: `end`: the model ended it; `length`: max_tokens was reached.
+        seed: The seed that was used; the same one gives the same text.
+        num_prompt_tokens: Tokens of the prompt, as the model counts them.
+        num_tokens: Tokens produced, the end symbol not counted.
+    """
+
+    model: ModelRef
+    text: str
+    finish_reason: FinishReason
+    seed: int
+    num_prompt_tokens: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class TaggedSequence:
+    """One tag a token, and the emission probability of each, in [0, 1]."""
+
+    tags: tuple[str, ...]
+    confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """How probable a language model finds a text.
+
+    Args:
+        tokens: The end symbol last where the model has one.
+        log_probs: Natural-log probability of each token given all before it.
+        total_log_prob: Their sum.
+        perplexity: exp(-total_log_prob / number of tokens).
+    """
+
+    tokens: tuple[str, ...]
+    log_probs: tuple[float, ...]
+    total_log_prob: float
+    perplexity: float
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """The most probable outputs after one step of a session, best first.
+
+    Args:
+        token_ids: Vocabulary ids (tag ids for a tagger).
+        log_probs: Natural-log probability of each.
+        tokens: The entries as text, where the step was given as text; else empty.
+    """
+
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    tokens: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """Limits that requests are held to; 0 where one does not apply."""
+
+    max_input_tokens: int
+    max_output_tokens: int
+    max_beam_size: int
+    top_k: int
+    max_sequences: int
+    max_sessions: int
+
+
+@dataclass(frozen=True)
+class Model:
+    """A served model.
+
+    Args:
+        ref: Name and version.
+        task: What it does.
+        supports_sessions: Whether it can be stepped.
+        precision: `fp32` or `int8`.
+        provider: ONNX Runtime's execution provider.
+        vocabulary_sizes: Entries by role.
+        metrics: Quality measured after training, by name.
+        limits: What requests are held to.
+        state_bytes: Bytes of state that a session keeps.
+        warnings: For the operator; empty is good.
+    """
+
+    ref: ModelRef
+    task: Task
+    supports_sessions: bool
+    precision: str
+    provider: str
+    vocabulary_sizes: Mapping[str, int]
+    metrics: Mapping[str, float]
+    limits: ModelLimits
+    state_bytes: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RefusedModel:
+    """A bundle that the server found and does not serve; the version is 0 where it could not be told."""
+
+    ref: ModelRef
+    reason: str
+
+
+@dataclass(frozen=True)
+class ModelList:
+    """What a server has."""
+
+    models: tuple[Model, ...]
+    refused: tuple[RefusedModel, ...]

@@ -1,0 +1,171 @@
+"""The service's settings: one model, read once at start from the command line, the environment and a file.
+
+The command line wins over the environment (`CARRYOVER_<NAME>`), the environment over the file, the file over the
+defaults. An unknown `CARRYOVER_*` variable, an unknown key and a bad value are errors that name the setting and say
+what was expected and what was got.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+PREFIX = "CARRYOVER_"
+NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here
+RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or has an impossible value. One line a setting: name, expected, got."""
+
+
+class Settings(BaseSettings):
+    """How to serve. Every name is also an environment variable with the prefix `CARRYOVER_`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True, env_ignore_empty=False)
+
+    repository: Path = Field(default=Path("repository"), description="folder of the model bundles")
+    host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(default=8001, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    tls_certificate: Path | None = Field(default=None, description="PEM certificate chain; absent: no TLS")
+    tls_private_key: Path | None = Field(default=None, description="PEM key of the certificate")
+    provider: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="auto: CUDA where it works; cuda: refuse to start without it"
+    )
+    threads: int = Field(default=0, ge=0, le=1024, description="intra-op threads a model; 0: one a physical core")
+
+    max_message_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1, description="bytes of one request message")
+    max_input_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one sequence, source or prompt")
+    max_word_characters: int = Field(default=256, ge=1, le=65536, description="characters of one word of a tagger")
+    max_output_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one answer")
+    max_sequences: int = Field(default=64, ge=1, le=65536, description="sequences of one Tag or Score request")
+
+    num_slots: int = Field(
+        default=1024, ge=RESERVED_SLOTS + 1, le=2**20, description="state rows a model, the 2 reserved ones included"
+    )
+    max_sessions: int = Field(
+        default=0, ge=0, le=2**20, description="open sessions a model; 0: as many as there are slots"
+    )
+    num_memory_rows: int = Field(
+        default=16384, ge=64, le=2**24, description="attention-memory rows (source positions) a model"
+    )
+    max_waiting: int = Field(default=1024, ge=1, le=2**20, description="requests that may wait for a slot, a model")
+    max_batch_rows: int = Field(default=256, ge=1, le=65536, description="rows of one run of a graph")
+    max_batch_tokens: int = Field(
+        default=4096, ge=1, le=2**24, description="padded tokens of one sequence or encode run"
+    )
+    max_requests_in_flight_per_stream: int = Field(
+        default=1024,
+        ge=1,
+        le=65536,
+        description="unanswered requests of one Session stream; then it is read no further",
+    )
+    session_idle_timeout_s: float = Field(
+        default=600.0, gt=0, le=7 * 86400, description="seconds after which a session without requests is closed"
+    )
+    drain_timeout_s: float = Field(
+        default=8.0, ge=0, le=3600, description="seconds that running requests get to finish after SIGTERM"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if (self.tls_certificate is None) != (self.tls_private_key is None):
+            raise ValueError("tls_certificate and tls_private_key: expected both or neither, got one")
+        if self.max_sessions > self.num_slots - RESERVED_SLOTS:
+            raise ValueError(
+                f"max_sessions: expected at most num_slots - {RESERVED_SLOTS} = {self.num_slots - RESERVED_SLOTS}, "
+                f"got {self.max_sessions}"
+            )
+        if self.num_memory_rows < 2 * self.max_input_tokens:
+            raise ValueError(
+                f"num_memory_rows: expected at least 2 * max_input_tokens = {2 * self.max_input_tokens}, "
+                f"got {self.num_memory_rows}"
+            )
+        return self
+
+    @property
+    def session_limit(self) -> int:
+        """Open sessions that a model really takes."""
+        return self.max_sessions or self.num_slots - RESERVED_SLOTS
+
+
+def load_settings(file: Path | None = None, **overrides: object) -> Settings:
+    """Read the settings; see the module docstring for what wins.
+
+    Args:
+        file: `.yaml`/`.yml`, `.toml` or `.env` file; None is no file.
+        overrides: Settings from the command line, by name; None means not given.
+
+    Raises:
+        SettingsError: Unknown names or bad values, one line each.
+    """
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX)
+        and name not in NOT_SETTINGS
+        and name[len(PREFIX) :].lower() not in Settings.model_fields
+    )
+    if unknown:
+        raise SettingsError(
+            "\n".join(f"{name}: expected one of the settings' names, got an unknown one" for name in unknown)
+        )
+    given = {name: value for name, value in overrides.items() if value is not None}
+
+    class _Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            sources = (init_settings, env_settings)
+            return sources if file is None else (*sources, _file_source(settings_cls, file))
+
+    try:
+        return Settings.model_construct(**_Sourced(**given).model_dump())  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(detail, given) for detail in error.errors())) from None
+
+
+def _file_source(settings: type[BaseSettings], file: Path) -> PydanticBaseSettingsSource:
+    """Choose a reader by the file's suffix; whatever it cannot read is a SettingsError."""
+    if not file.is_file():
+        raise SettingsError(f"settings file: expected a file, got {file} which does not exist")
+    try:
+        if file.suffix in (".yaml", ".yml"):
+            return YamlConfigSettingsSource(settings, file)
+        if file.suffix == ".toml":
+            return TomlConfigSettingsSource(settings, file)
+        if file.suffix == ".env" or file.name == ".env":
+            return DotEnvSettingsSource(settings, file)
+    except Exception as error:  # each reader has its own errors; all mean that the file is not what its name says
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{file}: expected settings as {file.suffix}, got {reason}") from None
+    raise SettingsError(f"{file}: expected a .yaml, .yml, .toml or .env file, got suffix {file.suffix!r}")
+
+
+def _line(detail: ErrorDetails, given: dict[str, object]) -> str:
+    """Turn one validation error into `name: expected ..., got ...`."""
+    if not detail["loc"]:  # written by _consistent, whole already
+        return detail["msg"].removeprefix("Value error, ")
+    name = str(detail["loc"][0])
+    where = name if name in given or f"{PREFIX}{name.upper()}" not in os.environ else f"{PREFIX}{name.upper()}"
+    if detail["type"] == "extra_forbidden":
+        return f"{name}: expected one of the settings' names, got an unknown one"
+    expected = detail["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
+    return f"{where}: expected {expected}, got {detail['input']!r}"
