@@ -1,0 +1,63 @@
+"""Which errors are the user's to mend, and the one line that says so.
+
+A name in the table stands for the class and everything derived from it. Names, not classes: importing them would load
+torch and gRPC for `--help`. A test proves that each name exists.
+"""
+
+import os
+import sys
+import traceback
+
+USER_ERRORS = frozenset(
+    {
+        "carryover.cli.errors.CommandError",
+        "carryover.client.errors.CarryoverError",
+        "export.bundle.BundleError",
+        "export.report.ParityError",
+        "models.data.errors.DataError",
+        "models.training.errors.ConfigError",
+        "models.training.errors.DivergenceError",
+        "models.training.errors.Interrupted",
+        "models.training.errors.RunError",
+        "service.settings.SettingsError",
+    }
+)
+# What each extra brings that a command may find missing.
+EXTRAS = {
+    "train": {"gruut_lang_en", "lightning", "onnx", "rapidfuzz", "sacrebleu", "safetensors", "tensorboard", "torch"},
+    "serve": {"google.rpc", "grpc_health", "grpc_reflection", "onnxruntime", "pydantic_settings", "uvloop"},
+}
+EXTRAS["train"] |= {"numpy", "pydantic", "tokenizers", "yaml"}
+DEBUG = "CARRYOVER_DEBUG"
+INTERRUPTED = 130
+
+
+class CommandError(Exception):
+    """The command cannot do what was asked; the message says expected and got."""
+
+
+def explain(error: Exception) -> str | None:
+    """Say in one line what the user can do about it; None where it is our own fault."""
+    names = {f"{cls.__module__}.{cls.__qualname__}" for cls in type(error).__mro__}
+    if names & USER_ERRORS:
+        return "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        for extra, modules in EXTRAS.items():
+            if error.name in modules or error.name.split(".")[0] in modules:
+                return f"this needs {error.name}, which is not installed: pip install 'carryover[{extra}]'"
+    return None
+
+
+def report(error: Exception) -> int:
+    """Print one line on standard error, and the traceback before it where CARRYOVER_DEBUG is set; return the status."""
+    if os.environ.get(DEBUG, "") not in ("", "0"):
+        traceback.print_exception(error)
+    message = explain(error)
+    if message is None:
+        message = f"internal error: {type(error).__name__}: {' '.join(str(error).split())}"
+        if DEBUG not in os.environ:
+            message += f" (run with {DEBUG}=1 for the traceback)"
+    print(f"carryover: {message}", file=sys.stderr)
+    return INTERRUPTED if type(error).__name__ == "Interrupted" else 1

@@ -1,0 +1,44 @@
+"""`carryover train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carryover.cli.help import flow
+
+HELP = """Train the model that CONFIG describes, and leave a run folder.
+
+The run folder holds the best weights, the config, the vocabularies, the metrics and the data's fingerprint; it is what
+`evaluate` and `export` take. A run that was interrupted (Ctrl-C, SIGTERM, a crash) goes on where it stopped, to the
+same bits; a finished one is left as it is.
+
+\b
+Examples:
+  carryover train configs/demo.yaml
+  carryover train configs/tagger_ewt.yaml --run runs/tagger-2
+"""
+
+
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Training config, a YAML file; see configs/.")],
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Run folder.", show_default="runs/<name of the config>")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on with an interrupted run, or refuse to touch it.")
+    ] = True,
+) -> None:
+    """Train; see HELP."""
+    from rich.console import Console
+
+    from models.training.fit import fit
+
+    console = Console()
+    folder = fit(config, run, resume, console)
+    console.print(f"run: {folder}", highlight=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(help=flow(HELP))(train)
