@@ -1,0 +1,169 @@
+"""What the checks of an export found: a table for people, JSON for the bundle."""
+
+import math
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.table import Table
+
+PARITY_FILE: Final = "parity.json"
+
+
+class ParityError(Exception):
+    """The exported graphs do not do what the model does; nothing was published.
+
+    Args:
+        report: Everything that was measured; the message names its worst row.
+    """
+
+    def __init__(self, report: "ParityReport") -> None:
+        super().__init__(report.verdict())
+        self.report = report
+
+
+class Check(BaseModel):
+    """The largest difference of one tensor in one check.
+
+    Args:
+        check: Which check.
+        graph: Which graph of the bundle.
+        tensor: Output, state or memory.
+        difference: Largest absolute difference; for tokens, how many differ. Infinite where a value is not a number.
+        limit: The most that passes; None where the difference is only reported.
+        count: Values compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    check: str
+    graph: str
+    tensor: str
+    difference: float
+    limit: float | None
+    count: int = Field(ge=0)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is within the limit; a check of nothing does not pass."""
+        return self.count > 0 and (self.limit is None or self.difference <= self.limit)
+
+
+class Quality(BaseModel):
+    """What quantisation cost, by one measure on real inputs.
+
+    Args:
+        measure: What was measured, with its unit.
+        fp32: Of the fp32 graphs; None where the measure is a comparison with them.
+        quantized: Of the quantised graphs.
+        loss: How much worse the quantised graphs are, in the measure's unit (at most 0 where they are as good).
+        limit: The most that passes.
+        count: What the measure was taken over: tokens or inputs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    measure: str
+    fp32: float | None
+    quantized: float
+    loss: float
+    limit: float
+    count: int = Field(ge=0)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the loss is within the limit; a measure of nothing does not pass."""
+        return self.count > 0 and self.loss <= self.limit
+
+
+class ParityReport(BaseModel):
+    """All rows of one export."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    precision: Literal["fp32", "int8"]
+    seed: int
+    checks: tuple[Check, ...]
+    quality: tuple[Quality, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether every row passed, and there is one."""
+        return bool(self.checks) and all(row.passed for row in self.checks) and all(row.passed for row in self.quality)
+
+    def verdict(self) -> str:
+        """Say in one line how it went; on failure name the worst tensor, expected and got."""
+        total = len(self.checks) + len(self.quality)
+        failed = [row for row in self.checks if not row.passed]
+        lost = [row for row in self.quality if not row.passed]
+        if failed:
+            # A count of tokens is no match for a tensor: it says that, not where, the graph is wrong.
+            worst = max(failed, key=lambda row: (row.tensor != "tokens", row.difference))
+            got = "nothing compared" if worst.count == 0 else f"{worst.difference:.3g}"
+            return (
+                f"parity: worst tensor {worst.graph}.{worst.tensor} in check {worst.check!r}: expected a difference of "
+                f"at most {worst.limit:g}, got {got}; {len(failed) + len(lost)} of {total} rows failed"
+            )
+        if lost:
+            loss = max(lost, key=lambda row: row.loss - row.limit)
+            got = "nothing measured" if loss.count == 0 else f"{loss.loss:.4f}"
+            return f"quantisation: {loss.measure}: expected a loss of at most {loss.limit:g}, got {got}"
+        return f"parity: all of {total} rows passed" if total else "parity: nothing was compared"
+
+    def write(self, folder: Path) -> None:
+        """Write `parity.json` into a bundle."""
+        (folder / PARITY_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    def tables(self) -> list[Table]:
+        """Lay the rows out for a terminal."""
+        checks = Table("check", "graph", "tensor", title=f"Parity with PyTorch, {self.precision}", title_justify="left")
+        for heading in ("difference", "limit", "compared"):
+            checks.add_column(heading, justify="right")
+        checks.add_column("")
+        for row in self.checks:
+            limit = "-" if row.limit is None else f"{row.limit:g}"
+            cells = (row.check, row.graph, row.tensor, f"{row.difference:.2g}", limit, f"{row.count:,}")
+            checks.add_row(*cells, _mark(row.passed))
+        if not self.quality:
+            return [checks]
+        quality = Table("measure", title="Cost of quantisation, on real inputs", title_justify="left")
+        for heading in ("fp32", self.precision, "loss", "limit", "over"):
+            quality.add_column(heading, justify="right")
+        quality.add_column("")
+        for measured in self.quality:
+            fp32 = "-" if measured.fp32 is None else f"{measured.fp32:.4f}"
+            numbers = (
+                f"{measured.quantized:.4f}",
+                f"{measured.loss:.4f}",
+                f"{measured.limit:g}",
+                f"{measured.count:,}",
+            )
+            quality.add_row(measured.measure, fp32, *numbers, _mark(measured.passed))
+        return [checks, quality]
+
+
+class Worst:
+    """Collects the largest difference of each (check, graph, tensor), in the order in which they first came."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, str, str], Check] = {}
+
+    def add(self, check: str, graph: str, tensor: str, difference: float, limit: float | None, count: int) -> None:
+        """Count in one comparison; not-a-number becomes infinite, so that it can never pass."""
+        if math.isnan(difference):
+            difference = math.inf
+        key = (check, graph, tensor)
+        if key in self._rows:
+            row = self._rows[key]
+            difference, count = max(difference, row.difference), count + row.count
+        self._rows[key] = Check(
+            check=check, graph=graph, tensor=tensor, difference=difference, limit=limit, count=count
+        )
+
+    def rows(self) -> tuple[Check, ...]:
+        """Everything collected."""
+        return tuple(self._rows.values())
+
+
+def _mark(passed: bool) -> str:
+    return "[green]ok[/]" if passed else "[bold red]failed[/]"
