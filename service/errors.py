@@ -5,6 +5,7 @@
     |-- ModelNotFound        no such model, or no such version of it
     |-- WrongTask            the model exists but does something else
     |-- SessionNotFound      no such session, or it belongs to somebody else
+    |   `-- SessionExpired   it was idle for too long and was closed
     |-- SessionClosed        it was closed on this stream before
     |-- Overloaded           a queue, the slots or the attention memory are full: come back later
     |-- DeadlineExceeded     the caller's time ran out before the answer was ready
@@ -57,6 +58,12 @@ class SessionNotFound(ServiceError):
     """The session id is unknown to this caller."""
 
     reason = "SESSION_NOT_FOUND"
+
+
+class SessionExpired(SessionNotFound):
+    """The session had no request for longer than the idle timeout and was closed."""
+
+    reason = "SESSION_EXPIRED"
 
 
 class SessionClosed(ServiceError):

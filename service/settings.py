@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: CUDA where it works; cuda: refuse to start without it"
     )
-    threads: int = Field(default=0, ge=0, le=1024, description="intra-op threads a model; 0: one a physical core")
+    threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of a model's arithmetic")
 
     max_message_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1, description="bytes of one request message")
     max_input_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one sequence, source or prompt")
@@ -50,9 +50,7 @@ class Settings(BaseSettings):
     max_output_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one answer")
     max_sequences: int = Field(default=64, ge=1, le=65536, description="sequences of one Tag or Score request")
 
-    num_slots: int = Field(
-        default=1024, ge=RESERVED_SLOTS + 1, le=2**20, description="state rows a model, the 2 reserved ones included"
-    )
+    num_slots: int = Field(default=1024, ge=8, le=2**20, description="state rows a model, the 2 reserved ones included")
     max_sessions: int = Field(
         default=0, ge=0, le=2**20, description="open sessions a model; 0: as many as there are slots"
     )

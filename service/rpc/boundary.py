@@ -1,0 +1,151 @@
+"""Where gRPC ends and our code begins: bytes that do not parse, errors to statuses, and what is in flight.
+
+Every call goes through here, so that a behaviour (one file a call) only takes a message, raises ServiceErrors and
+answers.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+
+from service.errors import InternalFailure, InvalidInput, ServiceError, ShuttingDown
+from service.rpc.status import describe
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Malformed:
+    """Bytes that came where a message was expected."""
+
+    expected: str
+    num_bytes: int
+
+    def error(self) -> InvalidInput:
+        """Say so to the caller."""
+        return InvalidInput(
+            "request", f"a serialised {self.expected} with text in UTF-8", f"{self.num_bytes} bytes that are not"
+        )
+
+
+class Boundary:
+    """Admits calls and counts them."""
+
+    def __init__(self) -> None:
+        self.draining = asyncio.Event()  # nothing new is admitted
+        self._stopped = False  # the time to finish is over
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls being answered."""
+        return len(self._tasks)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Admit nothing more and wait for what is in flight; what takes longer is answered with SHUTTING_DOWN.
+
+        Returns:
+            Whether all calls ended by themselves within `timeout_s`.
+        """
+        self.draining.set()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        except TimeoutError:
+            self._stopped = True
+            for task in self._tasks:
+                task.cancel()
+            await self._idle.wait()
+            return False
+        return True
+
+    def handler(
+        self, behaviour: Behaviour, request: type[Message], *, client_streaming: bool, server_streaming: bool
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """Make the handler of one method.
+
+        Args:
+            behaviour: Takes a request message and the context, and returns the answer; a server stream is written with
+                `context.write`, a client stream read with `context.read` (the first argument is then of no use).
+            request: Class of the request message.
+            client_streaming: As the method's descriptor says.
+            server_streaming: As the method's descriptor says.
+        """
+
+        def parse(data: bytes) -> Message | Malformed:
+            try:
+                return request.FromString(data)
+            except DecodeError:
+                return Malformed(request.DESCRIPTOR.full_name, len(data))
+
+        async def call(message: Any, context: Context) -> Any:
+            async with self._answering(context):
+                if isinstance(message, Malformed):
+                    raise message.error()
+                return await behaviour(message, context)
+
+        make = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }[client_streaming, server_streaming]
+        return make(call, parse, _serialize)
+
+    @asynccontextmanager
+    async def _answering(self, context: Context) -> AsyncIterator[None]:
+        """Count a call, and turn what it raises into a status."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._idle.clear()
+        try:
+            if self.draining.is_set():
+                raise ShuttingDown("the service is shutting down and admits nothing new")
+            yield
+        except ServiceError as error:
+            await _abort(context, error)
+        except asyncio.CancelledError:  # by gRPC, where the caller has gone; or by `drain`
+            if not self._stopped or context.done():
+                raise
+            await _abort(context, ShuttingDown("the service shut down before the answer was ready"))
+        except grpc.aio.AbortError:  # already answered
+            raise
+        except Exception:
+            if context.done():  # a write to a caller that has gone
+                log.debug("a caller went away", exc_info=True)
+                return
+            log.exception("a call failed")
+            await _abort(context, InternalFailure("see the log"))
+        finally:
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._idle.set()
+
+
+async def _abort(context: Context, error: ServiceError) -> None:
+    status = describe(error)
+    if isinstance(error, InternalFailure):
+        log.error("answered INTERNAL: %s", error)
+    await context.abort(status.code, status.message, status.trailers)
+
+
+def _serialize(message: Message) -> bytes:
+    return message.SerializeToString()
+
+
+def deadline_s(context: Context) -> float | None:
+    """When the caller's time is up, on the engine's clock (time.monotonic); None where it set no deadline."""
+    remaining: float | None = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining

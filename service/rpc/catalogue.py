@@ -1,0 +1,46 @@
+"""The ListModels and GetModel calls."""
+
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.rpc.boundary import Context
+from service.rpc.models import LiveModel, Models
+
+_TASK = {
+    "tagger": pb.TASK_TAGGER,
+    "encoder_decoder": pb.TASK_ENCODER_DECODER,
+    "language_model": pb.TASK_LANGUAGE_MODEL,
+}
+
+
+async def list_models(models: Models, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+    """Tell what is served, by name, and what was refused."""
+    return pb.ListModelsResponse(
+        models=[_describe(model) for _, model in sorted(models.by_name.items())], refused=models.refused
+    )
+
+
+async def get_model(models: Models, request: pb.GetModelRequest, context: Context) -> pb.Model:
+    """Describe one model."""
+    return _describe(models.find(request.model))
+
+
+def _describe(model: LiveModel) -> pb.Model:
+    manifest, limits = model.manifest, model.limits
+    return pb.Model(
+        ref=model.ref,
+        task=_TASK[manifest.task],
+        supports_sessions=model.supports_sessions,
+        precision=manifest.precision,
+        provider=model.provider,
+        vocabulary_sizes={role: len(tokenizer.vocabulary) for role, tokenizer in model.tokenizers.items()},
+        metrics=manifest.metrics,
+        limits=pb.ModelLimits(
+            max_input_tokens=limits.max_input_tokens,
+            max_output_tokens=limits.max_output_tokens,
+            max_beam_size=limits.max_beam_size,
+            top_k=limits.top_k,
+            max_sequences=limits.max_sequences,
+            max_sessions=limits.max_sessions,
+        ),
+        state_bytes=model.state_bytes,
+        warnings=model.warnings,
+    )

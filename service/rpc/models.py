@@ -1,0 +1,130 @@
+"""The models that are being served, as the calls see them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from export.manifest import Manifest, Task
+from models.tokenizer import Tokenizer
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.errors import InvalidInput, ModelNotFound, WrongTask
+from service.rpc.bridge import Bridge
+from service.settings import Settings
+
+TagDecoder = Callable[[npt.NDArray[np.float32]], Sequence[int]]  # emissions (T, K) -> tag ids (T,)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What requests to one model are held to."""
+
+    max_input_tokens: int
+    max_word_characters: int
+    max_output_tokens: int
+    max_beam_size: int
+    top_k: int
+    max_sequences: int
+    max_sessions: int
+
+    @classmethod
+    def of(cls, manifest: Manifest, settings: Settings) -> "Limits":
+        """Join the bundle's limits and the server's."""
+        decoding = manifest.decoding
+        return cls(
+            max_input_tokens=settings.max_input_tokens,
+            max_word_characters=settings.max_word_characters,
+            max_output_tokens=settings.max_output_tokens,
+            max_beam_size=decoding.max_beam_size if manifest.task == "encoder_decoder" else 0,
+            top_k=decoding.top_k if "step" in manifest.graphs else 0,
+            max_sequences=settings.max_sequences,
+            max_sessions=settings.session_limit if supports_sessions(manifest) else 0,
+        )
+
+
+@dataclass(frozen=True)
+class LiveModel:
+    """One model with its engine.
+
+    Args:
+        manifest: Of its bundle.
+        tokenizers: By role.
+        bridge: The way to its engine.
+        limits: What requests are held to.
+        provider: ONNX Runtime's execution provider.
+        state_bytes: Bytes of state that one session or decoded row keeps.
+        warnings: For the operator.
+        decode_tags: The CRF's best path, for a tagger that has one; None takes each word's best tag.
+    """
+
+    manifest: Manifest
+    tokenizers: Mapping[str, Tokenizer]
+    bridge: Bridge
+    limits: Limits
+    provider: str
+    state_bytes: int
+    warnings: tuple[str, ...] = ()
+    decode_tags: TagDecoder | None = None
+
+    @property
+    def ref(self) -> pb.ModelRef:
+        """Name and concrete version, as answers tell them."""
+        return pb.ModelRef(name=self.manifest.name, version=self.manifest.version)
+
+    @property
+    def supports_sessions(self) -> bool:
+        """Whether the model can be stepped by a caller."""
+        return supports_sessions(self.manifest)
+
+
+def supports_sessions(manifest: Manifest) -> bool:
+    """Whether a bundle can be stepped: it has a step graph that needs nothing but inputs and state."""
+    return "step" in manifest.graphs and not manifest.memories
+
+
+class Models:
+    """The models of a server, one version of each.
+
+    Args:
+        models: All of them.
+        refused: Bundles that are not served, and why.
+    """
+
+    def __init__(self, models: Iterable[LiveModel], refused: Iterable[pb.RefusedModel] = ()) -> None:
+        self.by_name = {model.manifest.name: model for model in models}
+        self.refused = tuple(refused)
+
+    def find(self, ref: pb.ModelRef, field: str = "model") -> LiveModel:
+        """Find the model that a request names.
+
+        Raises:
+            InvalidInput: It names none.
+            ModelNotFound: It is not served.
+        """
+        if not ref.name:
+            raise InvalidInput(f"{field}.name", "the name of a model", "nothing")
+        if ref.version < 0:
+            raise InvalidInput(f"{field}.version", "0 for the newest, or a version from 1", str(ref.version))
+        model = self.by_name.get(ref.name)
+        if model is None:
+            served = ", ".join(sorted(self.by_name)[:10]) or "none"
+            raise ModelNotFound(f"{field}.name: expected a model that is served ({served}), got {ref.name!r}")
+        if ref.version not in (0, model.manifest.version):
+            raise ModelNotFound(
+                f"{field}.version: expected {model.manifest.version}, the version of {ref.name!r} that is served, "
+                f"got {ref.version}"
+            )
+        return model
+
+    def find_for(self, task: Task, ref: pb.ModelRef) -> LiveModel:
+        """Find the model that a request names and that must have a certain task.
+
+        Raises:
+            InvalidInput, ModelNotFound: As in `find`.
+            WrongTask: It does something else.
+        """
+        model = self.find(ref)
+        if model.manifest.task != task:
+            raise WrongTask(f"model: expected one whose task is {task}, got {ref.name!r}, a {model.manifest.task}")
+        return model

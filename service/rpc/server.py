@@ -1,0 +1,118 @@
+"""The gRPC server: every method of the proto, health, reflection, and an orderly end."""
+
+import logging
+from functools import partial
+
+import grpc
+import grpc.aio
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.rpc.boundary import Behaviour, Boundary
+from service.rpc.catalogue import get_model, list_models
+from service.rpc.generate import generate
+from service.rpc.models import Models
+from service.rpc.score import score
+from service.rpc.session import session
+from service.rpc.tag import tag
+from service.rpc.transduce import transduce
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Carryover"]
+CLOSING_GRACE_S = 0.5  # for answers that are on their way when the last call has ended
+
+
+class RpcServer:
+    """Serves models over gRPC.
+
+    Args:
+        settings: Where to listen, and the limits.
+        models: What to serve.
+    """
+
+    def __init__(self, settings: Settings, models: Models) -> None:
+        self._settings = settings
+        self._boundary = Boundary()
+        self._health = health.aio.HealthServicer()
+        self._models = models
+        options = [
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_send_message_length", -1),  # answers are bounded by the limits on what was asked
+            ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._add_methods()
+
+    async def start(self) -> int:
+        """Listen and answer.
+
+        Returns:
+            The port.
+
+        Raises:
+            OSError: The address cannot be listened on, or a TLS file cannot be read.
+        """
+        address = f"{self._settings.host}:{self._settings.port}"
+        try:
+            credentials = self._credentials()
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except RuntimeError as error:
+            raise OSError(f"{address}: expected an address to listen on, got: {error}") from None
+        await self._server.start()
+        for name in ("", SERVICE.full_name, *self._models.by_name):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return int(port)
+
+    async def stop(self) -> bool:
+        """Say NOT_SERVING, refuse what is new, finish what runs, and close.
+
+        Returns:
+            Whether everything ended within the drain timeout; what did not was told UNAVAILABLE.
+        """
+        await self._health.enter_graceful_shutdown()
+        finished = await self._boundary.drain(self._settings.drain_timeout_s)
+        await self._server.stop(CLOSING_GRACE_S)
+        return finished
+
+    @property
+    def in_flight(self) -> int:
+        """Calls being answered."""
+        return self._boundary.in_flight
+
+    def _add_methods(self) -> None:
+        behaviours: dict[str, Behaviour] = {
+            "Tag": partial(tag, self._models),
+            "Transduce": partial(transduce, self._models),
+            "Generate": partial(generate, self._models),
+            "Score": partial(score, self._models),
+            "Session": partial(session, self._models, self._settings, self._boundary.draining),
+            "ListModels": partial(list_models, self._models),
+            "GetModel": partial(get_model, self._models),
+        }
+        handlers = {
+            method.name: self._boundary.handler(
+                behaviours.pop(method.name),
+                GetMessageClass(method.input_type),
+                client_streaming=method.client_streaming,
+                server_streaming=method.server_streaming,
+            )
+            for method in SERVICE.methods
+        }
+        assert not behaviours, f"the proto has no method {sorted(behaviours)}"
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+
+    def _credentials(self) -> grpc.ServerCredentials | None:
+        certificate, key = self._settings.tls_certificate, self._settings.tls_private_key
+        if certificate is None or key is None:
+            return None
+        return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])

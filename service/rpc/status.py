@@ -1,0 +1,92 @@
+"""One table from our errors to gRPC statuses, and the rich details that go with each.
+
+Source of the details: google.rpc.ErrorInfo, BadRequest and RetryInfo, as AIP-193 (https://google.aip.dev/193) has it.
+They travel in the trailer `grpc-status-details-bin`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+
+from service import errors
+
+DOMAIN = "carryover"
+DETAILS_KEY = "grpc-status-details-bin"
+MAX_TEXT_CHARACTERS = 300  # of each text of a status: HTTP/2 headers have 8 KiB for all, non-ASCII takes up to 12 bytes
+INTERNAL_MESSAGE = "the service failed; its log says why"
+
+CODES: Mapping[type[errors.ServiceError], grpc.StatusCode] = {
+    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.ModelNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.WrongTask: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SessionNotFound: grpc.StatusCode.NOT_FOUND,
+    errors.SessionExpired: grpc.StatusCode.NOT_FOUND,
+    errors.SessionClosed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+    errors.RequestCancelled: grpc.StatusCode.CANCELLED,
+    errors.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    errors.InternalFailure: grpc.StatusCode.INTERNAL,
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a caller is told.
+
+    Args:
+        code: gRPC status code.
+        message: For a person.
+        reason: Stable word.
+        retry_after_s: When to come back, in seconds; 0 where that would not help.
+        details: A serialised google.rpc.Status.
+    """
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    retry_after_s: float
+    details: bytes
+
+    @property
+    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        """The trailing metadata that carries the details."""
+        return ((DETAILS_KEY, self.details),)
+
+
+def describe(error: errors.ServiceError) -> Status:
+    """Say what a caller is told about an error; nothing of the inside in the case of our own fault."""
+    code = CODES.get(type(error), grpc.StatusCode.INTERNAL)
+    internal = code is grpc.StatusCode.INTERNAL
+    message = INTERNAL_MESSAGE if internal else shorten(str(error))
+    reason = errors.InternalFailure.reason if internal else error.reason
+    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)
+    details = [info]
+    retry_after_s = 0.0
+    if isinstance(error, errors.InvalidInput):
+        expected, got = shorten(error.expected), shorten(error.got)
+        info.metadata.update(field=shorten(error.field), expected=expected, got=got)
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=shorten(error.field), description=f"expected {expected}, got {got}"
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    if isinstance(error, errors.Overloaded):
+        retry_after_s = error.retry_after_s
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(round(retry_after_s * 1e9))
+        details.append(retry)
+    packed = [any_pb2.Any() for _ in details]
+    for box, detail in zip(packed, details, strict=True):
+        box.Pack(detail)
+    status = status_pb2.Status(code=code.value[0], message=message, details=packed)
+    return Status(code, message, reason, retry_after_s, status.SerializeToString())
+
+
+def shorten(text: str) -> str:
+    """Cut a text that would not fit a header, and say so."""
+    if len(text) <= MAX_TEXT_CHARACTERS:
+        return text
+    return f"{text[:MAX_TEXT_CHARACTERS]}... ({len(text)} characters in all)"

@@ -1,0 +1,108 @@
+"""Text to the engine's arrays, with every bound checked.
+
+What is too long is refused, never cut. A text of more than CHARACTERS_PER_TOKEN times the token limit is refused before
+it is tokenised, so that the cost of a refusal is bounded too.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from models.tokenizer import Tokenizer
+from models.vocabulary import BOS, EOS
+from service.errors import InvalidInput
+from service.rpc.models import LiveModel
+
+CHARACTERS_PER_TOKEN = 64
+SHOWN_CHARACTERS = 40  # of a caller's text in a message
+
+Arrays = dict[str, npt.NDArray[np.int64]]
+
+
+def shown(text: str) -> str:
+    """Quote a caller's text, cut where long."""
+    return repr(text) if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]!r}... ({len(text)} characters)"
+
+
+def encode(tokenizer: Tokenizer, text: str, field: str, max_tokens: int) -> list[int]:
+    """Give the ids of a text, in the order in which the model reads them.
+
+    Raises:
+        InvalidInput: It has no token, or more than `max_tokens`.
+    """
+    if len(text) > max_tokens * CHARACTERS_PER_TOKEN:
+        raise InvalidInput(field, f"at most {max_tokens * CHARACTERS_PER_TOKEN} characters", f"{len(text)} characters")
+    ids = tokenizer.encode(text)
+    if not ids:
+        raise InvalidInput(field, "a text of at least one token", shown(text))
+    if len(ids) > max_tokens:
+        raise InvalidInput(field, f"at most {max_tokens} tokens", f"{len(ids)} tokens")
+    return ids
+
+
+def tagger_arrays(model: LiveModel, words: Sequence[str], field: str) -> Arrays:
+    """Give the inputs of a tagger for the words of a sentence, T of them.
+
+    Returns:
+        words (T,), characters (T, C) padded with 0, word_lengths (T,).
+
+    Raises:
+        InvalidInput: No word or too many; an empty or over-long word.
+    """
+    limits = model.limits
+    if not words:
+        raise InvalidInput(field, "at least one word", "none")
+    if len(words) > limits.max_input_tokens:
+        raise InvalidInput(field, f"at most {limits.max_input_tokens} words", f"{len(words)} words")
+    word_tokenizer, character_tokenizer = model.tokenizers["words"], model.tokenizers["characters"]
+    word_ids, spelled = [], []
+    for i, word in enumerate(words):
+        if not word.strip():
+            raise InvalidInput(f"{field}[{i}]", "a word", shown(word))
+        if len(word) > limits.max_word_characters:
+            raise InvalidInput(f"{field}[{i}]", f"at most {limits.max_word_characters} characters", shown(word))
+        word_ids.append(word_tokenizer.vocabulary.id_of(word_tokenizer.normalise(word)))
+        spelled.append(character_tokenizer.encode(word))
+    lengths = np.array([len(ids) for ids in spelled], np.int64)
+    characters = np.zeros((len(words), int(lengths.max())), np.int64)
+    for row, ids in zip(characters, spelled, strict=True):
+        row[: len(ids)] = ids
+    return {"words": np.array(word_ids, np.int64), "characters": characters, "word_lengths": lengths}
+
+
+def begin_id(tokenizer: Tokenizer) -> int:
+    """The begin symbol, which every text of a language model starts from."""
+    begin = tokenizer.vocabulary.special(BOS)
+    assert begin is not None, "a language model's vocabulary has a begin symbol"
+    return begin
+
+
+def scored_ids(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[list[int], list[int]]:
+    """What a language model reads and what it is to predict: `<s> y1 .. yn` and `y1 .. yn </s>`.
+
+    Without an end symbol in the vocabulary both are one shorter.
+    """
+    end = tokenizer.vocabulary.special(EOS)
+    read = [begin_id(tokenizer), *ids]
+    return (read[:-1], list(ids)) if end is None else (read, [*ids, end])
+
+
+def step_ids(tokenizer: Tokenizer, tokens: Sequence[str], field: str) -> list[int]:
+    """Ids of the vocabulary entries that a session is to be fed; an entry may be a special symbol such as `<s>`.
+
+    Raises:
+        InvalidInput: One is empty, or more than one character where entries are characters.
+    """
+    vocabulary, ids = tokenizer.vocabulary, []
+    for i, token in enumerate(tokens):
+        special = vocabulary.special(token)
+        if special is None:
+            if not token:
+                raise InvalidInput(f"{field}[{i}]", "one vocabulary entry", shown(token))
+            token = tokenizer.normalise(token) if tokenizer.kind != "subword" else token
+            if tokenizer.kind == "characters" and len(token) != 1:
+                raise InvalidInput(f"{field}[{i}]", "one character", shown(token))
+            special = vocabulary.id_of(token)
+        ids.append(special)
+    return ids
