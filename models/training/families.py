@@ -1,0 +1,78 @@
+"""The Lightning module of each family."""
+
+from torch import Tensor
+from torch.nn import functional
+
+from models.encoder_decoder import EncoderDecoder
+from models.language_model import LanguageModel
+from models.masks import length_mask
+from models.tagger import Tagger
+from models.training.batches import Batch, ChunkBatch, PairBatch, TaggedBatch
+from models.training.module import TrainingModule
+
+PAD_ID = 0
+
+
+class TaggerModule(TrainingModule):
+    """Negative log-likelihood of the tags, by the CRF or word by word; the mean over words."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss a word, in nats, ()."""
+        assert isinstance(batch, TaggedBatch) and isinstance(self.model, Tagger)
+        emissions, _ = self.model(batch.words, batch.characters, batch.word_lengths, batch.lengths)
+        return tagger_loss(self.model, emissions, batch) / batch.lengths.sum()
+
+
+class EncoderDecoderModule(TrainingModule):
+    """Teacher forcing: the decoder reads the right words and is asked for the next one; the mean over target tokens."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss a target token, in nats, (), with label smoothing where configured."""
+        assert isinstance(batch, PairBatch) and isinstance(self.model, EncoderDecoder)
+        logits = self.model(batch.source, batch.source_lengths, batch.target_in)
+        return functional.cross_entropy(
+            logits.flatten(0, 1).float(),
+            batch.target_out.flatten(),
+            ignore_index=PAD_ID,
+            label_smoothing=self.config.label_smoothing,
+        )
+
+
+class LanguageModelModule(TrainingModule):
+    """Truncated backpropagation through time: the state is carried over from chunk to chunk, the gradient is not.
+
+    Source: Mikolov et al. 2010; Zaremba et al. 2014, section 4.
+    """
+
+    _states: tuple[Tensor, ...] | None = None
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean loss a token, in nats, ()."""
+        assert isinstance(batch, ChunkBatch) and isinstance(self.model, LanguageModel)
+        states = None if batch.first else self._states
+        logits, states = self.model(batch.inputs, None, states)
+        self._states = tuple(state.detach() for state in states)
+        return functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=PAD_ID)
+
+    def carried(self) -> dict[str, Tensor]:
+        """The recurrent state at the end of the last chunk, (tracks, H) each, by place."""
+        return {} if self._states is None else {str(i): state for i, state in enumerate(self._states)}
+
+    def restore_carried(self, carried: dict[str, Tensor]) -> None:
+        """Take over what `carried` gave."""
+        self._states = tuple(carried[str(i)] for i in range(len(carried))) or None
+
+
+def tagger_loss(model: Tagger, emissions: Tensor, batch: TaggedBatch) -> Tensor:
+    """Negative log-likelihood of the tags of a batch, in nats, summed, ().
+
+    Args:
+        model: For its CRF, if it has one.
+        emissions: (B, T, K).
+        batch: With the tags.
+    """
+    emissions = emissions.float()
+    if model.crf is not None:
+        return -model.crf.log_likelihood(emissions, batch.tags, batch.lengths).sum()
+    mask = length_mask(batch.lengths, emissions.shape[1])
+    return functional.cross_entropy(emissions[mask], batch.tags[mask], reduction="sum")

@@ -1,0 +1,127 @@
+"""Train a model from a config: the first of the three journeys."""
+
+import logging
+import threading
+import warnings
+from pathlib import Path
+from typing import cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+
+from models.build import build_model
+from models.training.checkpoint import METRICS, load_weights, vocabulary_sizes, write_json
+from models.training.config import RunConfig, load_config
+from models.training.corpus import read_corpus
+from models.training.errors import RunError
+from models.training.evaluate import compare, show
+from models.training.keeper import Keeper
+from models.training.progress import Progress
+from models.training.report import Report
+from models.training.run import begin, check_same_config, go_on, is_begun, is_finished, state_path
+from models.training.schedule import total_steps
+from models.training.state import of_rank, read_state
+from models.training.stream import Held, RoundStream
+from models.training.task import Task
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def fit(config_path: Path, run: Path | None = None, resume: bool = True, console: Console | None = None) -> Path:
+    """Train a model, or go on training it, and leave a checkpoint folder.
+
+    Args:
+        config_path: The YAML file.
+        run: The run folder; None is `runs/<name>`.
+        resume: Go on from the saved state of an unfinished run; else such a run is an error.
+        console: Where progress is shown; None is standard output.
+
+    Returns:
+        The run folder. A finished run is left as it is.
+
+    Raises:
+        ConfigError: The config is invalid.
+        DataError: The data are.
+        RunError: The folder holds a run with another config or other data, or an unfinished one and not `resume`.
+        DivergenceError: The loss became NaN or infinite.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    console = console or Console()
+    config = load_config(config_path)
+    run = run or Path("runs") / config.name
+    if is_begun(run):
+        check_same_config(run, config)
+        if is_finished(run):
+            console.print(f"{run} is a finished run: nothing to train", highlight=False)
+            return run
+        if not resume:
+            raise RunError(f"{run}: expected no run, got an unfinished one; resume it or remove the folder")
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    corpus = read_corpus(config.data)
+    task = go_on(run, config, corpus) if is_begun(run) else begin(run, config, corpus)
+    show_data(task, console)
+    model = _train(task, run, console)
+    load_weights(model, run)
+    metrics = compare(task, model.eval(), "dev")
+    write_json(run / METRICS, dict(metrics))
+    show(metrics, "dev", console)
+    return run
+
+
+def show_data(task: Task, console: Console) -> None:
+    """Say what there is to train on."""
+    counts = cast(dict[str, dict[str, int]], task.corpus.record["counts"])
+    for split, numbers in counts.items():
+        said = ", ".join(f"{number:,} {name}" for name, number in numbers.items())
+        console.print(f"{split}: {said}", highlight=False)
+
+
+def _trainer(config: RunConfig, run: Path, callbacks: list[pl.Callback]) -> pl.Trainer:
+    """Lightning, with its own files, bars and banners switched off."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return pl.Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=_PRECISION[config.precision],  # type: ignore[arg-type]
+        logger=TensorBoardLogger(run / "training", name="", version=""),
+        callbacks=callbacks,
+        max_epochs=-1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _train(task: Task, run: Path, console: Console) -> torch.nn.Module:
+    """Train until a limit is reached. The weights returned are the last ones, not the best."""
+    config, saved = task.config, state_path(run)
+    # All that is random from here on follows from the seed: first the weights, then dropout.
+    pl.seed_everything(config.seed, verbose=False)
+    model = build_model(config.model, vocabulary_sizes(task.tokenizers))
+    progress = Progress()
+    data = task.training_data()
+    steps = total_steps(config.limits, data.num_batches(0))
+    scorer, dev = task.evaluation(model, "dev", config.evaluation.max_examples, final=False)
+    state = read_state(saved) if saved.is_file() else None
+    if state is not None:
+        progress.restore(cast(dict[str, object], state["progress"]))
+        console.print(f"going on from step {progress.position.step}", highlight=False)
+    if progress.stopped is not None:
+        return model
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    keeper = Keeper(run, config, data, state, handle_signals=in_main_thread)
+    trainer = _trainer(config, run, [keeper, Report(console, config, steps)])
+    module = task.module_type(model, config, scorer, progress, steps)
+    stream = RoundStream(data, progress, config.limits, config.evaluation.every_steps)
+    with warnings.catch_warnings():
+        # Lightning takes our streams for a DataLoader without workers.
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer.fit(module, stream, Held(dev))
+    console.print(f"training ended: {progress.stopped}", highlight=False)
+    return model
