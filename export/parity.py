@@ -1,17 +1,96 @@
 """Check that exported graphs do what the PyTorch module does, before anybody can load them.
 
-This and `export.quantize` are the only parts of `export` that run ONNX Runtime.
+This is the only part of `export` that runs ONNX Runtime.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnxruntime as ort
+import torch
+from torch import nn
 
-from export.backend import Array, Feeds, Floats
+from export.backend import Array, Feeds, Floats, Ints
+from export.checks import Checks
+from export.greedy import Greedy
 from export.manifest import GraphKind, Manifest
-from export.probes import inputs, outputs, pool_specs
+from export.probes import Probes, inputs, outputs, pool_specs
+from export.quantize import DEFAULT_LIMITS, QualityLimits, measure_quality
+from export.real_inputs import Sample
+from export.reference import TorchBackend
+from export.report import ParityReport, Worst
+from models.tagger import Tagger
+from models.tokenizer import Tokenizer
+
+# Largest absolute difference between fp32 graphs and PyTorch on the CPU.
+LIMIT: Final = 1e-5
+SEED: Final = 20260101
+
+
+def check_parity(
+    folder: Path,
+    manifest: Manifest,
+    model: nn.Module,
+    tokenizers: Mapping[str, Tokenizer],
+    samples: Sequence[Sample],
+    quality_limits: QualityLimits = DEFAULT_LIMITS,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> ParityReport:
+    """Compare the graphs of a staged bundle with the PyTorch module, on random and on real inputs.
+
+    Graphs in fp32 are held to `LIMIT` and to the same greedy decisions; int8 ones to `quality_limits`. That a row's
+    answer does not depend on its company is demanded of both, bit for bit.
+
+    Args:
+        folder: Where the graphs are.
+        manifest: What they are.
+        model: What they were exported from.
+        tokenizers: By role.
+        samples: Real inputs.
+        quality_limits: What int8 may cost.
+        on_progress: Told each stage in a line.
+
+    Returns:
+        The report; whether it passed is for the caller to look at.
+    """
+    fp32 = manifest.precision == "fp32"
+    graphs, reference = OnnxBackend(folder, manifest), TorchBackend(model, manifest)
+    sizes = {role: len(tokenizer.vocabulary) for role, tokenizer in tokenizers.items()}
+    worst = Worst()
+    on_progress("comparing graphs with PyTorch on random inputs")
+    probes = Probes(manifest, sizes, np.random.default_rng(SEED))
+    Checks(graphs, reference, probes, LIMIT if fp32 else None, worst).run_all()
+
+    on_progress(f"decoding {len(samples)} real inputs with both")
+    greedy = Greedy(manifest, samples, tokenizers, _tag_decoder(model))
+    if fp32:
+        decoded = greedy.decode(reference, graphs, tolerance=2 * LIMIT)
+        worst.add("greedy, real inputs", _decides(manifest), "tokens", decoded.differing, 0, decoded.count)
+        if decoded.ties:
+            worst.add("greedy, real inputs", _decides(manifest), "ties", decoded.ties, None, decoded.count)
+        return ParityReport(precision=manifest.precision, seed=SEED, checks=worst.rows())
+    quality = measure_quality(graphs, reference, greedy, quality_limits)
+    return ParityReport(precision=manifest.precision, seed=SEED, checks=worst.rows(), quality=quality)
+
+
+def _decides(manifest: Manifest) -> GraphKind:
+    """Which graph the decisions of a task come from."""
+    return "sequence" if manifest.task == "tagger" else "step"
+
+
+def _tag_decoder(model: nn.Module) -> Callable[[Array, Ints], Ints] | None:
+    """The tagger's own way from emissions (B, T, K) to tags (B, T)."""
+    if not isinstance(model, Tagger):
+        return None
+
+    def decode(emissions: Array, lengths: Ints) -> Ints:
+        with torch.inference_mode():
+            tags: Ints = model.decode(torch.from_numpy(emissions), torch.from_numpy(lengths)).numpy()
+        return tags
+
+    return decode
 
 
 class OnnxBackend:

@@ -1,0 +1,151 @@
+"""What quantisation costs on real inputs, and how much it may: agreement with the fp32 model and the task's metric.
+
+The fp32 side is the PyTorch model itself. The graphs of an int8 bundle are not held to its numbers, only to its
+decisions and to its quality.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from export.backend import Backend
+from export.greedy import Greedy, initial_states
+from export.manifest import Manifest
+from export.real_inputs import Sample, gold, gold_tags, text_batches
+from export.report import Quality
+from models.tokenizer import Tokenizer
+from models.vocabulary import BOS, EOS
+
+# Perplexity looks at so many tokens of a text.
+SCORED_TOKENS: Final = 64
+
+
+@dataclass(frozen=True)
+class QualityLimits:
+    """What a quantised bundle may lose; past any of them the export fails.
+
+    Args:
+        disagreement: Share of greedy decisions, on the same history, that differ from fp32's.
+        accuracy: Of tags, absolute.
+        error_rate: Tokens of greedy answers that are wrong, as a share of the right answers' tokens, absolute.
+        perplexity: Relative.
+    """
+
+    disagreement: float = 0.02
+    accuracy: float = 0.01
+    error_rate: float = 0.02
+    perplexity: float = 0.02
+
+
+DEFAULT_LIMITS: Final = QualityLimits()
+
+
+def measure_quality(
+    graphs: Backend, reference: Backend, greedy: Greedy, limits: QualityLimits = DEFAULT_LIMITS
+) -> tuple[Quality, ...]:
+    """Compare quantised graphs with the fp32 model on the samples.
+
+    Args:
+        graphs: The quantised ones.
+        reference: The fp32 model.
+        greedy: Decodes the samples.
+        limits: What may be lost.
+    """
+    decoded = greedy.decode(reference, graphs)
+    agreement = 1 - decoded.differing / decoded.count if decoded.count else 0.0
+    rows = [
+        Quality(
+            measure="decisions equal to fp32's, share",
+            fp32=None,
+            quantized=agreement,
+            loss=1 - agreement,
+            limit=limits.disagreement,
+            count=decoded.count,
+        )
+    ]
+    if greedy.manifest.task == "language_model":
+        rows.append(_perplexity(graphs, reference, greedy, limits.perplexity))
+    else:
+        answers, fp32_answers = greedy.decode(graphs).answers, decoded.answers
+        measure = _accuracy if greedy.manifest.task == "tagger" else _error_rate
+        rows.extend(measure(answers, fp32_answers, greedy, limits))
+    return tuple(rows)
+
+
+def _accuracy(
+    answers: Mapping[int, list[int]], fp32_answers: Mapping[int, list[int]], greedy: Greedy, limits: QualityLimits
+) -> list[Quality]:
+    """Share of right tags; nothing where the samples have none (then agreement says as much as can be said)."""
+    truth = [gold_tags(sample, greedy.tokenizers["tags"]) for sample in greedy.samples]
+    count = sum(map(len, truth))
+    if count == 0:
+        return []
+
+    def share(found: Mapping[int, list[int]]) -> float:
+        right = [tag == true for i, tags in enumerate(truth) if tags for tag, true in zip(found[i], tags, strict=True)]
+        return sum(right) / count
+
+    fp32, quantized = share(fp32_answers), share(answers)
+    loss = fp32 - quantized
+    return [
+        Quality(measure="token accuracy", fp32=fp32, quantized=quantized, loss=loss, limit=limits.accuracy, count=count)
+    ]
+
+
+def _error_rate(
+    answers: Mapping[int, list[int]], fp32_answers: Mapping[int, list[int]], greedy: Greedy, limits: QualityLimits
+) -> list[Quality]:
+    """Token error rate of greedy answers against the nearest right one; without any, against fp32's answer."""
+    truth = [gold(sample, greedy.tokenizers["target"]) for sample in greedy.samples]
+    known = any(truth)
+    if not known:
+        truth = [[fp32_answers[index]] for index in range(len(truth))]
+    count = sum(max(1, min(map(len, targets))) for targets in truth if targets)
+
+    def rate(found: Mapping[int, list[int]]) -> float:
+        errors = [
+            min(Levenshtein.distance(found[index], target) for target in targets)
+            for index, targets in enumerate(truth)
+            if targets
+        ]
+        return sum(errors) / count
+
+    fp32, quantized = rate(fp32_answers), rate(answers)
+    measure = "token error rate" if known else "token error rate, fp32's answers taken for right"
+    loss = quantized - fp32
+    return [Quality(measure=measure, fp32=fp32, quantized=quantized, loss=loss, limit=limits.error_rate, count=count)]
+
+
+def _perplexity(graphs: Backend, reference: Backend, greedy: Greedy, limit: float) -> Quality:
+    (fp32, count), (quantized, _) = (
+        _score(backend, greedy.manifest, greedy.samples, greedy.tokenizers["tokens"]) for backend in (reference, graphs)
+    )
+    return Quality(
+        measure="perplexity (loss relative)",
+        fp32=fp32,
+        quantized=quantized,
+        loss=quantized / fp32 - 1,
+        limit=limit,
+        count=count,
+    )
+
+
+def _score(backend: Backend, manifest: Manifest, samples: Sequence[Sample], tokenizer: Tokenizer) -> tuple[float, int]:
+    """Perplexity of the samples, exp(mean nats a token), and how many tokens that is over."""
+    begin, end = (tokenizer.vocabulary.special(symbol) for symbol in (BOS, EOS))
+    assert begin is not None and end is not None
+    nats, count = 0.0, 0
+    for batch in text_batches(samples, "text", tokenizer, [begin], SCORED_TOKENS):
+        tokens, last = batch.feeds["ids"], batch.lengths - 1
+        targets = np.concatenate([tokens[:, 1:], np.zeros((len(tokens), 1), np.int64)], axis=1)
+        # What was cut off at SCORED_TOKENS does not end there.
+        real = np.arange(tokens.shape[1]) < (last + (batch.lengths < SCORED_TOKENS))[:, None]
+        targets[np.arange(len(tokens)), last] = end
+        feeds = {"tokens": tokens, "targets": targets, "lengths": batch.lengths}
+        scores = backend.run("sequence", {**feeds, **initial_states(manifest, len(tokens))})["target_log_probs"]
+        nats -= float(scores[real].sum(dtype=np.float64))
+        count += int(real.sum())
+    return float(np.exp(nats / max(count, 1))), count
