@@ -1,0 +1,87 @@
+"""From tasks to the arrays of one batch, without a NumPy call a row where steps are concerned."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from export.manifest import GraphKind, GraphSpec
+from service.engine.pages import SCRATCH_ROW, ZERO_ROW
+from service.engine.tasks.decode import DecodeTask
+from service.engine.tasks.sequence import SequenceTask
+from service.engine.tasks.task import StepTask, Task
+
+Ints = npt.NDArray[np.int64]
+# Inputs of the step graph that say where state and memory are; the others come from the tasks' `inputs`.
+_PLACES = ("read_slots", "write_slots", "source_rows", "source_lengths")
+
+
+def row_inputs(spec: GraphSpec) -> dict[str, int]:
+    """Inputs of a step graph that a request gives, with their number of dimensions."""
+    return {
+        tensor.name: len(tensor.shape)
+        for tensor in spec.inputs
+        if tensor.shape[0] == "B" and tensor.name not in _PLACES
+    }
+
+
+def feeds(graph: GraphKind, names: Mapping[str, int], tasks: Sequence[Task]) -> dict[str, Ints]:
+    """Inputs of a batch, by name.
+
+    Args:
+        graph: Which one.
+        names: `row_inputs` of the step graph.
+        tasks: In row order.
+    """
+    if graph == "step":
+        return _step(names, cast(Sequence[StepTask], tasks))
+    if graph == "encode":
+        return _encode(cast(Sequence[DecodeTask], tasks))
+    return _sequence(cast(Sequence[SequenceTask], tasks))
+
+
+def _step(names: Mapping[str, int], tasks: Sequence[StepTask]) -> dict[str, Ints]:
+    arrays = {
+        "read_slots": np.array([row for task in tasks for row in task.read_rows], dtype=np.int64),
+        "write_slots": np.array([row for task in tasks for row in task.write_rows], dtype=np.int64),
+    }
+    for name, num_dimensions in names.items():
+        values: list[Any] = list(chain.from_iterable(task.inputs[name] for task in tasks))
+        if num_dimensions == 2:
+            width = max(map(len, values))
+            values = [value + [0] * (width - len(value)) for value in values]
+        arrays[name] = np.array(values, dtype=np.int64)
+    if tasks[0].memory is not None:
+        memories = [task.memory for task in tasks for _ in task.read_rows if task.memory is not None]
+        arrays["source_rows"], arrays["source_lengths"] = _ragged([memory.rows for memory in memories], ZERO_ROW)
+    return arrays
+
+
+def _encode(tasks: Sequence[DecodeTask]) -> dict[str, Ints]:
+    source, lengths = _ragged([np.array(task.source, dtype=np.int64) for task in tasks], 0)
+    rows, _ = _ragged([task.memory.rows for task in tasks if task.memory is not None], SCRATCH_ROW)
+    slots = np.array([task.slots[0].row for task in tasks], dtype=np.int64)
+    return {"source": source, "lengths": lengths, "source_rows": rows, "write_slots": slots}
+
+
+def _sequence(tasks: Sequence[SequenceTask]) -> dict[str, Ints]:
+    arrays = {"lengths": np.array([task.length for task in tasks], dtype=np.int64)}
+    for name in tasks[0].inputs:
+        given = [task.inputs[name] for task in tasks]
+        shape = (len(tasks), *(max(sizes) for sizes in zip(*(array.shape for array in given), strict=True)))
+        # Padding is a word of one character.
+        arrays[name] = np.full(shape, 1 if name.endswith("lengths") else 0, dtype=np.int64)
+        for row, array in enumerate(given):
+            real = tuple(slice(size) for size in array.shape)
+            arrays[name][(row, *real)] = array
+    return arrays
+
+
+def _ragged(rows: Sequence[Ints], padding: int) -> tuple[Ints, Ints]:
+    """Pad to the longest: (B, S), and the lengths (B,)."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    padded = np.full((len(rows), int(lengths.max())), padding, dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
+    return padded, lengths

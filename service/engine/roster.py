@@ -1,0 +1,344 @@
+"""Who is here, what each holds, and what each wants next.
+
+The roster turns requests into tasks, gives them slots and memory in the order in which they came, and is the only one
+that ends them: `_end` emits the one terminal event and takes everything back. It belongs to the engine thread.
+"""
+
+import heapq
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from export.manifest import GraphKind, Manifest
+from service.engine.batch import row_inputs
+from service.engine.interface import (
+    Cancelled,
+    CloseSession,
+    Decode,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    OpenSession,
+    Request,
+    RequestId,
+    RunSequence,
+    SessionId,
+    StepSession,
+    TokensDecided,
+)
+from service.engine.pages import PAGE_ROWS, MemoryPages
+from service.engine.schedule import WorkItem
+from service.engine.slots import SlotTable
+from service.engine.tasks.decode import DecodeTask
+from service.engine.tasks.generate import GenerateTask
+from service.engine.tasks.sequence import SequenceTask
+from service.engine.tasks.session import Session, SessionStepTask
+from service.engine.tasks.task import Task
+from service.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    Overloaded,
+    ServiceError,
+    SessionClosed,
+    SessionNotFound,
+    WrongTask,
+)
+
+
+class IntegrityError(Exception):
+    """The books do not balance: something was lost or given out twice. A bug of ours."""
+
+
+class Roster:
+    """Everybody between admission and the terminal event.
+
+    Args:
+        manifest: Of the model: which graphs there are and what they take.
+        num_slots: Rows of the state pool.
+        num_memory_rows: Rows of the attention memory.
+        max_sessions: Most sessions open at a time.
+        retry_after_s: Tells when to come back, given how many wait, in seconds.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        num_slots: int,
+        num_memory_rows: int,
+        max_sessions: int,
+        retry_after_s: Callable[[int], float],
+    ) -> None:
+        self.events: list[Event] = []  # since the last publishing
+        self.slots = SlotTable(num_slots)
+        self.pages = MemoryPages(num_memory_rows)
+        self._graphs = manifest.graphs
+        self._memories = manifest.memories
+        self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
+        self._max_sessions = max_sessions
+        self._retry_after_s = retry_after_s
+        self._tasks: dict[RequestId, Task] = {}
+        self._waiting: dict[RequestId, Task] = {}  # for slots and memory, first come first served
+        self._ready: dict[RequestId, WorkItem] = {}  # the longest waiting first
+        self._sessions: dict[SessionId, Session] = {}
+        self._deadlines: list[tuple[float, RequestId]] = []  # a heap; may name ended requests
+        self._num_steps = 0  # unfinished session steps
+        self._num_sequences = 0
+
+    # -------------------------------------------------------------------------------------------------------- arrivals
+
+    def admit(self, request: Request) -> None:
+        """Turn a request into a task, or into its one event where that can be said at once."""
+        try:
+            match request:
+                case StepSession():
+                    self._admit_step(request)
+                case CloseSession():
+                    self._admit_close(request)
+                case OpenSession():
+                    self._open(request)
+                case RunSequence():
+                    self._admit_sequence(request)
+                case Decode():
+                    self._require("encode", request)
+                    self._wait(DecodeTask(request))
+                case Generate():
+                    self._require("step", request)
+                    self._wait(GenerateTask(request))
+                case _:
+                    raise InvalidInput("request", "a kind that the engine knows", type(request).__name__)
+        except ServiceError as error:
+            self.events.append(Failed(request.id, error))
+
+    def _admit_sequence(self, request: RunSequence) -> None:
+        self._require("sequence", request)
+        graph = self._graphs["sequence"]
+        expected = {t.name for t in graph.inputs if t.dtype == "int64" and t.name != "lengths"}
+        self._check_inputs(expected, request.inputs, request.length)
+        specs = {tensor.name: tensor for tensor in graph.outputs}
+        if unknown := set(request.outputs) - specs.keys():
+            raise InvalidInput("outputs", f"some of {sorted(specs)}", str(sorted(unknown)))
+        task = SequenceTask(request, specs)
+        self._add(task)
+        self._ready[request.id] = task.work
+
+    def _wait(self, task: Task) -> None:
+        if task.num_slots > self.slots.num_usable:
+            raise InvalidInput("beam_size", f"at most {self.slots.num_usable}", str(task.num_slots))
+        if self.pages.num_pages(task.num_positions) * PAGE_ROWS > self.pages.num_usable_rows:
+            raise InvalidInput("source", f"at most {self.pages.num_usable_rows} tokens", f"{task.num_positions} tokens")
+        self._add(task)
+        self._waiting[task.request.id] = task
+
+    def _require(self, graph: GraphKind, request: Request) -> None:
+        if graph not in self._graphs or (graph == "step" and self._memories):
+            raise WrongTask(f"the model has no graph for {type(request).__name__}: expected {graph} without attention")
+
+    @staticmethod
+    def _check_inputs(expected: Collection[str], inputs: Mapping[str, npt.NDArray[Any]], length: int) -> None:
+        got = {name: array.shape for name, array in inputs.items()}
+        if length < 1 or got.keys() != set(expected) or any(shape[0] != length for shape in got.values()):
+            raise InvalidInput("inputs", f"{sorted(expected)} of {max(length, 1)} steps", str(got))
+
+    def _add(self, task: Task) -> None:
+        self._tasks[task.request.id] = task
+        if task.request.deadline_s is not None:
+            heapq.heappush(self._deadlines, (task.request.deadline_s, task.request.id))
+        if isinstance(task, SessionStepTask):
+            self._num_steps += 1
+        elif isinstance(task, SequenceTask):
+            self._num_sequences += 1
+
+    # -------------------------------------------------------------------------------------------------------- sessions
+
+    def _open(self, request: OpenSession) -> None:
+        self._require("step", request)
+        slots = self.slots.allocate(1) if len(self._sessions) < self._max_sessions and not self._waiting else None
+        if slots is None:
+            limit = f"{len(self._sessions)} sessions are open and {self.slots.num_free} slots are free"
+            raise Overloaded(f"the model is at its limit: {limit}", self._retry_after_s(1))
+        self._sessions[request.session] = Session(request.session, slots[0])
+        self.events.append(Finished(request.id, None))
+
+    def _session(self, session_id: SessionId) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise SessionNotFound(f"session {session_id}: expected an open session")
+        if session.closing:
+            raise SessionClosed(f"session {session_id}: expected nothing after its close")
+        return session
+
+    def _admit_step(self, request: StepSession) -> None:
+        session = self._session(request.session)
+        self._check_inputs(self._step_inputs, request.inputs, request.num_steps)
+        task = SessionStepTask(request, session)
+        self._add(task)
+        session.pending.append(task)
+        self._promote(session)
+
+    def _admit_close(self, request: CloseSession) -> None:
+        session = self._session(request.session)
+        session.closing = True
+        session.pending.append(request)
+        self._promote(session)
+
+    def _promote(self, session: Session) -> None:
+        """Let the first pending request of a session be worked on."""
+        if not session.pending:
+            return
+        head = session.pending[0]
+        if isinstance(head, CloseSession):
+            self._end_session(session)
+            self.events.append(Finished(head.id, session.num_steps))
+        elif head.request.id not in self._ready:
+            head.resume()
+            self._ready[head.request.id] = head.work
+
+    def _end_session(self, session: Session) -> None:
+        del self._sessions[session.id]
+        self.slots.free((session.slot,))
+
+    # ------------------------------------------------------------------------------------------------------------ work
+
+    def ready(self) -> list[WorkItem]:
+        """What could run now, the longest waiting first, after starting whoever there is room for."""
+        while self._waiting:
+            task = next(iter(self._waiting.values()))
+            if task.num_slots > self.slots.num_free:
+                break
+            memory = self.pages.allocate(task.num_positions) if task.num_positions else None
+            if memory is None and task.num_positions:
+                break
+            slots = self.slots.allocate(task.num_slots)
+            assert slots is not None
+            del self._waiting[task.request.id]
+            task.begin(slots, memory)
+            self._ready[task.request.id] = task.work
+        return list(self._ready.values())
+
+    def take(self, requests: Iterable[RequestId]) -> list[Task]:
+        """The tasks of a batch, which are ready no more."""
+        for request in requests:
+            del self._ready[request]
+        return [self._tasks[request] for request in requests]
+
+    def settle(self, task: Task, events: Sequence[Event]) -> None:
+        """Take in what came of a task's run."""
+        for event in events:
+            if isinstance(event, TokensDecided):
+                self.events.append(event)
+            else:
+                self._end(task, event)
+                return
+        self._ready[task.request.id] = task.work
+
+    # -------------------------------------------------------------------------------------------------------- the end
+
+    def cancel(self, request: RequestId) -> None:
+        """End a request as cancelled; unknown and ended ones, and closes, are left alone."""
+        if task := self._tasks.get(request):
+            self._end(task, Cancelled(request))
+
+    def expire(self, now: float) -> None:
+        """End the requests whose deadline has passed."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, request = heapq.heappop(self._deadlines)
+            if task := self._tasks.get(request):
+                self._end(task, Failed(request, DeadlineExceeded("the deadline passed before the answer was ready")))
+
+    def next_deadline(self) -> float | None:
+        """When `expire` has something to do next, on the engine's clock."""
+        while self._deadlines and self._deadlines[0][1] not in self._tasks:
+            heapq.heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def fail(self, task: Task, error: ServiceError) -> None:
+        """End a task whose run broke; a session whose state is no longer known ends with all that it has pending."""
+        if task.request.id not in self._tasks:
+            return
+        if not isinstance(task, SessionStepTask):
+            self._end(task, Failed(task.request.id, error))
+            return
+        session = task.session
+        pending = list(session.pending)
+        session.pending.clear()
+        self._end_session(session)
+        for request in pending:
+            if isinstance(request, CloseSession):
+                self.events.append(Failed(request.id, error))
+            else:
+                self._end(request, Failed(request.request.id, error))
+
+    def end_all(self, error: ServiceError) -> None:
+        """End every request and every session."""
+        for task in list(self._tasks.values()):
+            self.fail(task, error)
+        for session in list(self._sessions.values()):
+            self._end_session(session)
+
+    def _end(self, task: Task, event: Event) -> None:
+        """The one place where a task ends: one terminal event, everything that it held back where it belongs."""
+        request = task.request.id
+        del self._tasks[request]
+        self._ready.pop(request, None)
+        self._waiting.pop(request, None)
+        self.events.append(event)
+        if task.slots:
+            self.slots.free(task.slots)
+        if task.memory is not None:
+            self.pages.free(task.memory)
+        if isinstance(task, SequenceTask):
+            self._num_sequences -= 1
+        elif isinstance(task, SessionStepTask):
+            self._num_steps -= 1
+            session = task.session
+            if session.pending:
+                session.pending.remove(task)
+                self._promote(session)
+
+    # ----------------------------------------------------------------------------------------------------------- counts
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether anything could run without anybody arriving."""
+        return bool(self._ready)
+
+    @property
+    def num_tasks(self) -> int:
+        """Requests between admission and their end."""
+        return len(self._tasks)
+
+    @property
+    def num_new(self) -> int:
+        """Those of them that are new work and have not started."""
+        return len(self._waiting) + self._num_sequences
+
+    @property
+    def num_steps(self) -> int:
+        """Those of them that step a session."""
+        return self._num_steps
+
+    @property
+    def num_sessions(self) -> int:
+        """Open sessions."""
+        return len(self._sessions)
+
+    def check_integrity(self) -> None:
+        """Prove that every slot and page is either free or held by exactly one task or session.
+
+        Raises:
+            IntegrityError: Something was lost or given out twice.
+        """
+        slots = [slot.row for task in self._tasks.values() for slot in task.slots]
+        slots += [session.slot.row for session in self._sessions.values()]
+        pages = [page for task in self._tasks.values() if task.memory for page in task.memory.pages]
+        free_pages = self.pages.num_free_rows // PAGE_ROWS
+        for what, held, free, usable in (
+            ("slots", slots, self.slots.num_free, self.slots.num_usable),
+            ("pages", pages, free_pages, self.pages.num_usable_rows // PAGE_ROWS),
+        ):
+            if len(set(held)) != len(held) or len(held) + free != usable:
+                raise IntegrityError(f"{what}: expected {usable} in all, each once, got {free} free and {held} held")
+        if stray := (self._ready.keys() | self._waiting.keys()) - self._tasks.keys():
+            raise IntegrityError(f"expected every task to be known, got {sorted(stray)}")

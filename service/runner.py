@@ -1,0 +1,287 @@
+"""ONNX Runtime, and nothing else: arrays in, arrays out, the state of every session kept in place.
+
+A runner opens the graphs of one bundle and owns its state and memory pools. Each pool is bound as a graph's input and
+as its output, the same buffer, so that a step rewrites the rows it was told to write and copies nothing else. That
+ONNX Runtime really does so is proved on the actual buffers when the runner opens (see `service.probe`).
+
+This is the only file of the service that imports onnxruntime.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from export.manifest import GraphKind, GraphSpec, Manifest, MemorySpec, StateSpec
+from service import probe
+
+Array = npt.NDArray[Any]
+Provider = Literal["auto", "cuda", "cpu"]
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+_RECURRENT_OPS: Final = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
+_CUDA_OPTIONS: Final = {
+    "arena_extend_strategy": "kSameAsRequested",  # batches vary in shape; doubling would waste device memory
+    "use_tf32": "0",  # ten bits of mantissa would break parity with what was exported
+}
+
+
+class RunnerError(Exception):
+    """A bundle cannot be run here, or a run was asked for wrongly; says expected and got."""
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """How a bundle is run.
+
+    Args:
+        provider: auto takes CUDA where it works and the CPU elsewhere; cuda and cpu insist.
+        threads: Intra-op threads of ONNX Runtime; 0: one a physical core.
+        num_slots: Rows of the state pool, the initial state and scratch included.
+        num_memory_rows: Rows of the attention memory, the zero row and scratch included; unused without memories.
+    """
+
+    provider: Provider = "auto"
+    threads: int = 1
+    num_slots: int = 1024
+    num_memory_rows: int = 32768
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 0), ("num_slots", 3), ("num_memory_rows", 16)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+
+
+def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> "Runner":
+    """Open a bundle on the provider that the config asks for.
+
+    Raises:
+        RunnerError: CUDA was insisted on and does not work, or the graphs cannot be run in place.
+    """
+    if config.provider == "cpu":
+        return Runner(folder, manifest, config, CPU)
+    if CUDA not in ort.get_available_providers():
+        if config.provider == "cuda":
+            raise RunnerError(f"provider cuda: expected {CUDA}, got an ONNX Runtime with {_available()} only")
+        return Runner(folder, manifest, config, CPU)
+    try:
+        return Runner(folder, manifest, config, CUDA)
+    except Exception as error:  # a broken driver shows as one of many types
+        if config.provider == "cuda":
+            raise RunnerError(f"provider cuda: expected a working {CUDA}, got: {_first_line(error)}") from error
+        warning = f"runs on the CPU: {CUDA} is installed but does not work: {_first_line(error)}"
+        return Runner(folder, manifest, config, CPU, (warning,))
+
+
+class Runner:
+    """Runs the graphs of one bundle on one provider. Not thread-safe: one engine thread owns it.
+
+    Args:
+        folder: The bundle.
+        manifest: Its verified manifest.
+        config: Pool sizes and threads.
+        provider: The ONNX Runtime provider to run on.
+        warnings: What the operator should know already.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, config: RunnerConfig, provider: str, warnings: tuple[str, ...] = ()
+    ) -> None:
+        self.manifest = manifest
+        self.provider = provider
+        self.num_slots = config.num_slots
+        self.num_memory_rows = config.num_memory_rows if manifest.memories else 0
+        self._pools: dict[str, ort.OrtValue] = {}
+        for spec, rows in _pool_sizes(manifest, config):
+            assert spec.pool_input is not None
+            zeros = np.zeros((max(rows, probe.NUM_ROWS), *spec.shape), dtype=spec.dtype)
+            self._pools[spec.pool_input] = ort.OrtValue.ortvalue_from_numpy(zeros, _device(provider), 0)
+        self._graphs = {
+            kind: _Graph(folder / spec.file, spec, manifest, self._pools, provider, config.threads)
+            for kind, spec in manifest.graphs.items()
+        }
+        found = (warning for kind, graph in self._graphs.items() for warning in graph.misplaced(kind))
+        self.warnings = (*warnings, *found)
+        for kind, graph in self._graphs.items():
+            self._prove_in_place(kind, graph)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of state that one slot keeps."""
+        return sum(
+            int(np.prod(state.shape)) * np.dtype(state.dtype).itemsize
+            for state in self.manifest.states
+            if state.pool_input is not None
+        )
+
+    def run(self, kind: GraphKind, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+        """Run a graph once, updating the pools that it updates.
+
+        Args:
+            kind: Which graph.
+            inputs: Every input but pools; initial states may be left out and are then zeros.
+            outputs: Those wanted; the others are not copied out of the runtime.
+
+        Returns:
+            The wanted outputs by name, in fresh arrays.
+
+        Raises:
+            RunnerError: The inputs are not those of the graph.
+        """
+        return self._graphs[kind].run(inputs, tuple(outputs))
+
+    def read_pool(self, name: str) -> Array:
+        """Copy a pool out, for proofs and tests: slow on a GPU."""
+        return np.array(self._pools[name].numpy())
+
+    def _write_pool(self, name: str, value: Array) -> None:
+        self._pools[name].update_inplace(value)
+
+    def _prove_in_place(self, kind: GraphKind, graph: "_Graph") -> None:
+        try:
+            probe.probe_graph(graph, self.read_pool, self._write_pool)
+        except probe.ProbeFailure as failure:
+            raise RunnerError(f"graph {kind} on {self.provider}: {failure}") from None
+
+
+def _pool_sizes(manifest: Manifest, config: RunnerConfig) -> list[tuple[StateSpec | MemorySpec, int]]:
+    states: list[tuple[StateSpec | MemorySpec, int]] = [
+        (state, config.num_slots) for state in manifest.states if state.pool_input is not None
+    ]
+    return states + [(memory, config.num_memory_rows) for memory in manifest.memories]
+
+
+class _Graph:
+    """One session with its bindings: pools bound once, one reusable binding for each set of wanted outputs."""
+
+    def __init__(
+        self,
+        path: Path,
+        spec: GraphSpec,
+        manifest: Manifest,
+        pools: Mapping[str, ort.OrtValue],
+        provider: str,
+        threads: int,
+    ) -> None:
+        self.spec = spec
+        self._pools = pools
+        self._provider = provider
+        self._session = _open_session(path, provider, threads)
+        _check_signature(path, spec, self._session)
+        given = {tensor.name for tensor in spec.inputs}
+        returned = {tensor.name for tensor in spec.outputs}
+        pairs: dict[str | None, str | None] = {state.pool_input: state.pool_output for state in manifest.states}
+        pairs |= {memory.pool_input: memory.pool_output for memory in manifest.memories}
+        self._read = [name for name in pairs if name is not None and name in given]
+        self.updated = {name: out for name in self._read if (out := pairs[name]) is not None and out in returned}
+        self._fed = [tensor for tensor in spec.inputs if tensor.name not in pools]
+        self._outputs = {tensor.name: tensor for tensor in spec.outputs}
+        # Initial states: inputs of the sequence graph that are zeros unless given.
+        self._initial = {s.sequence_input for s in manifest.states if s.sequence_input is not None}
+        self._bindings: dict[tuple[str, ...], ort.IOBinding] = {}
+
+    def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
+        binding = self._bindings.get(outputs)
+        if binding is None:
+            binding = self._bindings[outputs] = self._bind(outputs)
+        if unknown := inputs.keys() - {tensor.name for tensor in self._fed}:
+            raise RunnerError(f"inputs: expected {[t.name for t in self._fed]}, got also {sorted(unknown)}")
+        sizes: dict[str, int] = {}
+        for tensor in self._fed:
+            array = inputs.get(tensor.name)
+            if array is None:
+                continue
+            if array.dtype != tensor.dtype or array.ndim != len(tensor.shape):
+                wanted = f"{tensor.dtype} {tensor.shape}"
+                raise RunnerError(f"input {tensor.name}: expected {wanted}, got {array.dtype} {array.shape}")
+            for dimension, size in zip(tensor.shape, array.shape, strict=True):
+                expected = dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size)
+                if size != expected:
+                    raise RunnerError(f"input {tensor.name}: expected {dimension} = {expected}, got {array.shape}")
+            binding.bind_cpu_input(tensor.name, np.ascontiguousarray(array))
+        for tensor in self._fed:
+            if tensor.name not in inputs:
+                if tensor.name not in self._initial:
+                    raise RunnerError(f"inputs: expected {tensor.name}, got {sorted(inputs)}")
+                shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+                binding.bind_cpu_input(tensor.name, np.zeros(shape, dtype=tensor.dtype))
+        results = {}
+        for name in outputs:
+            tensor = self._outputs[name]
+            shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+            result = results[name] = np.empty(shape, dtype=tensor.dtype)
+            binding.bind_output(name, "cpu", 0, result.dtype.type, shape, result.ctypes.data)
+        self._session.run_with_iobinding(binding)
+        return results
+
+    def run_apart(self, inputs: Mapping[str, Array], pools: Mapping[str, Array]) -> dict[str, Array]:
+        """Run on copies of the pools, the plain way, and return the updated pools by their input's name."""
+        names = list(self.updated.values())
+        values = self._session.run(names, {**inputs, **pools})
+        return dict(zip(self.updated, values, strict=True))
+
+    def misplaced(self, kind: str) -> list[str]:
+        """Recurrent nodes that a CUDA session runs on the CPU, one warning a graph."""
+        if self._provider == CPU:
+            return []
+        names = [
+            node.name
+            for part in self._session.get_provider_graph_assignment_info()
+            if part.ep_name == CPU
+            for node in part.get_nodes()
+            if node.op_type in _RECURRENT_OPS
+        ]
+        return [f"graph {kind}: {len(names)} recurrent nodes run on the CPU ({', '.join(names[:4])})"] if names else []
+
+    def _bind(self, outputs: tuple[str, ...]) -> ort.IOBinding:
+        if unknown := set(outputs) - self._outputs.keys() | set(outputs) & set(self.updated.values()):
+            raise RunnerError(f"outputs: expected some of {list(self._outputs)} but pools, got {sorted(unknown)}")
+        binding = self._session.io_binding()
+        for name in self._read:
+            binding.bind_ortvalue_input(name, self._pools[name])
+        for name, out in self.updated.items():
+            binding.bind_ortvalue_output(out, self._pools[name])
+        return binding
+
+
+def _open_session(path: Path, provider: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A thread that spins between batches takes its core from the gRPC side and hurts everybody's p99.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider == CPU:
+        return ort.InferenceSession(path, options, providers=[CPU])
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    ort.preload_dlls()
+    session = ort.InferenceSession(path, options, providers=[(provider, _CUDA_OPTIONS), CPU])
+    if session.get_providers()[0] != provider:  # ONNX Runtime falls back in silence
+        raise RunnerError(f"expected a session on {provider}, got {session.get_providers()}")
+    return session
+
+
+def _check_signature(path: Path, spec: GraphSpec, session: ort.InferenceSession) -> None:
+    for what, declared, found in (
+        ("inputs", spec.inputs, session.get_inputs()),
+        ("outputs", spec.outputs, session.get_outputs()),
+    ):
+        expected, got = sorted(t.name for t in declared), sorted(t.name for t in found)
+        if expected != got:
+            raise RunnerError(f"{path.name}: {what}: expected {expected} as in the manifest, got {got}")
+
+
+def _device(provider: str) -> str:
+    return "cuda" if provider == CUDA else "cpu"
+
+
+def _available() -> str:
+    return ", ".join(ort.get_available_providers())
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
