@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 from models.data.errors import DataError
 from models.data.examples import Pair
@@ -23,7 +24,7 @@ def split_by_word(pairs: Sequence[Pair], dev: int, test: int, seed: int) -> dict
     """
     words = sorted(pair.source for pair in pairs)
     if len(set(words)) != len(words):
-        twice = next(a for a, b in zip(words, words[1:], strict=False) if a == b)
+        twice = next(a for a, b in pairwise(words) if a == b)
         raise DataError("cannot split by word", expected="each word once", got=f"{twice!r} more than once")
     if dev + test >= len(words):
         raise DataError(

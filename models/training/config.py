@@ -162,9 +162,9 @@ class RunConfig(Strict):
         allowed = self._metrics()
         if self.evaluation.best not in allowed:
             raise ValueError(f"evaluation.best: expected {' or '.join(allowed)}, got {self.evaluation.best}")
-        if self.schedule.name in ("linear", "cosine") and self.limits.steps is None and self.limits.epochs is None:
-            if not self.schedule.follow_time:
-                raise ValueError("schedule.follow_time: expected true where max_minutes is the only limit, got false")
+        endless = self.limits.steps is None and self.limits.epochs is None
+        if self.schedule.name in ("linear", "cosine") and endless and not self.schedule.follow_time:
+            raise ValueError("schedule.follow_time: expected true where max_minutes is the only limit, got false")
         if self.schedule.follow_time and self.limits.max_minutes is None:
             raise ValueError("limits.max_minutes: expected a time budget for schedule.follow_time, got none")
         return self

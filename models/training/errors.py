@@ -1,12 +1,13 @@
 """What can go wrong with a training run.
 
-Exception
-+-- ValueError
-|   +-- models.data.errors.DataError    the data
-|   +-- ConfigError                     the config file
-|   +-- RunError                        the run folder
-+-- DivergenceError                     the loss is no number any more
-+-- Interrupted                         stopped by a signal, resumable
+- ValueError: what the user gave
+    - models.data.errors.DataError: the data
+    - ConfigError: the config file
+    - RunError: the run folder
+- ArithmeticError
+    - DivergenceError: the loss is no number any more
+- Exception
+    - Interrupted: stopped by a signal, resumable
 """
 
 from pathlib import Path

@@ -22,7 +22,7 @@ from models.training.progress import Progress
 from models.training.report import Report
 from models.training.run import begin, check_same_config, go_on, is_begun, is_finished, state_path
 from models.training.schedule import total_steps
-from models.training.state import of_rank, read_state
+from models.training.state import read_state
 from models.training.stream import Held, RoundStream
 from models.training.task import Task
 

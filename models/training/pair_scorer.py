@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from models.data.examples import Pair
 from models.encoder_decoder import EncoderDecoder
+from models.search import beam_search, greedy_search
 from models.tokenizer import Tokenizer
 from models.training.batches import Batch, PairBatch
 from models.training.scorer import Scorer
 from models.training.text_metrics import accuracy, bleu, error_rates
-from models.training.translate import translate
 
 PairMetric = Literal["error_rates", "bleu", "accuracy"]
 PAD_ID = 0
@@ -61,11 +61,18 @@ class PairScorer(Scorer):
         )
         self._loss += float(loss)
         self._tokens += int((batch.target_out != PAD_ID).sum())
-        answers = translate(
-            self._model, batch.source, batch.source_lengths, self._max_tokens, self._beam_size, self._length_penalty
-        )
-        for row, ids in zip(batch.rows.tolist(), answers, strict=True):
+        for row, ids in zip(batch.rows.tolist(), self._decode(batch), strict=True):
             self.answers[row] = self._target.decode(ids)
+
+    def _decode(self, batch: PairBatch) -> list[tuple[int, ...]]:
+        """The best target of each source, ids without `<s>` and `</s>`."""
+        if self._beam_size == 1:
+            found = greedy_search(self._model, batch.source, batch.source_lengths, self._max_tokens)
+            return [hypothesis.tokens for hypothesis in found]
+        found_lists = beam_search(
+            self._model, batch.source, batch.source_lengths, self._beam_size, self._max_tokens, self._length_penalty
+        )
+        return [hypotheses[0].tokens for hypotheses in found_lists]
 
     def metrics(self) -> dict[str, float]:
         """The configured metrics and the loss (nats a target token, `</s>` included)."""

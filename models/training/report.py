@@ -26,9 +26,8 @@ class Report(pl.Callback):
     def __init__(self, console: Console, config: RunConfig, steps: int | None) -> None:
         self._console, self._config, self._steps = console, config, steps
         self._bar: Progress | None = None
-        self._started = self._shown = time.monotonic()
-        self._first_step = self._shown_step = 0
-        self._first_s = 0.0
+        self._shown = time.monotonic()
+        self._shown_step = 0
         self._loss_sum: Tensor | None = None
         self._losses = 0
         self._rate = 0.0
@@ -37,8 +36,7 @@ class Report(pl.Callback):
         """Begin."""
         module = _ours(pl_module)
         self._shown = time.monotonic()
-        self._first_step = self._shown_step = module.progress.position.step
-        self._first_s = module.progress.elapsed_s
+        self._shown_step = module.progress.position.step
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), console=self._console
