@@ -4,6 +4,8 @@ PYTHON ?= python3
 # The GPU runtime where an NVIDIA driver answers, the CPU one elsewhere.
 RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo serve-gpu || echo serve)
 BIN := .venv/bin
+# ONNX Runtime reports which models it runs, unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
 INSTALLED := .venv/installed-$(RUNTIME)
 
 .PHONY: install demo test lint type format proto check bench clean

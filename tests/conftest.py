@@ -9,6 +9,7 @@ import pytest
 # Before torch, NumPy and ONNX Runtime are imported: many small runs on few cores, and sums in one order.
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime otherwise reports which models it runs
 
 ROOT = Path(__file__).resolve().parent.parent
 

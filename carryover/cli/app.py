@@ -1,5 +1,6 @@
 """The `carryover` command: one file a subcommand, none of which imports anything heavy before it is called."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -52,6 +53,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; None takes those of the process.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime otherwise reports which models it runs
     try:
         app(args=arguments, prog_name="carryover")
     except SystemExit as stop:
