@@ -1,0 +1,128 @@
+"""A small builder, so that emitters read like the computation that they emit."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export.manifest import DType, GraphSpec, TensorSpec
+
+# Opset 22 registers the recurrent operators anew, which CUDA kernels do not follow everywhere.
+OPSET: Final = 20
+IR_VERSION: Final = 10
+_TENSOR_TYPES: Final[dict[DType, int]] = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+
+Array = npt.NDArray[Any]
+Shape = tuple[int | str, ...]
+
+
+class GraphBuilder:
+    """Collects the nodes of one ONNX graph in the order in which they run.
+
+    Values are named by strings. Nothing is checked here beyond names; `build` runs the ONNX checker over the whole.
+
+    Args:
+        name: Of the graph; also the name of its file, `<name>.onnx`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._inputs: list[TensorSpec] = []
+        self._outputs: list[TensorSpec] = []
+        self._output_names: dict[str, str] = {}
+        self._nodes: list[onnx.NodeProto] = []
+        self._initializers: dict[str, onnx.TensorProto] = {}
+        self._constants: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
+        self._num_values = 0
+
+    def input(self, name: str, dtype: DType, shape: Shape) -> str:
+        """Declare a graph input and return its name."""
+        self._inputs.append(TensorSpec(name=name, dtype=dtype, shape=shape))
+        return name
+
+    def output(self, value: str, name: str, dtype: DType, shape: Shape) -> None:
+        """Make a value, computed by a node, a graph output of that name."""
+        if value in self._output_names or all(value not in node.output for node in self._nodes):
+            raise ValueError(f"output {name}: expected a node's value that is no output yet, got {value!r}")
+        self._output_names[value] = name
+        self._outputs.append(TensorSpec(name=name, dtype=dtype, shape=shape))
+
+    def weight(self, array: Array, name: str) -> str:
+        """Add a trained tensor under its own name, so that a report can name it; float64 becomes float32."""
+        if name in self._initializers:
+            raise ValueError(f"weight {name}: expected a new name, got one that is taken")
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        return name
+
+    def constant(self, array: Array) -> str:
+        """Add a constant of the computation; equal ones are shared."""
+        key = (array.tobytes(), str(array.dtype), array.shape)
+        if key not in self._constants:
+            name = f"constant_{len(self._constants)}"
+            self._constants[key] = self.weight(array, name)
+        return self._constants[key]
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector: axes, shapes and the like."""
+        return self.constant(np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant float32 scalar."""
+        return self.constant(np.array(value, np.float32))
+
+    def op(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output and return that."""
+        return self.ops(op_type, inputs, 1, **attributes)[0]
+
+    def ops(self, op_type: str, inputs: Sequence[str], num_outputs: int, **attributes: Any) -> tuple[str, ...]:
+        """Add a node with several outputs; an empty string among the inputs leaves an optional one out."""
+        outputs = tuple(f"{op_type}_{self._num_values + i}" for i in range(num_outputs))
+        self._num_values += num_outputs
+        self._nodes.append(helper.make_node(op_type, list(inputs), list(outputs), name=outputs[0], **attributes))
+        return outputs
+
+    def split(self, value: str, count: int, axis: int) -> tuple[str, ...]:
+        """Cut a value into `count` equal parts along an axis; one part is the value itself."""
+        if count == 1:
+            return (value,)
+        outputs = tuple(f"Split_{self._num_values + i}" for i in range(count))
+        self._num_values += count
+        self._nodes.append(
+            helper.make_node("Split", [value], list(outputs), name=outputs[0], axis=axis, num_outputs=count)
+        )
+        return outputs
+
+    def spec(self) -> GraphSpec:
+        """What the graph takes and gives, for the manifest."""
+        return GraphSpec(file=f"{self.name}.onnx", inputs=tuple(self._inputs), outputs=tuple(self._outputs))
+
+    def build(self) -> onnx.ModelProto:
+        """Finish the graph.
+
+        Raises:
+            onnx.checker.ValidationError: The graph is not valid ONNX: a bug in an emitter.
+        """
+        for node in self._nodes:
+            # In place of Identity nodes, which would stand between ScatterND and the pool that it updates in place.
+            node.output[:] = [self._output_names.get(value, value) for value in node.output]
+            node.input[:] = [self._output_names.get(value, value) for value in node.input]
+        graph = helper.make_graph(
+            self._nodes,
+            self.name,
+            [_value_info(spec) for spec in self._inputs],
+            [_value_info(spec) for spec in self._outputs],
+            list(self._initializers.values()),
+        )
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="carryover"
+        )
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+
+def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(spec.name, _TENSOR_TYPES[spec.dtype], list(spec.shape))

@@ -1,0 +1,105 @@
+"""Graphs of the tagger: `sequence` scores whole sentences, `step` tags word by word where no word ahead matters."""
+
+from export.emit.builder import GraphBuilder
+from export.emit.emitted import EmittedModel
+from export.emit.linear import Part, emit_linear
+from export.emit.output import emit_top
+from export.emit.pools import declare_state_pools, gather, scatter_states, state_spec
+from export.emit.recurrent import emit_stack, emit_step
+from export.emit.weights import CellWeights, to_numpy
+from export.manifest import StateSpec
+from models.states import state_names
+from models.tagger import Tagger
+
+_INT32 = 6  # onnx.TensorProto.INT32
+
+
+def emit_tagger(model: Tagger, top_k: int) -> EmittedModel:
+    """Emit the sequence graph and, for a unidirectional tagger without CRF, the step graph, fp32.
+
+    Args:
+        model: The trained module.
+        top_k: Best tags that a step returns.
+    """
+    config = model.config
+    steps = not config.bidirectional and not config.crf
+    names = state_names(config.cell, config.layers, config.bidirectional)
+    states = tuple(state_spec(name, config.hidden, pooled=steps, sequence=True) for name in names)
+    sequence = _emit_sequence(model, states)
+    emitted = EmittedModel(graphs={"sequence": sequence.build()}, specs={"sequence": sequence.spec()}, states=states)
+    if steps:
+        step = _emit_step(model, states, top_k)
+        emitted.graphs["step"], emitted.specs["step"] = step.build(), step.spec()
+    return emitted
+
+
+def _emit_sequence(model: Tagger, states: tuple[StateSpec, ...]) -> GraphBuilder:
+    graph = GraphBuilder("sequence")
+    words = graph.input("words", "int64", ("B", "T"))
+    characters = graph.input("characters", "int64", ("B", "T", "C"))
+    word_lengths = graph.input("word_lengths", "int64", ("B", "T"))
+    lengths = graph.op("Cast", graph.input("lengths", "int64", ("B",)), to=_INT32)
+    initial = [graph.input(str(state.sequence_input), state.dtype, ("B", *state.shape)) for state in states]
+    # Time first from here on: (C, T, B), (T, B).
+    inputs = _emit_embedded(
+        graph,
+        model,
+        graph.op("Transpose", words, perm=[1, 0]),
+        graph.op("Transpose", characters, perm=[2, 1, 0]),
+        graph.op("Transpose", word_lengths, perm=[1, 0]),
+    )
+    outputs, final = emit_stack(graph, "stack", model.stack, inputs, lengths, initial)
+    emissions = graph.op("Transpose", _emit_scores(graph, model, outputs), perm=[1, 0, 2])
+    graph.output(emissions, "emissions", "float32", ("B", "T", model.num_tags))
+    for state, value in zip(states, final, strict=True):
+        graph.output(value, str(state.sequence_output), state.dtype, ("B", *state.shape))
+    return graph
+
+
+def _emit_step(model: Tagger, states: tuple[StateSpec, ...], top_k: int) -> GraphBuilder:
+    graph = GraphBuilder("step")
+    words = graph.input("words", "int64", ("B",))
+    characters = graph.input("characters", "int64", ("B", "C"))
+    word_lengths = graph.input("word_lengths", "int64", ("B",))
+    read_slots = graph.input("read_slots", "int64", ("B",))
+    write_slots = graph.input("write_slots", "int64", ("B",))
+    pools = declare_state_pools(graph, states)
+    old = gather(graph, pools, read_slots)
+    value = _emit_embedded(graph, model, words, graph.op("Transpose", characters, perm=[1, 0]), word_lengths)
+    per_layer = len(states) // model.config.layers
+    new: list[str] = []
+    for layer in range(model.config.layers):
+        weights = CellWeights.from_stack(model.stack, layer)
+        new += emit_step(graph, f"stack.{layer}", weights, value, old[layer * per_layer : (layer + 1) * per_layer])
+        value = new[-per_layer]
+    emit_top(graph, graph.op("LogSoftmax", _emit_scores(graph, model, value), axis=-1), min(top_k, model.num_tags))
+    scatter_states(graph, states, pools, write_slots, new)
+    return graph
+
+
+def _emit_embedded(graph: GraphBuilder, model: Tagger, words: str, characters: str, word_lengths: str) -> str:
+    """Embed words and their spelling.
+
+    Args:
+        graph: Where to.
+        model: The trained module.
+        words: (*W) int64, whatever the dimensions W of words are.
+        characters: (C, *W) int64.
+        word_lengths: (*W) int64.
+
+    Returns:
+        (*W, word_dim + 2 character_hidden).
+    """
+    embedding = graph.weight(to_numpy(model.character_embedding.weight), "character_embedding.weight")
+    spelt = graph.op("Gather", embedding, graph.op("Flatten", characters, axis=1))  # (C, W, character_dim)
+    flat_lengths = graph.op("Cast", graph.op("Reshape", word_lengths, graph.ints(-1)), to=_INT32)  # (W,)
+    _, final = emit_stack(graph, "character_stack", model.character_stack, spelt, flat_lengths, None)
+    spelling = graph.op("Concat", *final[:2], axis=-1)  # hidden states, forward and backward: (W, 2 character_hidden)
+    known = graph.op("Gather", graph.weight(to_numpy(model.word_embedding.weight), "word_embedding.weight"), words)
+    shape = graph.op("Concat", graph.op("Shape", words), graph.ints(model.character_stack.output_size), axis=0)
+    return graph.op("Concat", known, graph.op("Reshape", spelling, shape), axis=-1)
+
+
+def _emit_scores(graph: GraphBuilder, model: Tagger, value: str) -> str:
+    part = Part(value, to_numpy(model.output.weight))
+    return emit_linear(graph, "output", [part], to_numpy(model.output.bias))
