@@ -82,6 +82,18 @@ def list_versions(repository: Path) -> list[BundlePath]:
     )
 
 
+def check_name(name: str) -> None:
+    """Check that a model may be called so.
+
+    Raises:
+        BundleError: It may not.
+    """
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise BundleError(
+            f"model name: expected up to 64 of a-z, 0-9 and ._- (not first), got {name!r}"
+        )
+
+
 def load_manifest(folder: Path) -> Manifest:
     """Read and verify a bundle: schema, name, version, every file's presence, size and SHA-256.
 
