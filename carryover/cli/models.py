@@ -1,5 +1,6 @@
 """`carryover models`: what a repository holds or a server serves."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +79,8 @@ def _print(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], refused: l
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    # Piped, a row is a line, however long.
+    console = Console() if sys.stdout.isatty() else Console(width=10_000)
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(escape, row))
