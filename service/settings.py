@@ -60,7 +60,7 @@ class Settings(BaseSettings):
     max_waiting: int = Field(default=1024, ge=1, le=2**20, description="requests that may wait for a slot, a model")
     max_batch_rows: int = Field(default=256, ge=1, le=65536, description="rows of one run of a graph")
     max_batch_tokens: int = Field(
-        default=4096, ge=1, le=2**24, description="padded tokens of one sequence or encode run"
+        default=1024, ge=1, le=2**24, description="padded tokens of one sequence or encode run"
     )
     max_requests_in_flight_per_stream: int = Field(
         default=1024,

@@ -21,7 +21,7 @@ from service.engine.interface import (
     RequestId,
     SessionId,
 )
-from service.errors import Overloaded, RequestCancelled, ShuttingDown
+from service.errors import RequestCancelled, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ class Bridge:
     def __init__(self, connect: Callable[[Publish], EngineDoor], loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._sinks: dict[RequestId, Sink] = {}
-        self._closes: list[SessionId] = []  # sessions whose close the engine could not take yet
         self.engine = connect(self._publish)
 
     @property
@@ -117,20 +116,11 @@ class Bridge:
             self.cancel(request.id)
 
     def close_session(self, session: SessionId) -> None:
-        """Close a session that nobody waits for any more; tried again until the engine takes it."""
+        """Close a session that nobody waits for any more. An engine takes closes however full it is."""
         try:
             self.submit(CloseSession(next_id(), session), _discard)
-        except Overloaded as error:
-            self._closes.append(session)
-            if len(self._closes) == 1:
-                self._loop.call_later(error.retry_after_s, self._retry_closes)
         except ShuttingDown:
             log.debug("session %d ends with its engine", session)
-
-    def _retry_closes(self) -> None:
-        sessions, self._closes = self._closes, []
-        for session in sessions:
-            self.close_session(session)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """Take the events of one turn of the engine; called on the engine's thread."""

@@ -19,8 +19,9 @@ class Detokenizer:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._window = 0  # ids before here are no longer decoded
-        self._shown = 0  # the text of ids before here has been given out
+        self._written: list[int] = []  # without the special symbols that no text shows
+        self._window = 0  # written ids before here are no longer decoded
+        self._shown = 0  # the text of written ids before here has been given out
         self._held: list[pb.Token] = []
 
     def add(self, ids: Sequence[int], log_probs: Sequence[float]) -> list[pb.Token]:
@@ -28,7 +29,10 @@ class Detokenizer:
         ready: list[pb.Token] = []
         for token_id, log_prob in zip(ids, log_probs, strict=True):
             self._ids.append(token_id)
-            (token,) = self._tokenizer.vocabulary.decode((token_id,))
+            vocabulary = self._tokenizer.vocabulary
+            if token_id >= vocabulary.num_special or token_id == vocabulary.unk_id:
+                self._written.append(token_id)
+            (token,) = vocabulary.decode((token_id,))
             self._held.append(pb.Token(token=token, log_prob=log_prob))
             if not self._window_text().endswith(_UNFINISHED):
                 ready += self._release()
@@ -49,13 +53,14 @@ class Detokenizer:
         return len(self._ids)
 
     def _window_text(self) -> str:
-        return self._tokenizer.decode(self._ids[self._window :])
+        return self._tokenizer.decode(self._written[self._window :])
 
     def _release(self) -> list[pb.Token]:
         """Give the held tokens, the last of them with all that they add to the text."""
-        before = self._tokenizer.decode(self._ids[self._window : self._shown])
+        before = self._tokenizer.decode(self._written[self._window : self._shown])
         self._held[-1].text = self._window_text()[len(before) :]
         # The window keeps the last tokens that were given: the first token of a text decodes unlike the others.
-        self._window, self._shown = self._shown, len(self._ids)
+        if self._shown < len(self._written):
+            self._window, self._shown = self._shown, len(self._written)
         released, self._held = self._held, []
         return released

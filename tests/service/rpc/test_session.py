@@ -1,0 +1,330 @@
+"""One stream, many sessions, many requests in flight."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.engine.interface import CloseSession, OpenSession, StepSession
+from service.errors import InternalFailure, Overloaded
+from tests.service.rpc.refusal import refusal
+from tests.service.rpc.world import World, serving, wait_until
+
+
+class Stream:
+    """One open Session stream, with an answer for each request asked for by number."""
+
+    def __init__(self, world: World) -> None:
+        self.call: Any = world.stub.Session()
+        self.last = 0
+        self.early: dict[int, pb.SessionResponse] = {}
+
+    async def send(self, **action: Any) -> int:
+        self.last += 1
+        await self.call.write(pb.SessionRequest(request_id=self.last, **action))
+        return self.last
+
+    async def answer(self, request_id: int) -> pb.SessionResponse:
+        while request_id not in self.early:
+            async with asyncio.timeout(10):
+                got = await self.call.read()
+            assert got is not grpc.aio.EOF
+            self.early[got.request_id] = got
+        return self.early.pop(request_id)
+
+    async def ask(self, **action: Any) -> pb.SessionResponse:
+        return await self.answer(await self.send(**action))
+
+    async def open(self, model: str = "lm") -> str:
+        return (await self.ask(open=opening(model))).opened.session_id
+
+    async def step(self, session: str, *ids: int, num_top: int = 1) -> pb.SessionStepped:
+        got = await self.ask(step=pb.StepSession(session_id=session, token_ids=ids, num_top=num_top))
+        assert got.WhichOneof("event") == "stepped", got
+        return got.stepped
+
+    async def fails(self, **action: Any) -> pb.SessionError:
+        got = await self.ask(**action)
+        assert got.WhichOneof("event") == "error", got
+        return got.error
+
+
+def opening(model: str, version: int = 0) -> pb.OpenSession:
+    return pb.OpenSession(model=pb.ModelRef(name=model, version=version))
+
+
+@asynccontextmanager
+async def streaming(**settings: object) -> AsyncIterator[tuple[World, Stream]]:
+    async with serving(drain_timeout_s=0.2, **settings) as world:
+        yield world, Stream(world)
+
+
+@pytest.fixture
+def stream(world: World) -> Stream:
+    return Stream(world)
+
+
+async def test_a_session_opens_steps_and_closes(world: World, stream: Stream) -> None:
+    opened = (await stream.ask(open=opening("lm"))).opened
+    assert (opened.model.name, opened.model.version) == ("lm", 3)
+    one = await stream.step(opened.session_id, 4, 5, num_top=3)  # sums 4 and 9
+    assert [list(o.token_ids) for o in one.outputs] == [[1, 2, 0], [0, 1, 2]]
+    assert list(one.outputs[0].log_probs) == [-1, -2, 0]
+    assert not any(o.tokens for o in one.outputs)
+    two = await stream.step(opened.session_id, 1)
+    assert (list(two.outputs[0].token_ids), one.num_steps, two.num_steps) == ([1], 2, 3)
+    closed = (await stream.ask(close=pb.CloseSession(session_id=opened.session_id))).closed
+    assert (closed.session_id, closed.num_steps) == (opened.session_id, 3)
+    assert world.engines["lm"].sessions == {}
+
+
+async def test_steps_can_be_text_and_special_symbols(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    step = pb.StepSession(session_id=session, tokens=["<s>", "the", "zebra"], num_top=2)
+    outputs = (await stream.ask(step=step)).stepped.outputs
+    request = world.engines["lm"].submitted[-1]
+    assert isinstance(request, StepSession)
+    assert request.inputs["tokens"].tolist() == [2, 4, 1]
+    assert [list(o.tokens) for o in outputs] == [["<s>", "<pad>"], ["<pad>", "<unk>"], ["<unk>", "<s>"]]
+
+
+async def test_a_tagger_steps_over_words(world: World, stream: Stream) -> None:
+    session = await stream.open("tagger")
+    step = pb.StepSession(session_id=session, tokens=["the", "bad"], num_top=1)
+    outputs = (await stream.ask(step=step)).stepped.outputs
+    assert [list(o.tokens) for o in outputs] == [["NOUN"], ["VERB"]]  # sums 4 and 5
+    request = world.engines["tagger"].submitted[-1]
+    assert isinstance(request, StepSession)
+    assert (request.inputs["characters"].shape, request.inputs["word_lengths"].tolist()) == ((2, 3), [3, 3])
+
+
+async def test_advancing_without_outputs_gives_empty_ones(stream: Stream) -> None:
+    stepped = await stream.step(await stream.open(), 4, 5, 6, num_top=0)
+    assert [len(o.token_ids) for o in stepped.outputs] == [0, 0, 0]
+
+
+async def test_many_sessions_of_two_models_share_a_stream(stream: Stream) -> None:
+    sessions = [await stream.open("lm") for _ in range(20)] + [await stream.open("tagger")]
+    assert len(set(sessions)) == 21
+    sent = []
+    for round_ in range(5):
+        for i, session in enumerate(sessions[:20]):
+            step = pb.StepSession(session_id=session, token_ids=[(i + round_) % 12], num_top=1)
+            sent.append((i, round_, await stream.send(step=step)))
+    for i, round_, request_id in sent:
+        total = sum((i + r) % 12 for r in range(round_ + 1))
+        assert (await stream.answer(request_id)).stepped.outputs[0].token_ids == [total % 3]
+
+
+async def test_sessions_do_not_wait_for_each_other(world: World, stream: Stream) -> None:
+    first, second = await stream.open(), await stream.open()
+    engine = world.engines["lm"]
+    engine.hold = True
+    slow = await stream.send(step=pb.StepSession(session_id=first, token_ids=[1]))
+    quick = await stream.send(step=pb.StepSession(session_id=second, token_ids=[2]))
+    await wait_until(lambda: len(engine.held) == 2)
+    slow_id, quick_id = engine.held
+    engine.release(quick_id)
+    assert (await stream.answer(quick)).stepped.session_id == second
+    engine.release(slow_id)
+    assert (await stream.answer(slow)).stepped.session_id == first
+
+
+async def test_a_failed_request_leaves_the_stream_and_its_sessions_open(stream: Stream) -> None:
+    session = await stream.open()
+    await stream.step(session, 4)
+    error = await stream.fails(step=pb.StepSession(session_id=session, token_ids=[3, 12]))
+    assert error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
+    assert (error.reason, error.session_id, error.retry_after_s) == ("INVALID_INPUT", session, 0)
+    assert error.message == "step.token_ids[1]: expected 0 to 11, got 12"
+    assert (await stream.step(session, 5)).num_steps == 2
+
+
+def step_of(session: str, **fields: Any) -> dict[str, Any]:
+    return {"step": pb.StepSession(session_id=session, **fields)}
+
+
+@pytest.mark.parametrize(
+    ("action", "reason", "says"),
+    [
+        ({}, "INVALID_INPUT", "one of open, step, close"),
+        ({"open": opening("nope")}, "MODEL_NOT_FOUND", "got 'nope'"),
+        ({"open": opening("lm", 9)}, "MODEL_NOT_FOUND", "got 9"),
+        ({"open": pb.OpenSession()}, "INVALID_INPUT", "open.model.name"),
+        ({"open": opening("g2p")}, "INVALID_INPUT", "a model that can be stepped"),
+        ({"open": opening("bitagger")}, "INVALID_INPUT", "a model that can be stepped"),
+        (step_of("", token_ids=[1]), "INVALID_INPUT", "step.session_id"),
+        (step_of("999999", token_ids=[1]), "SESSION_NOT_FOUND", "'999999'"),
+        (step_of("x" * 500, token_ids=[1]), "SESSION_NOT_FOUND", "xxx..."),
+        ({"close": pb.CloseSession(session_id="nope")}, "SESSION_NOT_FOUND", "close.session_id"),
+        (step_of("LM"), "INVALID_INPUT", "0 tokens and 0 token_ids"),
+        (step_of("LM", tokens=["the"], token_ids=[1]), "INVALID_INPUT", "1 tokens and 1 token_ids"),
+        (step_of("LM", token_ids=[-1]), "INVALID_INPUT", "step.token_ids[0]: expected 0 to 11, got -1"),
+        (step_of("LM", token_ids=[1] * 17), "INVALID_INPUT", "at most 16 inputs, got 17"),
+        (step_of("LM", token_ids=[1], num_top=4), "INVALID_INPUT", "step.num_top: expected 0 to 3, got 4"),
+        (step_of("LM", token_ids=[1], num_top=-1), "INVALID_INPUT", "step.num_top: expected 0 to 3, got -1"),
+        (step_of("LM", tokens=["the", ""]), "INVALID_INPUT", "step.tokens[1]"),
+        (step_of("TAGGER", token_ids=[1]), "INVALID_INPUT", "step.token_ids"),
+        (step_of("TAGGER", tokens=["x" * 11]), "INVALID_INPUT", "at most 10 characters"),
+    ],
+)
+async def test_bad_requests_are_answered_one_by_one(
+    stream: Stream, action: dict[str, Any], reason: str, says: str
+) -> None:
+    sessions = {"LM": await stream.open("lm"), "TAGGER": await stream.open("tagger")}
+    if "step" in action:
+        step = pb.StepSession()
+        step.CopyFrom(action["step"])
+        step.session_id = sessions.get(step.session_id, step.session_id)
+        action = {"step": step}
+    error = await stream.fails(**action)
+    assert (error.reason, says in error.message) == (reason, True), error
+    assert (await stream.step(sessions["LM"], 4)).num_steps == 1
+
+
+async def test_a_closed_session_is_gone_for_good(stream: Stream) -> None:
+    session = await stream.open()
+    await stream.ask(close=pb.CloseSession(session_id=session))
+    for action in ({"close": pb.CloseSession(session_id=session)}, step_of(session, token_ids=[1])):
+        error = await stream.fails(**action)
+        assert (error.reason, error.code) == ("SESSION_CLOSED", grpc.StatusCode.FAILED_PRECONDITION.value[0])
+        assert error.session_id == session
+
+
+async def test_a_session_belongs_to_its_stream(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    stranger = Stream(world)
+    error = await stranger.fails(**step_of(session, token_ids=[1]))
+    assert error.reason == "SESSION_NOT_FOUND"
+    assert (await stream.step(session, 4)).num_steps == 1
+
+
+async def test_a_request_id_may_be_used_again_only_when_answered(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    world.engines["lm"].hold = True
+    for _ in range(2):
+        await stream.call.write(pb.SessionRequest(request_id=7, **step_of(session, token_ids=[1])))
+    error = (await stream.answer(7)).error
+    assert "no request in flight has, got 7" in error.message
+    (held,) = world.engines["lm"].held
+    world.engines["lm"].release(held)
+    assert (await stream.answer(7)).stepped.num_steps == 1
+
+
+async def test_half_closing_lets_what_was_sent_finish_and_closes_the_sessions(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    engine = world.engines["lm"]
+    engine.hold = True
+    sent = await stream.send(**step_of(session, token_ids=[4]))
+    await stream.call.done_writing()
+    await wait_until(lambda: engine.held)
+    engine.hold = False
+    engine.release(next(iter(engine.held)))
+    assert (await stream.answer(sent)).stepped.num_steps == 1
+    assert await stream.call.read() is grpc.aio.EOF
+    assert await stream.call.code() is grpc.StatusCode.OK
+    assert engine.sessions == {}
+
+
+async def test_a_caller_that_goes_away_is_cancelled_and_its_sessions_closed(world: World, stream: Stream) -> None:
+    engine = world.engines["lm"]
+    session = await stream.open()
+    await stream.open()
+    engine.hold = True
+    await stream.send(**step_of(session, token_ids=[4]))
+    await stream.send(open=opening("lm"))
+    await wait_until(lambda: len(engine.held) == 2)
+    running = list(engine.held)
+    engine.hold = False
+    stream.call.cancel()
+    await wait_until(lambda: sum(isinstance(r, CloseSession) for r in engine.submitted) == 3)
+    assert engine.cancelled == running
+    await wait_until(lambda: world.server.in_flight == 0)
+
+
+async def test_overload_and_failures_of_the_engine_reach_the_caller(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    engine = world.engines["lm"]
+    engine.refusals = [Overloaded("9 session steps are unanswered", 0.5)]
+    error = await stream.fails(**step_of(session, token_ids=[4]))
+    assert (error.reason, error.retry_after_s) == ("OVERLOADED", 0.5)
+    engine.hold = True
+    sent = await stream.send(open=opening("lm"))
+    await wait_until(lambda: engine.held)
+    ((request_id, request),) = engine.held.items()
+    engine.fail(request_id, Overloaded("2 sessions are open", 2.0))
+    failed = (await stream.answer(sent)).error
+    assert (failed.reason, failed.session_id) == ("OVERLOADED", "")
+    assert isinstance(request, OpenSession)
+    error = await stream.fails(**step_of(str(request.session), token_ids=[4]))
+    assert error.reason == "SESSION_NOT_FOUND"
+    sent = await stream.send(**step_of(session, token_ids=[4]))
+    await wait_until(lambda: engine.held)
+    engine.fail(next(iter(engine.held)), InternalFailure("row 9"))
+    error = (await stream.answer(sent)).error
+    assert (error.reason, "row 9" in error.message) == ("INTERNAL", False)
+
+
+async def test_an_answer_that_cannot_be_made_is_an_error_not_a_silence(
+    world: World, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await stream.open()
+    monkeypatch.setattr(world.engines["lm"], "step", lambda _: "nonsense")
+    assert (await stream.fails(**step_of(session, token_ids=[4]))).reason == "INTERNAL"
+
+
+async def test_a_stream_is_read_no_further_with_too_many_in_flight() -> None:
+    async with streaming(max_requests_in_flight_per_stream=3) as (world, stream):
+        session = await stream.open()
+        engine = world.engines["lm"]
+        engine.hold = True
+        sent = [await stream.send(**step_of(session, token_ids=[1])) for _ in range(10)]
+        await wait_until(lambda: len(engine.held) == 3)
+        other = Stream(world)
+        engine.hold = False
+        await other.open()  # a round trip: whatever would be read has been
+        assert len(engine.held) == 3
+        for request in list(engine.held):
+            engine.release(request)
+        for i, request_id in enumerate(sent):
+            assert (await stream.answer(request_id)).stepped.num_steps == i + 1
+
+
+async def test_an_idle_session_is_closed_and_a_busy_one_is_not() -> None:
+    async with streaming(session_idle_timeout_s=0.05) as (world, stream):
+        engine = world.engines["lm"]
+        idle, busy = await stream.open(), await stream.open()
+        engine.hold = True
+        sent = await stream.send(**step_of(busy, token_ids=[4]))
+        await wait_until(lambda: engine.held)
+        engine.hold = False
+        await wait_until(lambda: int(idle) not in engine.sessions)
+        error = await stream.fails(**step_of(idle, token_ids=[1]))
+        assert (error.reason, error.code) == ("SESSION_EXPIRED", grpc.StatusCode.NOT_FOUND.value[0])
+        assert "0.05 s without a request" in error.message
+        engine.release(next(iter(engine.held)))
+        assert (await stream.answer(sent)).stepped.num_steps == 1
+        assert int(busy) in engine.sessions
+
+
+async def test_bytes_that_are_no_message_end_the_stream_and_close_its_sessions(world: World) -> None:
+    raw = world.channel.stream_stream("/carryover.v1.Carryover/Session")
+    call: Any = raw()
+    await call.write(pb.SessionRequest(request_id=1, open=opening("lm")).SerializeToString())
+    assert pb.SessionResponse.FromString(await call.read()).opened.session_id
+    await call.write(b"\xff\xff\xff")
+
+    async def rest() -> None:
+        assert await call.read() is grpc.aio.EOF
+        raise grpc.aio.AioRpcError(
+            await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
+        )
+
+    got = await refusal(rest())
+    assert (got.code, got.field) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
+    await wait_until(lambda: world.engines["lm"].sessions == {})
