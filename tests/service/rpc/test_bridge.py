@@ -92,7 +92,7 @@ async def test_events_raise_what_the_engine_reports() -> None:
         request = decode(5)
         pending = asyncio.ensure_future(anext(bridge.events(request)))
         await wait_until(lambda: engine.held)
-        act(request)
+        act(request)  # type: ignore[no-untyped-call]
         with pytest.raises(error):
             await pending
 

@@ -17,8 +17,8 @@ WORDS = Tokenizer("whitespace", Vocabulary((*SPECIALS, "ab", "c", "é"), 4))
 def byte_level() -> Tokenizer:
     """Byte-level BPE as training makes it, so small that most characters outside ASCII take several tokens."""
     model = tokenizers.Tokenizer(models.BPE())
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore[assignment]
-    model.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])  # type: ignore[assignment]
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    model.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=300,
         special_tokens=[AddedToken(symbol, special=True) for symbol in SPECIALS],

@@ -26,7 +26,8 @@ def tag(*tokens: str, model: str = "tagger") -> pb.TagRequest:
 
 
 def transduce(**fields: Any) -> pb.TransduceRequest:
-    return pb.TransduceRequest(**({"model": ref("g2p"), "source": "abc"} | fields))
+    values: dict[str, Any] = {"model": ref("g2p"), "source": "abc"} | fields
+    return pb.TransduceRequest(**values)
 
 
 def generate(**fields: Any) -> pb.GenerateRequest:

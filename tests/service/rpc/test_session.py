@@ -313,8 +313,8 @@ async def test_an_idle_session_is_closed_and_a_busy_one_is_not() -> None:
 
 
 async def test_bytes_that_are_no_message_end_the_stream_and_close_its_sessions(world: World) -> None:
-    raw = world.channel.stream_stream("/carryover.v1.Carryover/Session")
-    call: Any = raw()
+    raw: Any = world.channel.stream_stream("/carryover.v1.Carryover/Session")
+    call = raw()
     await call.write(pb.SessionRequest(request_id=1, open=opening("lm")).SerializeToString())
     assert pb.SessionResponse.FromString(await call.read()).opened.session_id
     await call.write(b"\xff\xff\xff")

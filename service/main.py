@@ -1,0 +1,139 @@
+"""From settings to a running service, and from SIGTERM to exit status 0.
+
+open the repository -> one engine a model -> gRPC -> wait for a signal -> drain -> close
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from functools import partial
+
+import uvloop
+
+from export.bundle import BundleError
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.decoding.viterbi import viterbi
+from service.engine.engine import Engine, EngineLimits
+from service.engine.interface import Publish
+from service.engine.schedule import ScheduleLimits
+from service.repository import RefusedBundle, Repository, ServedModel, open_repository
+from service.rpc.bridge import Bridge
+from service.rpc.models import Limits, LiveModel, Models
+from service.rpc.server import RpcServer
+from service.runner import RunnerConfig, RunnerError
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Prints `serving on <host>:<port>` once it answers; the log goes to stderr.
+
+    Returns:
+        Exit status: 0 after an orderly end, 1 where it could not start (the log's last line says why).
+    """
+    logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
+    config = RunnerConfig(settings.provider, settings.threads, settings.num_slots, settings.num_memory_rows)
+    try:
+        repository = open_repository(settings.repository, config)
+    except (BundleError, RunnerError) as error:
+        log.error("cannot serve: %s", error)
+        return 1
+    _report(repository, settings)
+    if not repository.models:
+        log.error("cannot serve: expected at least one model in %s that can be served, got none", settings.repository)
+        return 1
+    return uvloop.run(_serve(settings, repository))
+
+
+async def _serve(settings: Settings, repository: Repository) -> int:
+    loop = asyncio.get_running_loop()
+    asked_to_stop = asyncio.Event()
+    for number in SIGNALS:
+        loop.add_signal_handler(number, asked_to_stop.set)
+    engines: list[Engine] = []
+    live = [_start_model(model, settings, loop, engines) for model in repository.models.values()]
+    server = RpcServer(settings, Models(live, map(_refused, repository.refused)))
+    try:
+        port = await server.start()
+    except OSError as error:
+        log.error("cannot serve: %s", error)
+        await _close(engines)
+        return 1
+    # What has been loaded stays: the collector need not look at it again in the middle of a request.
+    gc.collect()
+    gc.freeze()
+    print(f"serving on {settings.host}:{port}", flush=True)
+    await asked_to_stop.wait()
+    for number in SIGNALS:  # a second signal ends the process at once
+        loop.remove_signal_handler(number)
+    log.info("stopping: %d calls in flight get %g s to finish", server.in_flight, settings.drain_timeout_s)
+    if not await server.stop():
+        log.warning("calls that were not finished in %g s were ended", settings.drain_timeout_s)
+    await _close(engines)
+    log.info("stopped")
+    return 0
+
+
+def _start_model(
+    model: ServedModel, settings: Settings, loop: asyncio.AbstractEventLoop, engines: list[Engine]
+) -> LiveModel:
+    """Start a model's engine and connect it to the loop; the engine is added to `engines`."""
+    limits = EngineLimits(
+        max_sessions=settings.session_limit,
+        max_waiting=settings.max_waiting,
+        batch=ScheduleLimits(settings.max_batch_rows, settings.max_batch_tokens),
+    )
+
+    def connect(publish: Publish) -> Engine:
+        engine = Engine(model.runner, limits, publish)
+        engines.append(engine)
+        engine.start()
+        return engine
+
+    crf = model.crf
+    return LiveModel(
+        manifest=model.manifest,
+        tokenizers=model.tokenizers,
+        bridge=Bridge(connect, loop),
+        limits=Limits.of(model.manifest, settings),
+        provider=model.runner.provider,
+        state_bytes=model.runner.state_bytes,
+        warnings=model.runner.warnings,
+        decode_tags=None
+        if crf is None
+        else partial(viterbi, start=crf.start, end=crf.end, transitions=crf.transitions),
+    )
+
+
+async def _close(engines: list[Engine]) -> None:
+    await asyncio.gather(*(asyncio.to_thread(engine.close) for engine in engines))
+
+
+def _report(repository: Repository, settings: Settings) -> None:
+    """Log one line a model and one a refused bundle."""
+    for model in repository.models.values():
+        manifest, runner = model.manifest, model.runner
+        log.info(
+            "model %s version %d: %s, %s, %s, %d slots of %d state bytes",
+            manifest.name,
+            manifest.version,
+            manifest.task,
+            manifest.precision,
+            runner.provider,
+            settings.num_slots,
+            runner.state_bytes,
+        )
+        for warning in runner.warnings:
+            log.warning("model %s version %d: %s", manifest.name, manifest.version, warning)
+    for bundle in repository.refused:
+        log.warning("refused %s version %d: %s", bundle.name, bundle.version, bundle.reason)
+
+
+def _refused(bundle: RefusedBundle) -> pb.RefusedModel:
+    return pb.RefusedModel(model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=bundle.reason)
