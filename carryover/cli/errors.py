@@ -19,6 +19,7 @@ USER_ERRORS = frozenset(
         "models.training.errors.DivergenceError",
         "models.training.errors.Interrupted",
         "models.training.errors.RunError",
+        "service.runner.ProviderUnavailable",
         "service.settings.SettingsError",
     }
 )

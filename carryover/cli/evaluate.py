@@ -23,11 +23,10 @@ def evaluate(
     split: Annotated[Literal["dev", "test"], typer.Option(help="Part of the data; never the part trained on.")] = "dev",
 ) -> None:
     """Evaluate; see HELP."""
-    from rich.console import Console
-
+    from carryover.cli.console import make_console
     from models.training.evaluate import evaluate as measure
 
-    measure(run, split, Console())
+    measure(run, split, make_console())
 
 
 def register(app: typer.Typer) -> None:

@@ -31,13 +31,10 @@ def export(
     ] = None,
 ) -> None:
     """Export; see HELP."""
-    from rich.console import Console
+    from carryover.cli.console import make_console
+    from carryover.cli.publishing import publish
 
-    from export.pipeline import export_run
-
-    console = Console()
-    bundle = export_run(run, repository, precision, name)
-    console.print(f"published: {bundle.folder}", highlight=False)
+    publish(run, repository, precision, name, make_console())
 
 
 def register(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from carryover.cli.console import make_console
 from carryover.cli.errors import CommandError
 from carryover.cli.local_server import serving
 
@@ -50,7 +51,7 @@ class Journey:
 
     def __init__(self, config: Path, run: Path, repository: Path, console: Console | None = None) -> None:
         self.config, self.run, self.repository = config, run, repository
-        self.console = console or Console(highlight=False)
+        self.console = console or make_console()
 
     def go(self) -> None:
         """Go the whole road."""
@@ -120,16 +121,13 @@ class Journey:
         fit(self.config, self.run, True, self.console)
 
     def _evaluate_and_export(self) -> Receipt:
-        from export.pipeline import export_run
+        from carryover.cli.publishing import publish
         from models.training.evaluate import evaluate
 
         self._heading("3. Quality on words that it never saw, beside the baseline")
         metrics = evaluate(self.run, "test", self.console)
         self._heading("4. Export to ONNX: parity with PyTorch")
-        published = export_run(self.run, self.repository, "fp32")
-        for table in published.report.tables():
-            self.console.print(table)
-        self._say(f"{published.report.verdict()}; published as {published.folder}")
+        published = publish(self.run, self.repository, "fp32", None, self.console)
         receipt = Receipt(
             weights_sha256=_sha256(self.run / "weights.safetensors"),
             metrics=metrics,

@@ -30,13 +30,12 @@ def train(
     ] = True,
 ) -> None:
     """Train; see HELP."""
-    from rich.console import Console
-
+    from carryover.cli.console import make_console
     from models.training.fit import fit
 
-    console = Console()
+    console = make_console()
     folder = fit(config, run, resume, console)
-    console.print(f"run: {folder}", highlight=False)
+    console.print(f"run: {folder}")
 
 
 def register(app: typer.Typer) -> None:

@@ -1,0 +1,38 @@
+"""Export with its report on the terminal, passed or not; for `export` and `demo`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from export.manifest import Precision
+from export.pipeline import PublishedBundle, export_run
+from export.report import ParityError, ParityReport
+
+
+def publish(run: Path, repository: Path, precision: Precision, name: str | None, console: Console) -> PublishedBundle:
+    """Export a run and print each stage, the parity report, and where the bundle is.
+
+    Args:
+        run: Run folder.
+        repository: Model repository.
+        precision: Of the weights.
+        name: To serve it by; None is the run's.
+        console: Where to print.
+
+    Raises:
+        ParityError: The report was printed; nothing was published.
+    """
+
+    def show(report: ParityReport) -> None:
+        for table in report.tables():
+            console.print(table)
+
+    try:
+        bundle = export_run(run, repository, precision, name, on_progress=lambda line: console.print(escape(line)))
+    except ParityError as error:
+        show(error.report)
+        raise
+    show(bundle.report)
+    console.print(escape(f"{bundle.report.verdict()}; published as {bundle.folder}"), soft_wrap=True)
+    return bundle
