@@ -67,7 +67,7 @@ def export_run(
     on_progress(f"emitting {precision} graphs")
     emitted = emit(checkpoint.model, top_k=decoding.top_k)
     with staging(repository) as bundle:
-        manifest = write_bundle(bundle, name, checkpoint, emitted, precision, decoding)
+        manifest = write_bundle(bundle, name, run, checkpoint, emitted, precision, decoding)
         report = check_parity(
             bundle,
             manifest,

@@ -73,6 +73,12 @@ def pool_specs(manifest: Manifest) -> tuple[StateSpec | MemorySpec, ...]:
     return (*(state for state in manifest.states if state.pool_input is not None), *manifest.memories)
 
 
+def updated_pools(manifest: Manifest, kind: GraphKind) -> tuple[str, ...]:
+    """Names of the states and memories that a graph writes."""
+    given = {spec.name for spec in manifest.graphs[kind].outputs}
+    return tuple(spec.name for spec in pool_specs(manifest) if spec.pool_output in given)
+
+
 def inputs(manifest: Manifest, kind: GraphKind) -> tuple[TensorSpec, ...]:
     """The inputs of a graph that are not pools."""
     pools = {spec.pool_input for spec in pool_specs(manifest)}

@@ -161,8 +161,9 @@ class Worst:
         )
 
     def rows(self) -> tuple[Check, ...]:
-        """Everything collected."""
-        return tuple(self._rows.values())
+        """Everything collected, graph by graph and check by check."""
+        graphs, checks = (list(dict.fromkeys(key[part] for key in self._rows)) for part in (1, 0))
+        return tuple(sorted(self._rows.values(), key=lambda row: (graphs.index(row.graph), checks.index(row.check))))
 
 
 def _mark(passed: bool) -> str:

@@ -23,6 +23,7 @@ _PACKAGES: Final = ("carryover", "torch", "onnx", "onnxruntime", "onnxruntime-gp
 def write_bundle(
     bundle: Path,
     name: str,
+    run: Path,
     checkpoint: Checkpoint,
     emitted: EmittedModel,
     precision: Precision,
@@ -33,6 +34,7 @@ def write_bundle(
     Args:
         bundle: An empty folder.
         name: Of the model in the repository.
+        run: Where the checkpoint came from: paths in the recorded config are relative to it.
         checkpoint: What was trained.
         emitted: Its graphs.
         precision: Of the graphs.
@@ -59,7 +61,7 @@ def write_bundle(
         tokenizers=_write_tokenizers(bundle, checkpoint.tokenizers),
         crf_file=None if crf is None else CRF_FILE,
         decoding=decoding,
-        training_config=config.model_dump(mode="json"),
+        training_config=config.model_dump(mode="json", context={"folder": run}),
         data=checkpoint.data,
         metrics=checkpoint.metrics,
         tool_versions=_tool_versions(),
@@ -87,8 +89,8 @@ def _write_tokenizers(bundle: Path, tokenizers: Mapping[str, Tokenizer]) -> dict
 
 
 def _write_crf(path: Path, crf: LinearChainCrf) -> None:
-    scores = {"start": crf.start, "end": crf.end, "transitions": crf.transitions}
-    np.savez(path, **{name: score.detach().cpu().numpy() for name, score in scores.items()})
+    start, end, transitions = (score.detach().cpu().numpy() for score in (crf.start, crf.end, crf.transitions))
+    np.savez(path, start=start, end=end, transitions=transitions)
 
 
 def _tool_versions() -> dict[str, str]:

@@ -39,8 +39,8 @@ def test_what_was_not_compared_has_not_passed() -> None:
 def test_the_error_names_the_worst_tensor_rather_than_the_tokens_it_spoilt() -> None:
     spoilt = report(row("log_probs", 0.002), row("hidden_0", 0.03), row("cell_0", 0), row("tokens", 170.0, 0))
     assert str(ParityError(spoilt)) == (
-        "parity: worst tensor step.hidden_0 in check 'random inputs': expected a difference of at most 1e-05, got 0.03; "
-        "3 of 4 rows failed"
+        "parity: worst tensor step.hidden_0 in check 'random inputs': expected a difference of at most 1e-05, "
+        "got 0.03; 3 of 4 rows failed"
     )
     assert "step.tokens" in report(row("log_probs", 0), row("tokens", 1, 0)).verdict()
 

@@ -1,0 +1,188 @@
+"""Real models of each family, trained for a moment, from the training run to a published bundle."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from export.bundle import BundleError, list_versions, load_crf, load_manifest, load_tokenizers
+from export.emit.emit import emit
+from export.emit.emitted import EmittedModel
+from export.manifest import GraphKind
+from export.parity import OnnxBackend
+from export.pipeline import export_run
+from export.report import ParityError, ParityReport
+from models.search import greedy_search
+from models.tagger import Tagger
+from models.training.checkpoint import load
+from models.training.errors import RunError
+from tests.export.runs import train
+
+FAMILIES = ("tagger", "encoder_decoder", "language_model")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run of each family; the tagger with a CRF."""
+    folder = tmp_path_factory.mktemp("runs")
+    return {family: train(folder / family, family, crf=family == "tagger") for family in FAMILIES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_becomes_a_bundle_that_loads_and_has_passed(family: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    lines: list[str] = []
+    published = export_run(runs[family], tmp_path / "repository", on_progress=lines.append)
+    assert published.folder == tmp_path / "repository" / f"tiny-{family.replace('_', '-')}" / "1"
+    manifest = load_manifest(published.folder)
+    assert manifest == published.manifest
+    assert (manifest.task, manifest.precision, manifest.version) == (family, "fp32", 1)
+
+    report = ParityReport.model_validate_json((published.folder / "parity.json").read_bytes())
+    assert report == published.report and report.passed and "parity.json" in manifest.files
+    (greedy,) = (row for row in report.checks if row.check == "greedy, real inputs")
+    assert greedy.difference == 0 and greedy.count >= 20
+    assert {row.check for row in report.checks} >= {"random inputs", "carried state", "alone = batched"}
+    assert lines[-1].endswith(str(published.folder))
+
+    checkpoint = load(runs[family])
+    tokenizers = load_tokenizers(published.folder, manifest)
+    assert {role: tokenizer.vocabulary for role, tokenizer in tokenizers.items()} == {
+        role: tokenizer.vocabulary for role, tokenizer in checkpoint.tokenizers.items()
+    }
+    assert manifest.metrics == checkpoint.metrics and manifest.data == checkpoint.data
+    assert manifest.training_config["seed"] == checkpoint.config.seed
+    assert str(tmp_path.parent) not in json.dumps(manifest.training_config), "no path of this machine"
+    assert {"torch", "onnx", "numpy"} <= set(manifest.tool_versions)
+
+
+@pytest.mark.slow
+def test_the_scores_of_a_crf_are_the_models(runs: dict[str, Path], tmp_path: Path) -> None:
+    published = export_run(runs["tagger"], tmp_path, name="renamed")
+    crf, model = load_crf(published.folder, load_manifest(published.folder)), load(runs["tagger"]).model
+    assert published.folder == tmp_path / "renamed" / "1"
+    assert isinstance(model, Tagger) and model.crf is not None and crf is not None
+    for name in ("start", "end", "transitions"):
+        np.testing.assert_array_equal(getattr(crf, name), getattr(model.crf, name).detach().numpy())
+
+
+@pytest.mark.slow
+def test_a_published_encoder_decoder_answers_as_torch_does(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The graphs from the published folder, driven by hand, against the search that evaluation uses."""
+    published, checkpoint = export_run(runs["encoder_decoder"], tmp_path), load(runs["encoder_decoder"])
+    backend = OnnxBackend(published.folder, published.manifest)
+    source = checkpoint.tokenizers["source"]
+    for text in ("fade", "a", "deadbeef"):
+        ids = np.array([source.encode(text)])
+        rows, length = 2 + np.arange(ids.shape[1])[None], np.array([ids.shape[1]])
+        backend.allocate(4, 2 + ids.shape[1])
+        slot = np.array([3])
+        backend.run("encode", {"source": ids, "lengths": length, "source_rows": rows, "write_slots": slot})
+        answer, token = list[int](), 2
+        for _ in range(12):
+            feeds = {"tokens": np.array([token]), "read_slots": slot, "write_slots": slot}
+            token = int(
+                backend.run("step", {**feeds, "source_rows": rows, "source_lengths": length})["top_tokens"][0, 0]
+            )
+            if token == 3:
+                break
+            answer.append(token)
+        (expected,) = greedy_search(checkpoint.model, torch.from_numpy(ids), torch.from_numpy(length), max_tokens=12)  # type: ignore[arg-type]
+        assert tuple(answer) == expected.tokens
+
+
+def corrupting(kind: GraphKind, weight: str) -> Callable[..., EmittedModel]:
+    """An emitter that gets one number of one weight wrong."""
+
+    def emit_wrongly(model: nn.Module, *arguments: object, **settings: object) -> EmittedModel:
+        emitted = emit(model, *arguments, **settings)  # type: ignore[arg-type]
+        (tensor,) = (found for found in emitted.graphs[kind].graph.initializer if found.name == weight)
+        values = numpy_helper.to_array(tensor).copy()
+        values.flat[values.size // 2] += 0.05
+        tensor.CopyFrom(numpy_helper.from_array(values, weight))
+        return emitted
+
+    return emit_wrongly
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "kind", "weight", "worst"),
+    [
+        ("tagger", "sequence", "output.bias", {"sequence.emissions"}),
+        (
+            "tagger",
+            "sequence",
+            "character_stack.0.W",
+            {"sequence.emissions", "sequence.final_cell_0_forward", "sequence.final_cell_0_backward"},
+        ),
+        ("encoder_decoder", "encode", "attention.key.weight", {"encode.keys"}),
+        ("encoder_decoder", "encode", "bridge.bias", {"encode.hidden_0", "encode.cell_0"}),
+        ("encoder_decoder", "step", "decoder.0.R", {"step.hidden_0", "step.cell_0"}),
+        ("encoder_decoder", "step", "output.weight", {"step.top_log_probs", "step.top_tokens"}),
+        ("language_model", "step", "output.bias", {"step.log_probs", "step.top_log_probs", "step.top_tokens"}),
+        ("language_model", "sequence", "stack.1.R", {"sequence.final_cell_1"}),
+    ],
+)
+def test_one_wrong_weight_in_a_graph_publishes_nothing_and_names_the_tensor(
+    family: str,
+    kind: GraphKind,
+    weight: str,
+    worst: set[str],
+    runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("export.pipeline.emit", corrupting(kind, weight))
+    with pytest.raises(ParityError, match="parity: worst tensor") as caught:
+        export_run(runs[family], tmp_path)
+    assert any(f"worst tensor {tensor} in" in str(caught.value) for tensor in worst), str(caught.value)
+    assert not caught.value.report.passed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_failed_export_leaves_the_versions_before_it_alone(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = export_run(runs["language_model"], tmp_path)
+    monkeypatch.setattr("export.pipeline.emit", corrupting("step", "output.bias"))
+    with pytest.raises(ParityError):
+        export_run(runs["language_model"], tmp_path)
+    monkeypatch.undo()
+    second = export_run(runs["language_model"], tmp_path)
+    assert [found.folder for found in list_versions(tmp_path)] == [first.folder, second.folder]
+    assert load_manifest(first.folder) == first.manifest
+
+
+@pytest.mark.slow
+def test_two_exports_of_one_run_hold_the_same_graphs(runs: dict[str, Path], tmp_path: Path) -> None:
+    first, second = (export_run(runs["language_model"], tmp_path).manifest.files for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.slow
+def test_graphs_stay_at_an_opset_that_the_cuda_kernels_know(runs: dict[str, Path], tmp_path: Path) -> None:
+    published = export_run(runs["encoder_decoder"], tmp_path)
+    for graph in published.manifest.graphs.values():
+        model = onnx.load(published.folder / graph.file)
+        assert all(opset.version <= 21 for opset in model.opset_import)
+
+
+@pytest.mark.parametrize("name", ["Upper", "a/b", "..", "", ".hidden", "x" * 65])
+def test_a_name_that_cannot_be_a_models_is_refused(name: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="model name: expected"):
+        export_run(runs["tagger"], tmp_path / "repository", name=name)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_run_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="expected a finished training run, got no run"):
+        export_run(tmp_path / "nowhere", tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
