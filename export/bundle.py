@@ -89,9 +89,7 @@ def check_name(name: str) -> None:
         BundleError: It may not.
     """
     if not re.fullmatch(NAME_PATTERN, name):
-        raise BundleError(
-            f"model name: expected up to 64 of a-z, 0-9 and ._- (not first), got {name!r}"
-        )
+        raise BundleError(f"model name: expected up to 64 of a-z, 0-9 and ._- (not first), got {name!r}")
 
 
 def load_manifest(folder: Path) -> Manifest:
