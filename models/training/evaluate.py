@@ -23,7 +23,8 @@ def evaluate(run: Path, split: str = "dev", console: Console | None = None) -> d
         console: Where the table goes; None is standard output.
 
     Returns:
-        Metrics by name: `<split>/<metric>` of the model, `baseline/<split>/<metric>` of the baseline.
+        Metrics by name: `<split>/<metric>` of the model, `baseline/<split>/<metric>` of the baseline (and
+        `unigram/<split>/<metric>` for a language model).
 
     Raises:
         RunError: No finished run, or the data have changed since.
@@ -50,19 +51,20 @@ def compare(task: Task, model: nn.Module, split: str) -> dict[str, float]:
         for batch in batches:
             scorer.add(batch)
     found = {f"{split}/{name}": value for name, value in scorer.metrics().items()}
-    return found | {f"baseline/{split}/{name}": value for name, value in task.baseline(split).items()}
+    for baseline, numbers in task.baselines(split).items():
+        found |= {f"{baseline}/{split}/{name}": value for name, value in numbers.items()}
+    return found
 
 
 def show(metrics: dict[str, float], split: str, console: Console) -> None:
-    """Print a table: a metric a line, the model beside the baseline."""
-    table = Table("metric", "model", "baseline", "better is", title=f"{split} split")
-    for name, better in HIGHER_IS_BETTER.items():
+    """Print a table: a metric a line, the model beside the baselines."""
+    baselines = sorted({name.split("/")[0] for name in metrics} - {split})
+    table = Table(title=f"{split} split")
+    for heading in ("metric", "model", *baselines, "better is"):
+        table.add_column(heading, justify="left" if heading in ("metric", "better is") else "right")
+    for name, higher in HIGHER_IS_BETTER.items():
         if f"{split}/{name}" in metrics:
-            baseline = metrics.get(f"baseline/{split}/{name}")
-            table.add_row(
-                name,
-                f"{metrics[f'{split}/{name}']:.4f}",
-                "" if baseline is None else f"{baseline:.4f}",
-                "higher" if better else "lower",
-            )
+            values = [metrics.get(key) for key in (f"{split}/{name}", *(f"{b}/{split}/{name}" for b in baselines))]
+            shown = ["-" if value is None else f"{value:.4f}" for value in values]
+            table.add_row(name, *shown, "higher" if higher else "lower")
     console.print(table)

@@ -8,9 +8,11 @@ from models.language_model import LanguageModel
 from models.masks import length_mask
 from models.tagger import Tagger
 from models.training.batches import Batch, ChunkBatch, PairBatch, TaggedBatch
+from models.training.chunked_loss import chunked_cross_entropy
 from models.training.module import TrainingModule
 
 PAD_ID = 0
+MANY_LOGITS = 8_000_000
 
 
 class TaggerModule(TrainingModule):
@@ -50,9 +52,24 @@ class LanguageModelModule(TrainingModule):
         """Mean loss a token, in nats, ()."""
         assert isinstance(batch, ChunkBatch) and isinstance(self.model, LanguageModel)
         states = None if batch.first else self._states
-        logits, states = self.model(batch.inputs, None, states)
+        embedded = self.model.dropout(self.model.embedding(batch.inputs))
+        outputs, states = self.model.stack(embedded, None, states)
         self._states = tuple(state.detach() for state in states)
-        return functional.cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=PAD_ID)
+        return self._cross_entropy(self.model.dropout(outputs).flatten(0, 1), batch.targets.flatten())
+
+    def _cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Mean loss of outputs (N, H), without ever holding all logits where there are many."""
+        assert isinstance(self.model, LanguageModel)
+        weight, bias = self.model.projection()
+        # Mixed precision casts inside `linear`, which the chunked loss does without.
+        if len(targets) * len(bias) < MANY_LOGITS or self.config.precision != "fp32":
+            return functional.cross_entropy(
+                functional.linear(hidden, weight, bias).float(), targets, ignore_index=PAD_ID
+            )
+        real = targets != PAD_ID
+        if not bool(real.all()):
+            hidden, targets = hidden[real], targets[real]
+        return chunked_cross_entropy(hidden, weight, bias, targets) / len(targets)
 
     def carried(self) -> dict[str, Tensor]:
         """The recurrent state at the end of the last chunk, (tracks, H) each, by place."""

@@ -13,6 +13,13 @@ from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.tagger import Tagger
 from models.tokenizer import Tokenizer
+from models.training.baseline import (
+    CHARACTER_ORDER,
+    WORD_ORDER,
+    language_baseline,
+    pair_baseline,
+    tagger_baseline,
+)
 from models.training.batches import Batch, TrainingData
 from models.training.chunks import ChunkTraining, chunk_evaluation, encode_stream, lay_out
 from models.training.config import RunConfig
@@ -69,9 +76,9 @@ class Task(ABC):
             final: Decode with the configured beam, not greedily.
         """
 
-    def baseline(self, split: str) -> dict[str, float]:
-        """The metrics of the common-sense baseline on a split."""
-        return {}
+    @abstractmethod
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """The metrics of the common-sense baselines on a whole split, by name; the chief one is called `baseline`."""
 
     @abstractmethod
     def samples(self) -> list[dict[str, object]]:
@@ -102,6 +109,11 @@ class TaggerTask(Task):
         encoded = EncodedSentences(sentences, self.tokenizers)
         scorer = TaggerScorer(cast(Tagger, model), self.tokenizers["tags"].vocabulary.tokens, self.bio)
         return scorer, list(sentence_evaluation(encoded, self.config.evaluation.max_rows))
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """The most frequent tag of each word."""
+        train, scored = self.corpus.sentences("train"), self.corpus.sentences(split)
+        return {"baseline": tagger_baseline(train, scored, self.bio)}
 
     def samples(self) -> list[dict[str, object]]:
         """Words of dev sentences."""
@@ -147,6 +159,10 @@ class EncoderDecoderTask(Task):
         """The examples that are scored."""
         return sample(self.corpus.pairs(split), max_examples)
 
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """Letter frequency for lexicons, a dictionary for translation, the majority for labels."""
+        return {"baseline": pair_baseline(self.corpus.pairs("train"), self.corpus.pairs(split), self.metric)}
+
     def samples(self) -> list[dict[str, object]]:
         """Dev sources."""
         return [{"source": pair.source} for pair in sample(self.corpus.pairs("dev"), _SAMPLES)]
@@ -176,6 +192,13 @@ class LanguageModelTask(Task):
         stream = encode_stream(self.corpus.texts(split)[:max_examples], tokenizer)
         tracks = lay_out(stream, tokenizer, self.config.evaluation.tracks, self.config.batch.chunk)
         return LanguageScorer(cast(LanguageModel, model), self.characters), list(chunk_evaluation(tracks))
+
+    def baselines(self, split: str) -> dict[str, dict[str, float]]:
+        """An n-gram model, and the unigrams."""
+        tokenizer = self.tokenizers["tokens"]
+        train, scored = (encode_stream(self.corpus.texts(part), tokenizer) for part in ("train", split))
+        orders = {"baseline": CHARACTER_ORDER if self.characters else WORD_ORDER, "unigram": 1}
+        return {name: language_baseline(train, scored, tokenizer, order) for name, order in orders.items()}
 
     def samples(self) -> list[dict[str, object]]:
         """Lines of dev texts that are not blank."""
