@@ -7,6 +7,7 @@ ONNX Runtime really does so is proved on the actual buffers when the runner open
 This is the only file of the service that imports onnxruntime.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from export.manifest import GraphKind, GraphSpec, Manifest, MemorySpec, StateSpec
 from service import probe
+
+# Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
 
 Array = npt.NDArray[Any]
 Provider = Literal["auto", "cuda", "cpu"]
@@ -32,6 +36,10 @@ _CUDA_OPTIONS: Final = {
 
 class RunnerError(Exception):
     """A bundle cannot be run here, or a run was asked for wrongly; says expected and got."""
+
+
+class ProviderUnavailable(RunnerError):
+    """CUDA was insisted on and is not there, whatever the bundle."""
 
 
 @dataclass(frozen=True)
@@ -60,20 +68,22 @@ def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> "Runn
     """Open a bundle on the provider that the config asks for.
 
     Raises:
-        RunnerError: CUDA was insisted on and does not work, or the graphs cannot be run in place.
+        ProviderUnavailable: CUDA was insisted on and does not work.
+        RunnerError: The graphs are not those of the manifest or cannot be run in place.
+        Exception: What ONNX Runtime raises for a file that is no model (its types are many).
     """
     if config.provider == "cpu":
         return Runner(folder, manifest, config, CPU)
     if CUDA not in ort.get_available_providers():
         if config.provider == "cuda":
-            raise RunnerError(f"provider cuda: expected {CUDA}, got an ONNX Runtime with {_available()} only")
+            raise ProviderUnavailable(f"provider cuda: expected {CUDA}, got an ONNX Runtime with {_available()} only")
         return Runner(folder, manifest, config, CPU)
     try:
         return Runner(folder, manifest, config, CUDA)
     except Exception as error:  # a broken driver shows as one of many types
         if config.provider == "cuda":
-            raise RunnerError(f"provider cuda: expected a working {CUDA}, got: {_first_line(error)}") from error
-        warning = f"runs on the CPU: {CUDA} is installed but does not work: {_first_line(error)}"
+            raise
+        warning = f"runs on the CPU: {CUDA} is installed but does not work: {first_line(error)}"
         return Runner(folder, manifest, config, CPU, (warning,))
 
 
@@ -261,7 +271,7 @@ def _open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessi
     ort.preload_dlls()
     session = ort.InferenceSession(path, options, providers=[(provider, _CUDA_OPTIONS), CPU])
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back in silence
-        raise RunnerError(f"expected a session on {provider}, got {session.get_providers()}")
+        raise ProviderUnavailable(f"provider cuda: expected a working {provider}, got {session.get_providers()}")
     return session
 
 
@@ -283,5 +293,6 @@ def _available() -> str:
     return ", ".join(ort.get_available_providers())
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an operator reads of an error of ONNX Runtime, which may run over many lines."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

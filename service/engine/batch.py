@@ -74,8 +74,8 @@ def _sequence(tasks: Sequence[SequenceTask]) -> dict[str, Ints]:
         # Padding is a word of one character.
         arrays[name] = np.full(shape, 1 if name.endswith("lengths") else 0, dtype=np.int64)
         for row, array in enumerate(given):
-            real = tuple(slice(size) for size in array.shape)
-            arrays[name][(row, *real)] = array
+            real: tuple[int | slice, ...] = (row, *(slice(size) for size in array.shape))
+            arrays[name][real] = array
     return arrays
 
 

@@ -29,6 +29,7 @@ class Inbox:
         self._new_here = self._steps_here = 0
         self._new_inside = self._steps_inside = 0  # taken, and still waiting in the engine
         self._draining = self._closed = False
+        self._stirred = False  # whether the next `take` must not wait, though nothing arrived
 
     def put(self, request: Request) -> None:
         """Admit a request or refuse it at once.
@@ -62,8 +63,9 @@ class Inbox:
     def take(self, wait_s: float) -> tuple[list[Request], list[RequestId]]:
         """Take everything, requests before cancels of them; wait for something at most `wait_s` seconds."""
         with self._changed:
-            if not (self._requests or self._cancels or self._closed) and wait_s > 0:
+            if not (self._requests or self._cancels or self._stirred) and wait_s > 0:
                 self._changed.wait(wait_s)
+            self._stirred = False
             requests, cancels = list(self._requests), list(self._cancels)
             self._requests.clear()
             self._cancels.clear()
@@ -81,13 +83,13 @@ class Inbox:
     def drain(self) -> None:
         """Refuse new work from now on."""
         with self._changed:
-            self._draining = True
+            self._draining = self._stirred = True
             self._changed.notify()
 
     def close(self) -> None:
         """Refuse everything from now on."""
         with self._changed:
-            self._closed = True
+            self._closed = self._stirred = True
             self._changed.notify()
 
     def __len__(self) -> int:

@@ -1,0 +1,119 @@
+"""Sampling against exact probabilities, and the noise against what it must be a function of."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.decoding.sampling import noise, sample
+from service.engine.interface import Sampling
+
+PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=7)
+
+
+def row(*probabilities: float) -> npt.NDArray[np.float32]:
+    log_probs: npt.NDArray[np.float32] = np.log(np.array(probabilities)).astype(np.float32)
+    return log_probs
+
+
+def frequencies(log_probs: npt.NDArray[np.float32], sampling: Sampling, count: int = 4000) -> npt.NDArray[np.float64]:
+    drawn = [sample(log_probs, sampling, position) for position in range(count)]
+    return np.bincount(drawn, minlength=len(log_probs)) / count
+
+
+def kept_by_definition(probabilities: list[float], temperature: float, top_k: int, top_p: float) -> dict[int, float]:
+    """Temperature, top-k and top-p said plainly, with a full sort; ties go to the lower id."""
+    powered = [p ** (1 / temperature) for p in probabilities]
+    ranked = sorted(range(len(powered)), key=lambda i: (-powered[i], i))[: top_k or None]
+    total = sum(powered[i] for i in ranked)
+    kept, mass = [], 0.0
+    for i in ranked:
+        kept.append(i)
+        mass += powered[i] / total
+        if mass >= top_p - 1e-12:
+            break
+    total = sum(powered[i] for i in kept)
+    return {i: powered[i] / total for i in kept}
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.5, 0, 1.0), (2.0, 0, 1.0), (1.0, 3, 1.0), (1.0, 0, 0.75), (1.0, 0, 0.05), (1.5, 4, 0.8)],
+)
+def test_tokens_come_as_often_as_their_probability_says(temperature: float, top_k: int, top_p: float) -> None:
+    probabilities = [0.1, 0.3, 0.05, 0.25, 0.2, 0.1]
+    expected = kept_by_definition(probabilities, temperature, top_k, top_p)
+    got = frequencies(row(*probabilities), replace(PLAIN, temperature=temperature, top_k=top_k, top_p=top_p))
+    for token, frequency in enumerate(got):
+        probability = expected.get(token, 0.0)
+        # Five standard deviations of a binomial frequency; exactly 0 for what is cut off.
+        assert abs(frequency - probability) <= 5 * math.sqrt(probability * (1 - probability) / 4000)
+
+
+def test_a_large_vocabulary_keeps_the_same_nucleus_as_a_full_sort() -> None:
+    generator = np.random.default_rng(0)
+    for sharpness in (0.1, 3.0):  # a nucleus of thousands, and one of a few
+        logits = generator.normal(size=3000) * sharpness
+        log_probs = (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+        kept = kept_by_definition(np.exp(log_probs.astype(np.float64)).tolist(), 1.0, 0, 0.9)
+        drawn = {sample(log_probs, replace(PLAIN, top_p=0.9), position) for position in range(500)}
+        assert drawn <= kept.keys()
+        heaviest = max(kept, key=lambda token: kept[token])
+        assert sample(log_probs, replace(PLAIN, top_p=1e-6), 3) == heaviest
+
+
+@given(
+    weights=st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=40),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.floats(0.05, 10.0),
+        top_k=st.integers(0, 45),
+        top_p=st.floats(0.01, 1.0),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+    position=st.integers(0, 10_000),
+)
+@settings(max_examples=300, deadline=None)
+def test_only_tokens_that_are_kept_by_definition_are_drawn(
+    weights: list[float], sampling: Sampling, position: int
+) -> None:
+    log_probs = row(*(weight / sum(weights) for weight in weights))
+    token = sample(log_probs, sampling, position)
+    exact = np.exp(log_probs.astype(np.float64)).tolist()
+    assert token in kept_by_definition(exact, sampling.temperature, sampling.top_k, sampling.top_p)
+    # Alone or as a row of any batch: a function of the row and (seed, position).
+    batch = np.stack([log_probs[::-1], log_probs, np.roll(log_probs, 1)])
+    assert sample(batch[1], sampling, position) == token
+
+
+def test_equal_weights_at_the_edge_of_top_k_go_to_the_lower_ids() -> None:
+    got = frequencies(row(0.2, 0.2, 0.2, 0.2, 0.2), replace(PLAIN, top_k=2), 200)
+    assert set(np.flatnonzero(got)) == {0, 1}
+
+
+def test_temperature_zero_is_greedy_whatever_the_noise() -> None:
+    greedy = replace(PLAIN, temperature=0.0)
+    assert {sample(row(0.2, 0.5, 0.3), greedy, position) for position in range(50)} == {1}
+
+
+def test_what_can_never_come_never_comes() -> None:
+    log_probs = row(0.5, 0.5, 0.5)
+    log_probs[0] = -1e9
+    got = frequencies(log_probs, replace(PLAIN, temperature=10.0), 500)
+    assert got[0] == 0
+
+
+def test_the_noise_is_a_function_of_seed_and_position_and_uniform() -> None:
+    drawn = np.array([noise(5, position) for position in range(4000)])
+    np.testing.assert_array_equal(drawn, [noise(5, position) for position in range(4000)])
+    assert ((drawn >= 0) & (drawn < 1)).all()
+    counts = np.histogram(drawn, bins=20, range=(0, 1))[0]
+    assert ((counts - 200) ** 2 / 200).sum() < 50  # chi-squared, 19 degrees of freedom: p about 1e-4
+    assert abs(np.corrcoef(drawn[:-1], drawn[1:])[0, 1]) < 0.1
+    other_seed = np.array([noise(6, position) for position in range(4000)])
+    assert abs(np.corrcoef(drawn, other_seed)[0, 1]) < 0.1
+    assert noise(2**64 - 1, 0) != noise(0, 0)

@@ -1,0 +1,89 @@
+"""What the graphs are fed, against the layout that docs/architecture.md promises."""
+
+import numpy as np
+
+from export.manifest import GraphSpec, TensorSpec
+from service.engine.batch import feeds, row_inputs
+from service.engine.interface import Decode, RunSequence, StepSession
+from service.engine.pages import Memory
+from service.engine.slots import Slot
+from service.engine.tasks.decode import DecodeTask
+from service.engine.tasks.sequence import SequenceTask
+from service.engine.tasks.session import Session, SessionStepTask
+from service.engine.tasks.task import Outputs
+
+IDS = np.int64
+
+
+def spec(**inputs: tuple[str, ...]) -> GraphSpec:
+    tensors = tuple(TensorSpec(name=name, dtype="int64", shape=shape) for name, shape in inputs.items())
+    return GraphSpec(file="step.onnx", inputs=tensors, outputs=())
+
+
+def test_row_inputs_are_what_a_request_gives() -> None:
+    step = spec(words=("B",), characters=("B", "C"), read_slots=("B",), write_slots=("B",), pool=("N",))
+    assert row_inputs(step) == {"words": 1, "characters": 2}
+    step = spec(tokens=("B",), source_rows=("B", "S"), source_lengths=("B",), read_slots=("B",), write_slots=("B",))
+    assert row_inputs(step) == {"tokens": 1}
+
+
+def test_sequences_are_padded_with_zeros_and_words_of_one_character() -> None:
+    def task(request: int, length: int, width: int) -> SequenceTask:
+        inputs = {
+            "words": np.arange(1, length + 1, dtype=IDS),
+            "characters": np.full((length, width), 9, dtype=IDS),
+            "word_lengths": np.full(length, width, dtype=IDS),
+        }
+        return SequenceTask(RunSequence(request, inputs, length, ()), {})
+
+    got = feeds("sequence", {}, [task(1, 2, 3), task(2, 3, 1)])
+    assert got["lengths"].tolist() == [2, 3]
+    assert got["words"].tolist() == [[1, 2, 0], [1, 2, 3]]
+    assert got["word_lengths"].tolist() == [[3, 3, 1], [1, 1, 1]]
+    assert got["characters"].tolist() == [[[9, 9, 9], [9, 9, 9], [0, 0, 0]], [[9, 0, 0], [9, 0, 0], [9, 0, 0]]]
+
+
+def decode(request: int, source: tuple[int, ...], beam_size: int, slots: tuple[int, ...], page: int) -> DecodeTask:
+    task = DecodeTask(Decode(request, source, beam_size, 1, 0.6, 9))
+    task.begin(tuple(Slot(row, 0) for row in slots), Memory((page,), len(source)))
+    return task
+
+
+def test_sources_are_padded_to_read_the_zero_row_and_to_write_the_scratch_row() -> None:
+    tasks = [decode(1, (4, 5, 6), 2, (2, 3), 1), decode(2, (7,), 1, (4,), 2)]
+    encode = feeds("encode", {}, tasks)
+    assert encode["source"].tolist() == [[4, 5, 6], [7, 0, 0]]
+    assert encode["lengths"].tolist() == [3, 1]
+    assert encode["source_rows"].tolist() == [[8, 9, 10], [16, 1, 1]]
+    assert encode["write_slots"].tolist() == [2, 4]
+    for row, task in enumerate(tasks):
+        assert task.advance(Outputs({}), row) == ()
+    first = feeds("step", {"tokens": 1}, tasks)
+    assert first["tokens"].tolist() == [2, 2]
+    assert first["source_rows"].tolist() == [[8, 9, 10], [16, 0, 0]]
+    assert first["source_lengths"].tolist() == [3, 1]
+    assert (first["read_slots"].tolist(), first["write_slots"].tolist()) == ([2, 4], [2, 4])
+    top = {"top_tokens": np.array([[5, 4], [6, 4]]), "top_log_probs": np.array([[-1.0, -2.0], [-1.0, -2.0]])}
+    for row, task in enumerate(tasks):
+        task.advance(Outputs(top), row)
+    second = feeds("step", {"tokens": 1}, tasks)
+    assert second["tokens"].tolist() == [5, 4, 6]
+    assert second["source_rows"].tolist() == [[8, 9, 10], [8, 9, 10], [16, 0, 0]]  # beams share their source
+    assert (second["read_slots"].tolist(), second["write_slots"].tolist()) == ([2, 2, 4], [2, 3, 4])
+
+
+def test_a_session_starts_from_the_initial_state_and_goes_on_from_its_own() -> None:
+    session = Session(1, Slot(7, 0))
+    inputs = {"words": np.array([5, 6]), "characters": np.array([[1, 0], [2, 3]]), "word_lengths": np.array([1, 2])}
+    long = SessionStepTask(StepSession(1, 1, inputs, 2, 0), session)
+    other_inputs = {"words": np.array([8]), "characters": np.array([[4]]), "word_lengths": np.array([1])}
+    other = SessionStepTask(StepSession(2, 2, other_inputs, 1, 0), Session(2, Slot(3, 0)))
+    names = {"words": 1, "characters": 2, "word_lengths": 1}
+    got = feeds("step", names, [long, other])
+    assert got["words"].tolist() == [5, 8]
+    assert got["characters"].tolist() == [[1, 0], [4, 0]]
+    assert (got["read_slots"].tolist(), got["write_slots"].tolist()) == ([0, 0], [7, 3])
+    long.advance(Outputs({}), 0)
+    got = feeds("step", names, [long])
+    assert (got["words"].tolist(), got["characters"].tolist(), got["word_lengths"].tolist()) == ([6], [[2, 3]], [2])
+    assert (got["read_slots"].tolist(), got["write_slots"].tolist()) == ([7], [7])
