@@ -58,7 +58,7 @@ async def _serve(settings: Settings, repository: Repository) -> int:
         loop.add_signal_handler(number, asked_to_stop.set)
     engines: list[Engine] = []
     live = [_start_model(model, settings, loop, engines) for model in repository.models.values()]
-    server = RpcServer(settings, Models(live, map(_refused, repository.refused)))
+    server = RpcServer(settings, Models(live, [_refused(bundle, settings) for bundle in repository.refused]))
     try:
         port = await server.start()
     except OSError as error:
@@ -135,5 +135,7 @@ def _report(repository: Repository, settings: Settings) -> None:
         log.warning("refused %s version %d: %s", bundle.name, bundle.version, bundle.reason)
 
 
-def _refused(bundle: RefusedBundle) -> pb.RefusedModel:
-    return pb.RefusedModel(model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=bundle.reason)
+def _refused(bundle: RefusedBundle, settings: Settings) -> pb.RefusedModel:
+    """Tell callers of a refused bundle, but not where on this machine it lies."""
+    reason = bundle.reason.replace(f"{settings.repository}/", "")
+    return pb.RefusedModel(model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=reason)
