@@ -55,7 +55,7 @@ class GraphBuilder:
         if name in self._initializers:
             raise ValueError(f"weight {name}: expected a new name, got one that is taken")
         array = array.astype(np.float32) if array.dtype == np.float64 else array
-        self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self._initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def constant(self, array: Array) -> str:
