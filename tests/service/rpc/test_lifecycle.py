@@ -1,0 +1,179 @@
+"""Health, reflection, cancelling, deadlines and the orderly end."""
+
+import asyncio
+import time
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.engine.interface import Decode
+from service.rpc.server import SERVICE, RpcServer
+from service.settings import Settings
+from tests.service.rpc.fake_engine import FakeEngine
+from tests.service.rpc.refusal import drained, refusal
+from tests.service.rpc.world import World, serving, wait_until
+
+TRANSDUCE = pb.TransduceRequest(model=pb.ModelRef(name="g2p"), source="abc")
+TAG = pb.TagRequest(model=pb.ModelRef(name="tagger"), sequences=[pb.TokenSequence(tokens=["the"])])
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def health(world: World, service: str = "") -> Any:
+    stub = health_pb2_grpc.HealthStub(world.channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+@pytest.mark.parametrize("service", ["", "carryover.v1.Carryover", "lm", "g2p", "tagger"])
+async def test_the_server_and_each_model_are_healthy(world: World, service: str) -> None:
+    assert await health(world, service) == SERVING
+
+
+async def test_the_health_of_what_is_not_there_is_not_found(world: World) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await health(world, "nope")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_reflection_describes_every_method(world: World) -> None:
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(world.channel)
+    call = stub.ServerReflectionInfo()
+    await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+    names = {service.name for service in (await call.read()).list_services_response.service}
+    assert {"carryover.v1.Carryover", "grpc.health.v1.Health"} <= names
+    await call.write(reflection_pb2.ServerReflectionRequest(file_containing_symbol="carryover.v1.Carryover"))
+    files = (await call.read()).file_descriptor_response.file_descriptor_proto
+    services = [service for data in files for service in descriptor_pb2.FileDescriptorProto.FromString(data).service]
+    assert [m.name for s in services for m in s.method] == [method.name for method in SERVICE.methods]
+    await call.done_writing()
+
+
+async def one_held(engine: FakeEngine) -> Decode:
+    await wait_until(lambda: engine.held)
+    (request,) = engine.held.values()
+    assert isinstance(request, Decode)
+    return request
+
+
+async def test_a_cancelled_call_is_cancelled_in_the_engine(world: World) -> None:
+    engine = world.engines["g2p"]
+    engine.hold = True
+    call = world.stub.Transduce(TRANSDUCE)
+    reading = asyncio.create_task(call.read())
+    request = await one_held(engine)
+    call.cancel()
+    await wait_until(lambda: engine.cancelled == [request.id])
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    await wait_until(lambda: world.server.in_flight == 0)
+
+
+async def test_a_lost_connection_cancels_all_its_calls(world: World) -> None:
+    engine = world.engines["tagger"]
+    engine.hold = True
+    async with grpc.aio.insecure_channel(world.address) as channel:
+        call: Any = channel.unary_unary("/carryover.v1.Carryover/Tag")
+        waiting = [asyncio.ensure_future(call(TAG.SerializeToString())) for _ in range(5)]
+        await wait_until(lambda: len(engine.held) == 5)
+    await wait_until(lambda: len(engine.cancelled) == 5)
+    assert all(isinstance(e, BaseException) for e in await asyncio.gather(*waiting, return_exceptions=True))
+    assert world.models.by_name["tagger"].bridge.unanswered == 0
+
+
+async def test_a_deadline_reaches_the_engine_and_ends_the_call(world: World) -> None:
+    engine = world.engines["g2p"]
+    engine.hold = True
+    before = time.monotonic()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await drained(world.stub.Transduce(TRANSDUCE, timeout=0.1))
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    (request,) = engine.submitted
+    assert request.deadline_s is not None
+    assert before < request.deadline_s <= before + 0.2
+    await wait_until(lambda: engine.cancelled == [request.id])
+
+
+async def test_a_caller_that_reads_slowly_loses_nothing(world: World) -> None:
+    request = pb.GenerateRequest(model=pb.ModelRef(name="lm"), max_tokens=512)
+    slow = aiter(world.stub.Generate(request))
+    first = await anext(slow)
+    assert len(await drained(world.stub.Generate(request))) == 513  # another caller is not held up
+    assert len([first, *await drained(slow)]) == 513
+
+
+async def test_draining_says_not_serving_refuses_the_new_and_finishes_the_running() -> None:
+    async with serving(drain_timeout_s=10) as world:
+        engine = world.engines["g2p"]
+        engine.hold = True
+        running = asyncio.create_task(drained(world.stub.Transduce(TRANSDUCE)))
+        request = await one_held(engine)
+        stopping = asyncio.create_task(world.server.stop())
+        while await health(world) == SERVING:
+            await asyncio.sleep(0)
+        assert await health(world, "lm") == NOT_SERVING
+        got = await refusal(world.stub.Tag(TAG))
+        assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        assert not stopping.done()
+        engine.release(request.id)
+        assert (await running)[-1].result.hypotheses[0].text == "the cat sat"
+        assert await stopping is True
+
+
+async def test_what_takes_longer_than_the_drain_is_told_so() -> None:
+    async with serving(drain_timeout_s=0.05) as world:
+        engine = world.engines["g2p"]
+        engine.hold = True
+        running = asyncio.create_task(refusal(drained(world.stub.Transduce(TRANSDUCE))))
+        request = await one_held(engine)
+        assert await world.server.stop() is False
+        got = await running
+        assert (got.code, got.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        assert engine.cancelled == [request.id]
+
+
+def opening(request_id: int) -> pb.SessionRequest:
+    return pb.SessionRequest(request_id=request_id, open=pb.OpenSession(model=pb.ModelRef(name="lm")))
+
+
+async def test_draining_lets_sessions_step_and_close_and_ends_empty_streams() -> None:
+    async with serving(drain_timeout_s=10) as world:
+        empty: Any = world.stub.Session()
+        await empty.write(pb.SessionRequest(request_id=1))
+        assert (await empty.read()).error.reason == "INVALID_INPUT"
+        busy: Any = world.stub.Session()
+        await busy.write(opening(1))
+        session = (await busy.read()).opened.session_id
+        stopping = asyncio.create_task(world.server.stop())
+        assert (await refusal(empty.read())).reason == "SHUTTING_DOWN"
+        await busy.write(opening(2))
+        assert (await busy.read()).error.reason == "SHUTTING_DOWN"
+        step = pb.StepSession(session_id=session, token_ids=[4])
+        await busy.write(pb.SessionRequest(request_id=3, step=step))
+        assert (await busy.read()).stepped.num_steps == 1
+        assert not stopping.done()
+        await busy.write(pb.SessionRequest(request_id=4, close=pb.CloseSession(session_id=session)))
+        assert (await busy.read()).closed.num_steps == 1
+        assert (await refusal(busy.read())).reason == "SHUTTING_DOWN"
+        assert await stopping is True
+
+
+async def test_a_watch_of_the_health_does_not_hold_up_the_end() -> None:
+    async with serving(drain_timeout_s=10) as world:
+        stub: Any = health_pb2_grpc.HealthStub(world.channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await watch.read()).status == SERVING
+        before = time.monotonic()
+        assert await world.server.stop() is True
+        assert time.monotonic() - before < 5
+        assert (await watch.read()).status == NOT_SERVING
+
+
+async def test_a_port_in_use_is_an_error(world: World) -> None:
+    second = RpcServer(Settings.model_validate({"port": world.port}), world.models)
+    with pytest.raises(OSError, match=f"127.0.0.1:{world.port}: expected an address to listen on"):
+        await second.start()
