@@ -1,10 +1,14 @@
 """How outputs of a graph are held against those of the reference."""
 
 from collections.abc import Iterator, Mapping
+from typing import Final
 
 import numpy as np
 
 from export.backend import Array
+
+# Up to here differences are absolute; a limit of 1e-5 at 10 is about ten roundings of float32.
+LARGE: Final = 10.0
 
 
 def pairs(got: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tuple[str, Array, Array]]:
@@ -26,12 +30,17 @@ def pairs(got: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tuple
 
 
 def difference(got: Array, want: Array, exact: bool = False) -> float:
-    """The largest absolute difference; infinite where shapes or types differ or a value is not a number.
+    """The largest difference; infinite where shapes or types differ or a value is not a number.
+
+    Absolute, but of a value v beyond `LARGE` it is counted per |v| / `LARGE`: rounding alone is proportional to the
+    value, and cells of an LSTM and log-probabilities of unlikely tokens go far beyond where an absolute limit of 1e-5
+    is more than a few roundings.
 
     Args:
         got: Any shape.
         want: The same shape and type.
-        exact: Differing bits count even where the values are equal (the sign of zero).
+        exact: For bit identity: no such scale, and differing bits count even where the values are equal (the sign of
+            zero).
     """
     if got.shape != want.shape or got.dtype != want.dtype:
         return float("inf")
@@ -39,9 +48,10 @@ def difference(got: Array, want: Array, exact: bool = False) -> float:
         return 0.0
     if got.dtype.kind != "f":
         return float(np.abs(got - want).max())
-    # Infinities of one sign are equal, though their difference is not a number.
     with np.errstate(invalid="ignore"):
-        apart = np.where(got == want, 0.0, np.abs(got.astype(np.float64) - want))
+        scale = 1.0 if exact else np.maximum(1.0, np.abs(want.astype(np.float64)) / LARGE)
+        # Infinities of one sign are equal, though their difference is not a number.
+        apart = np.where(got == want, 0.0, np.abs(got.astype(np.float64) - want) / scale)
     largest = float(apart.max())
     if np.isnan(largest):
         return float("inf")

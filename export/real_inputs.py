@@ -11,7 +11,7 @@ from export.checks import FIRST, INITIAL, SCRATCH
 from models.tokenizer import Tokenizer
 from models.training.errors import RunError
 
-BATCH_ROWS: Final = 8
+BATCH_ROWS: Final = 16
 Sample = Mapping[str, object]
 
 

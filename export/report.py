@@ -29,7 +29,8 @@ class Check(BaseModel):
         check: Which check.
         graph: Which graph of the bundle.
         tensor: Output, state or memory.
-        difference: Largest absolute difference; for tokens, how many differ. Infinite where a value is not a number.
+        difference: Largest absolute difference, of values beyond 10 as `export.compare` says; for tokens, how many
+            differ. Infinite where a value is not a number.
         limit: The most that passes; None where the difference is only reported.
         count: Values compared.
     """

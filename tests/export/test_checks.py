@@ -167,6 +167,11 @@ def test_ties_among_the_best_may_come_in_either_order_and_nothing_else_may() -> 
     ("got", "want", "expected"),
     [
         (np.array([1.0, 2.5]), np.array([1.0, 2.0]), 0.5),
+        (np.array([10.5, 0]), np.array([10.0, 0]), 0.5),
+        (np.array([41.0, 0]), np.array([40.0, 0]), 0.25),
+        (np.array([-39.0, 0]), np.array([-40.0, 0]), 0.25),
+        (np.array([0.0]), np.array([-1e9]), 10),
+        (np.array([np.inf]), np.array([np.inf]), 0),
         (np.array([np.nan]), np.array([np.nan]), math.inf),
         (np.array([np.nan, 1]), np.array([0.0, 1]), math.inf),
         (np.array([-np.inf]), np.array([-np.inf]), 0),
@@ -186,3 +191,7 @@ def test_bit_identity_sees_the_sign_of_zero() -> None:
     assert difference(zero, minus) == 0
     assert difference(zero, minus, exact=True) > 0
     assert difference(minus, minus, exact=True) == 0
+
+
+def test_bit_identity_knows_no_scale() -> None:
+    assert difference(np.array([41.0]), np.array([40.0]), exact=True) == 1
