@@ -28,6 +28,7 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+SWITCH_INTERVAL_S = 0.0005  # Python's default of 5 ms is as long as a whole batch
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,6 +66,8 @@ async def _serve(settings: Settings, repository: Repository) -> int:
         log.error("cannot serve: %s", error)
         await _close(engines)
         return 1
+    # An engine thread gets the interpreter back from the event loop within this time after each run of a graph.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     # What has been loaded stays: the collector need not look at it again in the middle of a request.
     gc.collect()
     gc.freeze()

@@ -220,7 +220,7 @@ def session_answer(response: pb.SessionResponse, request_id: int) -> pb.SessionR
 
 def model(message: pb.Model) -> types.Model:
     """Read a model."""
-    limits = message.limits
+    limits, load = message.limits, message.load
     return types.Model(
         ref(message.ref),
         _TASK.get(message.task, "unknown"),
@@ -239,6 +239,15 @@ def model(message: pb.Model) -> types.Model:
         ),
         message.state_bytes,
         tuple(message.warnings),
+        types.ModelLoad(
+            load.waiting,
+            load.running,
+            load.sessions,
+            load.num_slots,
+            load.free_slots,
+            load.num_memory_rows,
+            load.free_memory_rows,
+        ),
     )
 
 

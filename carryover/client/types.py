@@ -142,6 +142,29 @@ class ModelLimits:
 
 
 @dataclass(frozen=True)
+class ModelLoad:
+    """What a model was doing at its engine's last turn.
+
+    Args:
+        waiting: Requests admitted that have not begun.
+        running: Requests that have begun and not ended; open sessions are not requests.
+        sessions: Open sessions.
+        num_slots: State rows that sessions and decodes can have.
+        free_slots: State rows that nobody has.
+        num_memory_rows: Attention-memory rows (source positions) that decodes can have; 0 without attention.
+        free_memory_rows: Attention-memory rows that nobody has.
+    """
+
+    waiting: int
+    running: int
+    sessions: int
+    num_slots: int
+    free_slots: int
+    num_memory_rows: int
+    free_memory_rows: int
+
+
+@dataclass(frozen=True)
 class Model:
     """A served model.
 
@@ -156,6 +179,7 @@ class Model:
         limits: What requests are held to.
         state_bytes: Bytes of state that a session keeps.
         warnings: For the operator; empty is good.
+        load: What it is doing now.
     """
 
     ref: ModelRef
@@ -168,6 +192,7 @@ class Model:
     limits: ModelLimits
     state_bytes: int
     warnings: tuple[str, ...]
+    load: ModelLoad
 
 
 @dataclass(frozen=True)

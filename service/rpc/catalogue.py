@@ -1,6 +1,7 @@
 """The ListModels and GetModel calls."""
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.engine.interface import EngineStats
 from service.rpc.boundary import Context
 from service.rpc.models import LiveModel, Models
 
@@ -23,6 +24,18 @@ async def get_model(models: Models, request: pb.GetModelRequest, context: Contex
     return _describe(models.find(request.model))
 
 
+def _load(stats: EngineStats) -> pb.ModelLoad:
+    return pb.ModelLoad(
+        waiting=stats.waiting,
+        running=stats.running,
+        sessions=stats.sessions,
+        num_slots=stats.num_slots,
+        free_slots=stats.free_slots,
+        num_memory_rows=stats.num_memory_rows,
+        free_memory_rows=stats.free_memory_rows,
+    )
+
+
 def _describe(model: LiveModel) -> pb.Model:
     manifest, limits = model.manifest, model.limits
     return pb.Model(
@@ -43,4 +56,5 @@ def _describe(model: LiveModel) -> pb.Model:
         ),
         state_bytes=model.state_bytes,
         warnings=model.warnings,
+        load=_load(model.bridge.engine.stats()),
     )

@@ -1028,6 +1028,7 @@ class Model(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     STATE_BYTES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    LOAD_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
     supports_sessions: _builtins.bool
     """Whether Session accepts this model."""
@@ -1055,6 +1056,10 @@ class Model(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Something the operator should know, such as nodes that run on another provider; empty is good."""
 
+    @_builtins.property
+    def load(self) -> Global___ModelLoad:
+        """What the model is doing now."""
+
     def __init__(
         self,
         *,
@@ -1068,14 +1073,61 @@ class Model(_message.Message):
         limits: Global___ModelLimits | None = ...,
         state_bytes: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        load: Global___ModelLoad | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "ref", b"ref"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "metrics", b"metrics", "precision", b"precision", "provider", b"provider", "ref", b"ref", "state_bytes", b"state_bytes", "supports_sessions", b"supports_sessions", "task", b"task", "vocabulary_sizes", b"vocabulary_sizes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "metrics", b"metrics", "precision", b"precision", "provider", b"provider", "ref", b"ref", "state_bytes", b"state_bytes", "supports_sessions", b"supports_sessions", "task", b"task", "vocabulary_sizes", b"vocabulary_sizes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelLoad(_message.Message):
+    """Counts as of the engine's last turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NUM_SLOTS_FIELD_NUMBER: _builtins.int
+    FREE_SLOTS_FIELD_NUMBER: _builtins.int
+    NUM_MEMORY_ROWS_FIELD_NUMBER: _builtins.int
+    FREE_MEMORY_ROWS_FIELD_NUMBER: _builtins.int
+    waiting: _builtins.int
+    """Requests admitted that have not begun."""
+    running: _builtins.int
+    """Requests that have begun and not ended; open sessions are not requests."""
+    sessions: _builtins.int
+    """Open sessions."""
+    num_slots: _builtins.int
+    """State rows that sessions and decodes can have."""
+    free_slots: _builtins.int
+    """State rows that nobody has."""
+    num_memory_rows: _builtins.int
+    """Attention-memory rows (source positions) that decodes can have; 0 where the model has no attention."""
+    free_memory_rows: _builtins.int
+    """Attention-memory rows that nobody has."""
+    def __init__(
+        self,
+        *,
+        waiting: _builtins.int = ...,
+        running: _builtins.int = ...,
+        sessions: _builtins.int = ...,
+        num_slots: _builtins.int = ...,
+        free_slots: _builtins.int = ...,
+        num_memory_rows: _builtins.int = ...,
+        free_memory_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_memory_rows", b"free_memory_rows", "free_slots", b"free_slots", "num_memory_rows", b"num_memory_rows", "num_slots", b"num_slots", "running", b"running", "sessions", b"sessions", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelLoad: _TypeAlias = ModelLoad  # noqa: Y015
 
 @_typing.final
 class ModelLimits(_message.Message):

@@ -59,7 +59,7 @@ class FakeEngine:
             self.publish([Cancelled(request)])
 
     def stats(self) -> EngineStats:
-        return EngineStats(0, len(self.held), 10, 10, 0, 0, len(self.sessions))
+        return EngineStats(2, len(self.held), 8, 10, 7, 9, len(self.sessions))
 
     def release(self, request: RequestId) -> None:
         """Answer a held request."""

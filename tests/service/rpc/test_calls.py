@@ -139,4 +139,8 @@ async def test_the_catalogue_tells_what_is_served_and_what_was_refused(world: Wo
     assert dict(g2p.vocabulary_sizes) == {"source": 12, "target": 12}
     assert (g2p.limits.max_beam_size, g2p.limits.max_sessions, g2p.limits.max_input_tokens) == (4, 0, 16)
     assert (lm.limits.max_beam_size, lm.limits.max_sessions, lm.limits.top_k) == (0, 1022, 3)
+    load = pb.ModelLoad(
+        waiting=2, running=0, sessions=0, num_slots=10, free_slots=8, num_memory_rows=9, free_memory_rows=7
+    )
+    assert lm.load == load
     assert (lm.state_bytes, lm.provider, dict(lm.metrics)) == (16, "CPUExecutionProvider", {"dev/accuracy": 0.9})
