@@ -34,8 +34,8 @@ def train_subwords(texts: Iterable[str], max_size: int) -> tuple[tokenizers.Toke
         )
     model = tokenizers.Tokenizer(models.BPE())
     # The prefix space makes a word at the start of a text the same token as elsewhere; decoding takes it off again.
-    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # type: ignore[assignment]
-    model.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])  # type: ignore[assignment]
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    model.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=max_size,
         special_tokens=[AddedToken(symbol, special=True) for symbol in _SPECIALS],

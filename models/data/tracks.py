@@ -59,15 +59,15 @@ class Tracks:
         """
         rows = max(1, min(tracks, len(stream)))
         steps = -(-len(stream) // rows)
-        targets = np.full(rows * steps, pad, np.int64)
-        targets[: len(stream)] = stream
-        targets = targets.reshape(rows, steps)
+        flat = np.full(rows * steps, pad, np.int64)
+        flat[: len(stream)] = stream
+        targets = flat.reshape(rows, steps)
         inputs = np.full_like(targets, bos)
         inputs[:, 1:] = np.where(targets[:, :-1] == eos, bos, targets[:, :-1])
         return cls(inputs, targets, chunk)
 
     def __len__(self) -> int:
-        return -(-self.targets.shape[1] // self.chunk)
+        return int(-(-self.targets.shape[1] // self.chunk))
 
     def __getitem__(self, i: int) -> Chunk:
         part = slice(i * self.chunk, (i + 1) * self.chunk)

@@ -39,7 +39,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         hidden, weight, bias = ctx.saved_tensors
         return hidden * gradient, weight * gradient, bias * gradient, None

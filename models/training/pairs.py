@@ -29,7 +29,10 @@ class EncodedPairs:
         source, target = tokenizers["source"], tokenizers["target"]
         special = {symbol: target.vocabulary.special(symbol) for symbol in (PAD, BOS, EOS)}
         self._pad, bos, eos = (i for i in special.values() if i is not None)
-        sources, targets, owners, primary = [], [], [], []
+        sources: list[list[int]] = []
+        targets: list[list[int]] = []
+        owners: list[int] = []
+        primary: list[int] = []
         for i, pair in enumerate(pairs):
             ids = source.encode(pair.source)
             if not ids:

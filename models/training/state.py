@@ -73,7 +73,7 @@ def restore_state(content: dict[str, object], module: TrainingModule, trainer: p
 
 def random_state() -> dict[str, object]:
     """The state of every generator that training may draw from."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
 
 
@@ -81,5 +81,5 @@ def restore_random_state(state: dict[str, object]) -> None:
     """Take over what `random_state` gave."""
     torch.set_rng_state(cast(torch.Tensor, state["torch"]))
     random.setstate(cast(tuple[object, ...], state["python"]))
-    if state["cuda"] and torch.cuda.is_initialized():
+    if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(cast(list[torch.Tensor], state["cuda"]))

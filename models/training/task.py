@@ -216,6 +216,10 @@ def sample(examples: Sequence[T], size: int | None) -> list[T]:
 
 def make_task(config: RunConfig, corpus: Corpus, tokenizers: Mapping[str, Tokenizer]) -> Task:
     """The task of a config's family."""
-    kind = {"tagger": TaggerTask, "encoder_decoder": EncoderDecoderTask, "language_model": LanguageModelTask}
-    made: Task = kind[config.model.family](config, corpus, tokenizers)
-    return made
+    match config.model.family:
+        case "tagger":
+            return TaggerTask(config, corpus, tokenizers)
+        case "encoder_decoder":
+            return EncoderDecoderTask(config, corpus, tokenizers)
+        case "language_model":
+            return LanguageModelTask(config, corpus, tokenizers)

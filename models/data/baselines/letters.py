@@ -93,7 +93,7 @@ def _count(alignments: Iterable[list[tuple[str, Reading]]]) -> dict[str, Counter
 
 
 def _costs(counts: dict[str, Counter[Reading]]) -> Costs:
-    known = {}
+    known: dict[tuple[str, Reading], float] = {}
     for letter, readings in counts.items():
         total = readings.total() + _SMOOTHING
         known |= {(letter, reading): -math.log(count / total) for reading, count in readings.items()}

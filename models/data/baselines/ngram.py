@@ -121,13 +121,10 @@ class NGram:
     def _summarise(self, keys: Ints, counts: npt.NDArray[np.intp], num_contexts: int) -> _Order:
         contexts = keys // self._size
         once, twice = int((counts == 1).sum()), int((counts == 2).sum())
-        return _Order(
-            keys,
-            counts.astype(np.float64),
-            np.bincount(contexts, weights=counts, minlength=num_contexts),
-            np.bincount(contexts, weights=counts > 0, minlength=num_contexts),
-            once / (once + 2 * twice) if once else 0.5,
-        )
+        totals, kinds = np.zeros(num_contexts), np.zeros(num_contexts)
+        np.add.at(totals, contexts, counts)
+        np.add.at(kinds, contexts, counts > 0)
+        return _Order(keys, counts.astype(np.float64), totals, kinds, once / (once + 2 * twice) if once else 0.5)
 
     def _pad(self, stream: npt.NDArray[np.int32]) -> tuple[Ints, npt.NDArray[np.bool_]]:
         """Put n - 1 times `<s>` before each text, so that no context reaches over a boundary; what is predicted."""
