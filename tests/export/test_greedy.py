@@ -179,6 +179,47 @@ def test_without_right_answers_fp32s_are_taken(transduction: Greedy) -> None:
     assert errors.fp32 == 0 and errors.loss == errors.quantized > 0
 
 
+class Chooser:
+    """A tagger whose emissions are made from the ids of the words: tag = id modulo 3, except for one word."""
+
+    def __init__(self, wrong_about: int | None = None) -> None:
+        self.pools: dict[str, Floats] = {}
+        self.wrong_about = wrong_about
+
+    def allocate(self, num_slots: int, num_rows: int) -> None: ...
+
+    def run(self, kind: GraphKind, feeds: Feeds) -> dict[str, Array]:
+        tags = (feeds["words"] + (feeds["words"] == self.wrong_about)) % 3
+        return {"emissions": np.where(tags[..., None] == np.arange(3), 1, 0).astype(np.float32)}
+
+
+@pytest.mark.parametrize("with_gold", [True, False])
+def test_a_taggers_quality_is_its_agreement_and_its_accuracy(with_gold: bool, manifest: Manifest) -> None:
+    words = Tokenizer("none", Vocabulary(("<pad>", "<unk>", "<s>", "</s>", "the", "cat", "sat"), 4))
+    tokenizers = {
+        "words": words,
+        "characters": TOKENIZERS["tokens"],
+        "tags": Tokenizer("none", Vocabulary(("X", "Y", "Z"), 0)),
+    }
+    # By id: "the" 4 -> Y, "cat" 5 -> Z, "sat" 6 -> X; of six right tags the model knows five, and one is new to it.
+    samples: list[dict[str, object]] = [{"words": ["the", "cat", "sat"]}, {"words": ["cat"]}, {"words": ["sat", "cat"]}]
+    for sample, tags in zip(samples, (["Y", "Z", "X"], ["Z"], ["X", "NEW"]), strict=True):
+        if with_gold:
+            sample["tags"] = tags
+    greedy = Greedy(
+        manifest.model_copy(update={"task": "tagger", "states": ()}),
+        samples,
+        tokenizers,
+        lambda emissions, _: emissions.argmax(-1),
+    )
+    agreement, *accuracy = measure_quality(Chooser(wrong_about=6), Chooser(), greedy)
+    assert agreement.count == 6 and agreement.loss == pytest.approx(2 / 6)
+    assert len(accuracy) == with_gold
+    for row in accuracy:
+        assert row.fp32 == pytest.approx(5 / 6) and row.quantized == pytest.approx(3 / 6) and row.count == 6
+        assert row.loss == pytest.approx(2 / 6) and not row.passed
+
+
 def test_the_best_token_is_the_first_of_the_best_few() -> None:
     assert best({"top_tokens": np.array([[4, 2], [0, 1]])}).tolist() == [4, 0]
     assert best({"log_probs": np.array([[0.0, 1.0], [2.0, 2.0]])}).tolist() == [1, 0]
