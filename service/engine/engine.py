@@ -90,7 +90,8 @@ class Engine:
         self._closing = False
         self._draining = False
         self._drained = threading.Event()
-        self._stats = self._count()
+        self._stats: EngineStats
+        self._count()
         self._thread = threading.Thread(target=self._live, name=f"engine-{manifest.name}", daemon=True)
 
     # -------------------------------------------------------------------------------------- the door, from any thread
@@ -150,7 +151,7 @@ class Engine:
                 self._roster.admit(request)
             self._roster.end_all(error)
             self._publish()
-            self._stats = self._count()
+            self._count()
             self._drained.set()
 
     def _turn(self) -> None:
@@ -160,11 +161,15 @@ class Engine:
         for cancelled in cancels:
             self._roster.cancel(cancelled)
         self._roster.expire(self._clock())
-        for batch in schedule(self._roster.ready(), self._limits.batch):
+        plan = schedule(self._roster.ready(), self._limits.batch)
+        self._count()
+        for batch in plan:
             self._run(batch)
             self._publish()
         self._publish()
-        self._settle_accounts()
+        self._count()
+        if self._roster.num_tasks == 0:
+            self._rest()
 
     def _run(self, batch: Batch) -> None:
         """Bind, run, decide. What breaks in a batch breaks for its requests alone."""
@@ -199,17 +204,17 @@ class Engine:
         deadline = self._roster.next_deadline()
         return _IDLE_WAIT_S if deadline is None else min(_IDLE_WAIT_S, max(0.0, deadline - self._clock()))
 
-    def _settle_accounts(self) -> None:
-        self._inbox.set_backlog(self._roster.num_new, self._roster.num_steps)
-        self._stats = self._count()
-        if self._roster.num_tasks == 0:
-            self._roster.check_integrity()
-            if self._draining and not len(self._inbox):
-                self._drained.set()
+    def _rest(self) -> None:
+        """Nothing is in hand: the books must balance, and draining may be over."""
+        self._roster.check_integrity()
+        if self._draining and not len(self._inbox):
+            self._drained.set()
 
-    def _count(self) -> EngineStats:
+    def _count(self) -> None:
+        """Tell the inbox and whoever asks for `stats` how things stand."""
         roster = self._roster
-        return EngineStats(
+        self._inbox.set_backlog(roster.num_new, roster.num_steps)
+        self._stats = EngineStats(
             waiting=roster.num_new + len(self._inbox),
             running=roster.num_tasks - roster.num_new,
             free_slots=roster.slots.num_free,

@@ -203,19 +203,20 @@ class Roster:
 
     def ready(self) -> list[WorkItem]:
         """What could run now, the longest waiting first, after starting whoever there is room for."""
-        while self._waiting:
-            task = next(iter(self._waiting.values()))
-            if task.num_slots > self.slots.num_free:
-                break
-            memory = self.pages.allocate(task.num_positions) if task.num_positions else None
-            if memory is None and task.num_positions:
-                break
+        while task := self._next_to_start():
+            del self._waiting[task.request.id]
             slots = self.slots.allocate(task.num_slots)
             assert slots is not None
-            del self._waiting[task.request.id]
-            task.begin(slots, memory)
+            task.begin(slots, self.pages.allocate(task.num_positions) if task.num_positions else None)
             self._ready[task.request.id] = task.work
         return list(self._ready.values())
+
+    def _next_to_start(self) -> Task | None:
+        """Who waits longest, if there is room; nobody overtakes, or wide beams would wait for ever."""
+        task = next(iter(self._waiting.values()), None)
+        if task is None or task.num_slots > self.slots.num_free:
+            return None
+        return task if self.pages.num_pages(task.num_positions) * PAGE_ROWS <= self.pages.num_free_rows else None
 
     def take(self, requests: Iterable[RequestId]) -> list[Task]:
         """The tasks of a batch, which are ready no more."""
@@ -302,7 +303,7 @@ class Roster:
     @property
     def has_ready(self) -> bool:
         """Whether anything could run without anybody arriving."""
-        return bool(self._ready)
+        return bool(self._ready) or self._next_to_start() is not None
 
     @property
     def num_tasks(self) -> int:

@@ -4,11 +4,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Manifest
+from service.engine import engine as engine_module
 from service.engine.engine import Engine, EngineLimits, GraphRunner
 from service.engine.interface import (
     Cancelled,
@@ -114,15 +116,19 @@ class Harness:
 
 
 @contextmanager
-def running(runner: GraphRunner, limits: EngineLimits | None = None) -> Iterator[Harness]:
+def running(
+    runner: GraphRunner, limits: EngineLimits | None = None, harness: Harness | None = None
+) -> Iterator[Harness]:
     """A started engine; at the end everything must have come back and every request have ended once."""
-    harness = Harness()
+    harness = harness or Harness()
     usable = runner.num_slots - 2
     harness.engine = Engine(runner, limits or EngineLimits(max_sessions=usable), harness.publish)
-    harness.engine.start()
     try:
-        yield harness
-        assert harness.engine.drain(PATIENCE_S)
+        # No routine waking: an engine that forgets to wake up is caught.
+        with mock.patch.object(engine_module, "_IDLE_WAIT_S", 10 * PATIENCE_S):
+            harness.engine.start()
+            yield harness
+            assert harness.engine.drain(PATIENCE_S)
     finally:
         harness.engine.close()
     harness.engine.check_integrity()

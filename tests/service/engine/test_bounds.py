@@ -1,0 +1,242 @@
+"""What the engine refuses, and when: overload, deadlines, cancels, draining, closing."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.engine.engine import Engine, EngineLimits
+from service.engine.interface import (
+    Cancelled,
+    Decode,
+    Finished,
+    Generate,
+    OpenSession,
+    RequestId,
+    RunSequence,
+    Sampling,
+)
+from service.errors import DeadlineExceeded, InvalidInput, Overloaded, SessionNotFound, ShuttingDown, WrongTask
+from tests.service import tiny_models as tiny
+from tests.service.engine.harness import PATIENCE_S, Harness, open_tiny, running
+from tests.service.engine.scripted import Gate, ScriptedRunner
+
+TABLE = tiny.make_table()
+GREEDY = Sampling(0.0, 0, 1.0, 0)
+
+
+@contextmanager
+def gated(
+    folder: Path, num_slots: int = 5, num_memory_rows: int = 1024, max_waiting: int = 100
+) -> Iterator[tuple[Harness, Gate, ScriptedRunner]]:
+    """An encoder-decoder that stops before every run until told to go on."""
+    gate = Gate()
+    model = open_tiny(folder, tiny.write_encoder_decoder(folder, TABLE), num_slots, num_memory_rows)
+    runner = ScriptedRunner(model, lambda *_: gate.stop())
+    with running(runner, EngineLimits(max_sessions=0, max_waiting=max_waiting)) as engine:
+        yield engine, gate, runner
+
+
+def submit_decode(engine: Harness, beam_size: int = 1, length: int = 5, deadline_s: float | None = None) -> RequestId:
+    return engine.submit(Decode(engine.new_id(), (4,) * length, beam_size, 1, 0.6, 20, deadline_s=deadline_s))
+
+
+def test_decodes_wait_for_slots_in_the_order_in_which_they_came(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, _):  # three slots
+        first = submit_decode(engine, beam_size=2)
+        gate.wait_inside()
+        wide = submit_decode(engine, beam_size=3)
+        narrow = submit_decode(engine, beam_size=1)  # would fit beside the first, but the wide one came before
+        gate.open()
+        for request in (first, wide, narrow):
+            engine.value(request)
+        order = [request for request in engine.events if request in (first, wide, narrow)]
+        assert order == [first, wide, narrow]
+
+
+def test_decodes_wait_for_memory_too(tmp_path: Path) -> None:
+    with gated(tmp_path, num_memory_rows=32) as (engine, gate, runner):  # three pages
+        requests = [submit_decode(engine, length=9) for _ in range(3)]  # two pages each
+        gate.open()
+        for request in requests:
+            engine.value(request)
+        assert [rows for kind, rows in runner.calls if kind == "encode"] == [1, 1, 1]
+
+
+def test_what_can_never_fit_is_refused_with_the_limit(tmp_path: Path) -> None:
+    with gated(tmp_path, num_memory_rows=32) as (engine, gate, _):
+        gate.open()
+        beam = engine.error(submit_decode(engine, beam_size=4))
+        assert isinstance(beam, InvalidInput) and str(beam) == "beam_size: expected at most 3, got 4"
+        source = engine.error(submit_decode(engine, length=25))
+        assert isinstance(source, InvalidInput) and "at most 24 tokens, got 25 tokens" in str(source)
+
+
+def test_more_than_max_waiting_are_refused_and_those_admitted_are_served(tmp_path: Path) -> None:
+    with gated(tmp_path, max_waiting=4) as (engine, gate, _):
+        running_ones = [submit_decode(engine)]
+        gate.wait_inside()
+        waiting = [submit_decode(engine) for _ in range(4)]
+        with pytest.raises(Overloaded, match="4 requests are waiting") as refusal:
+            submit_decode(engine)
+        assert 0 < refusal.value.retry_after_s <= 30
+        gate.open()
+        for request in running_ones + waiting:
+            engine.value(request)
+        engine.value(submit_decode(engine))  # there is room again
+
+
+def test_a_deadline_that_passes_while_waiting_ends_the_request(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, _):
+        first = submit_decode(engine, beam_size=3)
+        gate.wait_inside()
+        late = submit_decode(engine, deadline_s=time.monotonic())
+        gate.open()
+        assert isinstance(engine.error(late), DeadlineExceeded)
+        engine.value(first)
+
+
+def test_a_deadline_that_passes_while_running_frees_the_slots_after_that_step(tmp_path: Path) -> None:
+    now = 0.0
+    gate, harness = Gate(), Harness()
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    runner = ScriptedRunner(model, lambda *_: gate.stop())
+    engine = harness.engine = Engine(runner, EngineLimits(max_sessions=0), harness.publish, clock=lambda: now)
+    engine.start()
+    request = submit_decode(harness, beam_size=2, deadline_s=10.0)
+    gate.wait_inside()
+    gate.let_go()
+    gate.wait_inside()
+    now = 10.0
+    gate.open()
+    assert isinstance(harness.error(request), DeadlineExceeded)
+    engine.close()
+    engine.check_integrity()
+    assert len(runner.calls) == 2
+
+
+def test_an_idle_engine_wakes_for_a_deadline(tmp_path: Path) -> None:
+    model = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=3)
+    with running(model) as engine:
+        engine.open(1)  # holds the only slot, so nothing can run
+        waiting = engine.submit(Generate(engine.new_id(), (2,), GREEDY, 5, deadline_s=time.monotonic() + 0.05))
+        assert isinstance(engine.error(waiting), DeadlineExceeded)
+        engine.close(1)
+
+
+def test_a_cancel_takes_effect_before_the_next_run(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, runner):
+        request = submit_decode(engine, beam_size=3)
+        waiting = submit_decode(engine, beam_size=2)
+        gate.wait_inside()
+        gate.let_go()
+        gate.wait_inside()  # in the first step
+        engine.engine.cancel(waiting)
+        engine.engine.cancel(request)
+        engine.engine.cancel(request)  # twice does no harm
+        engine.engine.cancel(12345)  # nor does an unknown one
+        gate.open()
+        assert isinstance(engine.wait(request), Cancelled)
+        assert isinstance(engine.wait(waiting), Cancelled)
+        assert [kind for kind, _ in runner.calls] == ["encode", "step"]
+
+
+def test_a_cancel_of_what_has_ended_is_ignored(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, _):
+        gate.open()
+        request = submit_decode(engine)
+        engine.value(request)
+        engine.engine.cancel(request)
+        engine.value(submit_decode(engine))
+        assert len([event for event in engine.events[request] if isinstance(event, Finished | Cancelled)]) == 1
+
+
+def test_draining_finishes_what_was_admitted_and_refuses_what_is_new(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, _):
+        requests = [submit_decode(engine, beam_size=2) for _ in range(6)]
+        gate.wait_inside()
+        assert not engine.engine.drain(0.0)
+        with pytest.raises(ShuttingDown):
+            submit_decode(engine)
+        gate.open()
+        assert engine.engine.drain(PATIENCE_S)
+        for request in requests:
+            assert isinstance(engine.events[request][-1], Finished)
+
+
+def test_an_idle_engine_drains_at_once_and_open_sessions_step_on(tmp_path: Path) -> None:
+    with running(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))) as engine:
+        engine.open(1)
+        assert engine.engine.drain(PATIENCE_S)
+        assert engine.steps(1, [4]).shape == (1, 1)
+        with pytest.raises(ShuttingDown):
+            engine.submit(OpenSession(engine.new_id(), 2))
+        engine.close(1)
+
+
+def test_closing_fails_what_is_unfinished_and_takes_everything_back(tmp_path: Path) -> None:
+    gate, harness = Gate(), Harness()
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), num_slots=4)
+    engine = harness.engine = Engine(
+        ScriptedRunner(model, lambda *_: gate.stop()), EngineLimits(max_sessions=0), harness.publish
+    )
+    engine.start()
+    requests = [submit_decode(harness, beam_size=2) for _ in range(3)]
+    gate.wait_inside()
+    gate.open()
+    engine.close()
+    for request in requests:
+        end = harness.wait(request)
+        assert isinstance(end, Finished) or isinstance(harness.error(request), ShuttingDown)
+    harness.check_one_end_each()
+    engine.check_integrity()
+    assert engine.stats().free_slots == engine.stats().num_slots == 2
+    with pytest.raises(ShuttingDown):
+        submit_decode(harness)
+    engine.close()  # twice does no harm
+
+
+def test_what_the_model_cannot_do_is_said(tmp_path: Path) -> None:
+    (tmp_path / "tagger").mkdir()
+    with gated(tmp_path) as (engine, gate, _):
+        gate.open()
+        for request in (
+            OpenSession(engine.new_id(), 1),
+            Generate(engine.new_id(), (2,), GREEDY, 5),
+            RunSequence(engine.new_id(), {"words": np.array([4])}, 1, ("emissions",)),
+        ):
+            assert isinstance(engine.error(engine.submit(request)), WrongTask)
+        assert isinstance(engine.error(engine.step(1, [4])), SessionNotFound)
+    tagger = open_tiny(tmp_path / "tagger", tiny.write_tagger(tmp_path / "tagger", TABLE))
+    with running(tagger, EngineLimits(max_sessions=0)) as engine:
+        assert isinstance(engine.error(submit_decode(engine)), WrongTask)
+        unknown = RunSequence(engine.new_id(), {"words": np.array([4])}, 1, ("emissions",))
+        assert isinstance(engine.error(engine.submit(unknown)), InvalidInput)
+        inputs = {"words": np.array([4]), "characters": np.array([[4]])}
+        nowhere = RunSequence(engine.new_id(), inputs, 1, ("tags",))
+        assert "emissions" in str(engine.error(engine.submit(nowhere)))
+
+
+def test_stats_count_what_waits_and_what_runs(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, _):
+        requests = [submit_decode(engine, beam_size=2, length=9) for _ in range(3)]
+        gate.wait_inside()
+        gate.let_go()
+        gate.wait_inside()  # the turn before has been counted
+        stats = engine.engine.stats()
+        assert (stats.waiting, stats.running) == (2, 1)
+        assert (stats.free_slots, stats.num_slots) == (1, 3)
+        assert stats.num_memory_rows - stats.free_memory_rows == 16
+        gate.open()
+        for request in requests:
+            engine.value(request)
+
+
+@pytest.mark.parametrize("limits", [EngineLimits(max_sessions=4), EngineLimits(max_sessions=0, max_waiting=0)])
+def test_limits_that_cannot_be_kept_are_refused(tmp_path: Path, limits: EngineLimits) -> None:
+    runner = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=5)
+    with pytest.raises(ValueError, match="max_sessions at most 3 and max_waiting at least 1"):
+        Engine(runner, limits, lambda events: None)

@@ -1,0 +1,97 @@
+"""One broken batch breaks for its requests alone."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from export.manifest import GraphKind
+from service.engine.engine import EngineLimits
+from service.engine.interface import CloseSession, Decode, Event
+from service.errors import InternalFailure, SessionNotFound
+from tests.service import tiny_models as tiny
+from tests.service.engine import oracle
+from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.engine.scripted import Feeds, Gate, ScriptedRunner
+
+TABLE = tiny.make_table()
+SECRET = "ORT says: node Gather_7 failed"
+
+
+def test_a_failing_batch_fails_its_requests_and_nobody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail_some(call: int, kind: GraphKind, feeds: Feeds) -> None:
+        if kind == "encode" and 6 in feeds["source"]:
+            raise RuntimeError(SECRET)
+
+    runner = ScriptedRunner(open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE)), fail_some)
+    with running(runner, EngineLimits(max_sessions=0)) as engine, caplog.at_level(logging.ERROR):
+        good = [Decode(engine.new_id(), (4, 5) * (i + 1), 2, 1, 0.6, 20) for i in range(5)]
+        for request in good[:-1]:
+            engine.submit(request)
+            engine.wait_for_events(request.id, 1)  # past its encoder
+        bad = engine.submit(Decode(engine.new_id(), (4, 6), 2, 1, 0.6, 20))
+        error = engine.error(bad)
+        assert isinstance(error, InternalFailure)
+        assert SECRET not in str(error) and SECRET in caplog.text
+        engine.submit(good[-1])
+        for request in good:
+            assert engine.hypotheses(request.id) == oracle.decode(TABLE, request)
+
+
+def test_a_session_whose_step_broke_is_over_with_all_that_it_has_pending(tmp_path: Path) -> None:
+    gate = Gate()
+
+    def fail_on_six(call: int, kind: GraphKind, feeds: Feeds) -> None:
+        gate.stop()
+        if 6 in feeds["tokens"]:
+            raise RuntimeError(SECRET)
+
+    model = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))
+    with running(ScriptedRunner(model, fail_on_six)) as engine:
+        for session in (1, 2):
+            engine.open(session)
+        other = engine.step(2, [4, 4, 4])
+        gate.wait_inside()
+        broken, pending = engine.step(1, [5, 6]), engine.step(1, [4])
+        close = engine.submit(CloseSession(engine.new_id(), 1))
+        gate.let_go()
+        gate.wait_inside()  # 5 beside the other session's second step
+        gate.let_go()
+        gate.wait_inside()  # 6 beside its third: this batch fails, and both of its requests with it
+        gate.open()
+        for request in (broken, pending, close, other):
+            assert isinstance(engine.error(request), InternalFailure)
+        for session in (1, 2):
+            assert isinstance(engine.error(engine.step(session, [4])), SessionNotFound)
+        engine.open(3)
+        assert engine.steps(3, [4]).tolist() == [oracle.best_tokens(TABLE, tiny.next_hash(0, 4), 1)]
+        engine.close(3)
+
+
+def test_a_listener_that_fails_does_not_stop_the_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Fragile(Harness):
+        def publish(self, events: Sequence[Event]) -> None:
+            super().publish(events)
+            raise RuntimeError("the loop is closed")
+
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    with running(model, EngineLimits(max_sessions=0), Fragile()) as engine:
+        for _ in range(3):
+            request = Decode(engine.new_id(), (4, 5), 1, 1, 0.6, 20)
+            engine.submit(request)
+            assert engine.hypotheses(request.id) == oracle.decode(TABLE, request)
+    assert "nobody took" in caplog.text
+
+
+def test_a_bug_in_the_loop_ends_every_request_and_refuses_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError(SECRET)
+
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    with running(model, EngineLimits(max_sessions=0)) as engine:
+        monkeypatch.setattr("service.engine.engine.schedule", broken)
+        request = engine.submit(Decode(engine.new_id(), (4, 5), 1, 1, 0.6, 20))
+        assert isinstance(engine.error(request), InternalFailure)

@@ -1,0 +1,252 @@
+"""Sessions: state from request to request, whatever happens in between."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from service.engine.engine import EngineLimits
+from service.engine.interface import Cancelled, CloseSession, Finished, OpenSession, StepOutputs, StepSession
+from service.errors import InvalidInput, Overloaded, SessionClosed, SessionNotFound
+from service.runner import Runner
+from tests.service import tiny_models as tiny
+from tests.service.engine import oracle
+from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.engine.oracle import SessionState
+from tests.service.engine.scripted import Gate, ScriptedRunner
+
+TABLE = tiny.make_table()
+
+
+def language_model(folder: Path, num_slots: int = 64) -> Runner:
+    return open_tiny(folder, tiny.write_language_model(folder, TABLE), num_slots)
+
+
+def test_sessions_keep_their_state_from_request_to_request(tmp_path: Path) -> None:
+    with running(language_model(tmp_path)) as engine:
+        states = {1: 0, 2: 0}
+        for session in states:
+            engine.open(session)
+        for tokens in ([4], [5, 6], [4, 4, 4, 6]):
+            for session in states:
+                expected = []
+                for token in tokens:
+                    states[session] = tiny.next_hash(states[session], token + session % 2)
+                    expected.append(oracle.best_tokens(TABLE, states[session], 3))
+                assert engine.steps(session, [t + session % 2 for t in tokens], 3).tolist() == expected
+        assert [engine.close(session) for session in states] == [7, 7]
+
+
+def test_log_probabilities_belong_to_their_tokens(tmp_path: Path) -> None:
+    with running(language_model(tmp_path)) as engine:
+        engine.open(1)
+        outputs = engine.value(engine.step(1, [4, 5], num_top=tiny.TOP_K))
+        assert isinstance(outputs, StepOutputs)
+        states = [tiny.next_hash(0, 4), tiny.next_hash(tiny.next_hash(0, 4), 5)]
+        for row, state in enumerate(states):
+            np.testing.assert_array_equal(outputs.log_probs[row], TABLE[state][outputs.token_ids[row]])
+        engine.close(1)
+
+
+def test_the_next_holder_of_a_slot_starts_from_the_initial_state(tmp_path: Path) -> None:
+    with running(language_model(tmp_path, num_slots=3)) as engine:
+        for session in range(1, 4):
+            engine.open(session)
+            assert engine.steps(session, [4]).tolist() == [oracle.best_tokens(TABLE, tiny.next_hash(0, 4), 1)]
+            engine.close(session)
+
+
+def test_a_request_of_many_steps_lets_others_in_between(tmp_path: Path) -> None:
+    gate = Gate()
+    runner = ScriptedRunner(language_model(tmp_path), lambda *_: gate.stop())
+    with running(runner) as engine:
+        for session in (1, 2):
+            engine.open(session)
+        long = engine.step(1, [4] * 5)
+        gate.wait_inside()
+        short = engine.step(2, [5])
+        gate.open()
+        engine.wait(long)
+        assert runner.calls == [("step", 1), ("step", 2), ("step", 1), ("step", 1), ("step", 1)]
+        assert list(engine.events).index(short) < list(engine.events).index(long)
+        for session in (1, 2):
+            engine.close(session)
+
+
+def test_requests_of_a_session_run_in_order_and_its_close_last(tmp_path: Path) -> None:
+    gate = Gate()
+    runner = ScriptedRunner(language_model(tmp_path), lambda *_: gate.stop())
+    with running(runner) as engine:
+        engine.open(1)
+        first = engine.step(1, [4, 5])
+        gate.wait_inside()
+        second, third = engine.step(1, [6]), engine.step(1, [4])
+        close = engine.submit(CloseSession(engine.new_id(), 1))
+        late = engine.step(1, [4])
+        late_close = engine.submit(CloseSession(engine.new_id(), 1))
+        gate.open()
+        assert engine.value(close) == 4
+        assert isinstance(engine.error(late), SessionClosed)
+        assert isinstance(engine.error(late_close), SessionClosed)
+        order = [request for request in engine.events if request in (first, second, third, close)]
+        assert order == [first, second, third, close]
+        states = [tiny.next_hash(0, 4)]
+        for token in (5, 6, 4):
+            states.append(tiny.next_hash(states[-1], token))
+        last = engine.value(third)
+        assert isinstance(last, StepOutputs)
+        assert last.token_ids.tolist() == [oracle.best_tokens(TABLE, states[-1], 1)]
+        assert last.num_steps == 4
+        assert isinstance(engine.error(engine.step(1, [4])), SessionNotFound)
+
+
+def test_a_cancelled_request_stops_within_a_step_and_the_session_goes_on_from_there(tmp_path: Path) -> None:
+    gate = Gate()
+    runner = ScriptedRunner(language_model(tmp_path), lambda *_: gate.stop())
+    with running(runner) as engine:
+        engine.open(1)
+        long, queued = engine.step(1, [4] * 50), engine.step(1, [5])
+        gate.wait_inside()
+        gate.let_go()
+        gate.wait_inside()  # in the second step
+        engine.engine.cancel(long)
+        engine.engine.cancel(queued)
+        gate.open()
+        assert isinstance(engine.wait(long), Cancelled)
+        assert isinstance(engine.wait(queued), Cancelled)
+        assert len(runner.calls) == 2
+        state = tiny.next_hash(tiny.next_hash(tiny.next_hash(0, 4), 4), 6)
+        assert engine.steps(1, [6]).tolist() == [oracle.best_tokens(TABLE, state, 1)]
+        assert engine.close(1) == 3
+
+
+def test_sessions_beyond_the_limit_are_refused_until_one_closes(tmp_path: Path) -> None:
+    with running(language_model(tmp_path), EngineLimits(max_sessions=2)) as engine:
+        engine.open(1)
+        engine.open(2)
+        refusal = engine.error(engine.submit(OpenSession(engine.new_id(), 3)))
+        assert isinstance(refusal, Overloaded) and refusal.retry_after_s > 0
+        assert "2 sessions are open" in str(refusal)
+        engine.close(1)
+        engine.open(4)
+        for session in (2, 4):
+            engine.close(session)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "num_steps"),
+    [({"words": [4]}, 1), ({"tokens": [4, 5]}, 1), ({"tokens": [4], "more": [4]}, 1), ({}, 1), ({"tokens": []}, 0)],
+)
+def test_inputs_that_are_not_the_graphs_are_refused_before_they_reach_a_batch(
+    tmp_path: Path, inputs: dict[str, list[int]], num_steps: int
+) -> None:
+    with running(language_model(tmp_path)) as engine:
+        engine.open(1)
+        arrays = {name: np.array(values, dtype=np.int64) for name, values in inputs.items()}
+        refusal = engine.error(engine.submit(StepSession(engine.new_id(), 1, arrays, num_steps, 1)))
+        assert isinstance(refusal, InvalidInput) and "'tokens'" in str(refusal)
+        assert engine.close(1) == 0
+
+
+class Sessions(RuleBasedStateMachine):
+    """Any order of open, step, cancel, wait and close, against what each session alone would answer.
+
+    A cancelled request leaves its session after some of its steps; all that is possible is kept until an answer,
+    which tells how many steps were taken in all, leaves one possibility.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.context = running(
+            open_tiny(Path(self.folder.name), tiny.write_language_model(Path(self.folder.name), TABLE), num_slots=6),
+            EngineLimits(max_sessions=3),
+        )
+        self.possible: dict[int, set[SessionState]] = {}
+        self.unanswered: dict[int, list[tuple[int, Sequence[int]]]] = {}  # by session: requests and their tokens
+        self.num_sessions = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.engine: Harness = self.context.__enter__()
+
+    @rule()
+    def open(self) -> None:
+        self.num_sessions += 1
+        request = self.engine.submit(OpenSession(self.engine.new_id(), self.num_sessions))
+        end = self.engine.wait(request)
+        assert isinstance(end, Finished) == (len(self.possible) < 3), end
+        if isinstance(end, Finished):
+            self.possible[self.num_sessions] = {SessionState()}
+            self.unanswered[self.num_sessions] = []
+
+    @precondition(lambda self: self.possible)
+    @rule(data=st.data(), tokens=st.lists(st.integers(4, 6), min_size=1, max_size=6))
+    def step(self, data: st.DataObject, tokens: list[int]) -> None:
+        session = data.draw(st.sampled_from(sorted(self.possible)))
+        self.unanswered[session].append((self.engine.step(session, tokens, num_top=2), tokens))
+
+    @precondition(lambda self: any(self.unanswered.values()))
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        requests = sorted(request for pending in self.unanswered.values() for request, _ in pending)
+        self.engine.engine.cancel(data.draw(st.sampled_from(requests)))
+
+    @precondition(lambda self: self.possible)
+    @rule(data=st.data())
+    def wait(self, data: st.DataObject) -> None:
+        self.settle(data.draw(st.sampled_from(sorted(self.possible))))
+
+    @precondition(lambda self: self.possible)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        session = data.draw(st.sampled_from(sorted(self.possible)))
+        num_steps = self.engine.close(session)
+        self.settle(session)
+        assert num_steps in {state.num_steps for state in self.possible[session]}
+        del self.possible[session], self.unanswered[session]
+
+    def settle(self, session: int) -> None:
+        for request, tokens in self.unanswered[session]:
+            end = self.engine.wait(request)
+            paths = [(state, [state]) for state in self.possible[session]]
+            for token in tokens:
+                for _, path in paths:
+                    path.append(path[-1].step(token))
+            if isinstance(end, Cancelled):
+                self.possible[session] = {state for _, path in paths for state in path}
+                continue
+            assert isinstance(end, Finished) and isinstance(end.value, StepOutputs)
+            got = (end.value.num_steps, end.value.token_ids.tolist())
+            self.possible[session] = {
+                path[-1]
+                for _, path in paths
+                if (path[-1].num_steps, [oracle.best_tokens(TABLE, s.state, 2) for s in path[1:]]) == got
+            }
+            assert self.possible[session], f"no history of session {session} explains {got}"
+        self.unanswered[session] = []
+
+    @invariant()
+    def count_sessions(self) -> None:
+        if hasattr(self, "engine"):
+            assert self.engine.engine.stats().sessions <= 3
+
+    def teardown(self) -> None:
+        if hasattr(self, "engine"):
+            for session in sorted(self.possible):
+                self.close_at_the_end(session)
+            self.context.__exit__(None, None, None)
+        self.folder.cleanup()
+
+    def close_at_the_end(self, session: int) -> None:
+        self.engine.close(session)
+        self.settle(session)
+
+
+TestSessions = pytest.mark.slow(Sessions.TestCase)
+TestSessions.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
