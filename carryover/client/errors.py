@@ -30,6 +30,7 @@ from protos.carryover.v1 import error_details_pb2 as details_pb
 
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "carryover"
+_CANCELLED_HERE = "Locally cancelled by application!"  # grpcio's word for it
 
 
 @dataclass(frozen=True)
@@ -188,6 +189,9 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> C
         info.Clear()
     reason = info.reason if info.domain == DOMAIN else ""
     cls = error_class(code, reason)
+    if code is grpc.StatusCode.CANCELLED and not reason and message != _CANCELLED_HERE:
+        # Nobody here cancelled: the other side closed the connection under the call.
+        cls, message = Unavailable, "the server ended the call before it was answered"
     return cls(message, code.name, reason, dict(info.metadata), tuple(violations), retry_after_s)
 
 

@@ -1,5 +1,6 @@
 """The gRPC server: every method of the proto, health, reflection, and an orderly end."""
 
+import asyncio
 import logging
 from functools import partial
 
@@ -23,7 +24,8 @@ from service.settings import Settings
 log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Carryover"]
-CLOSING_GRACE_S = 0.5  # for answers that are on their way when the last call has ended
+LINGER_S = 0.1  # after the last call: whoever calls just then is told SHUTTING_DOWN, not cut off
+CLOSING_GRACE_S = 0.5  # for answers that are on their way when the connections close
 
 
 class RpcServer:
@@ -70,14 +72,18 @@ class RpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         return int(port)
 
-    async def stop(self) -> bool:
+    async def stop(self, linger_s: float = LINGER_S) -> bool:
         """Say NOT_SERVING, refuse what is new, finish what runs, and close.
+
+        Args:
+            linger_s: Seconds after the last call before the connections close.
 
         Returns:
             Whether everything ended within the drain timeout; what did not was told UNAVAILABLE.
         """
         await self._health.enter_graceful_shutdown()
         finished = await self._boundary.drain(self._settings.drain_timeout_s)
+        await asyncio.sleep(linger_s)
         await self._server.stop(CLOSING_GRACE_S)
         return finished
 

@@ -7,5 +7,5 @@ from tests.service.rpc.world import World, serving
 
 @pytest.fixture
 async def world() -> AsyncIterator[World]:
-    async with serving(drain_timeout_s=0.2) as running:
+    async with serving(drain_timeout_s=0.05) as running:
         yield running

@@ -25,7 +25,7 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 
 async def health(world: World, service: str = "") -> Any:
-    stub = health_pb2_grpc.HealthStub(world.channel)
+    stub: Any = health_pb2_grpc.HealthStub(world.channel)
     return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
 
 
@@ -41,7 +41,8 @@ async def test_the_health_of_what_is_not_there_is_not_found(world: World) -> Non
 
 
 async def test_reflection_describes_every_method(world: World) -> None:
-    stub: Any = reflection_pb2_grpc.ServerReflectionStub(world.channel)
+    channel: Any = world.channel
+    stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
     call = stub.ServerReflectionInfo()
     await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
     names = {service.name for service in (await call.read()).list_services_response.service}

@@ -60,7 +60,7 @@ def opening(model: str, version: int = 0) -> pb.OpenSession:
 
 @asynccontextmanager
 async def streaming(**settings: object) -> AsyncIterator[tuple[World, Stream]]:
-    async with serving(drain_timeout_s=0.2, **settings) as world:
+    async with serving(drain_timeout_s=0.05, **settings) as world:
         yield world, Stream(world)
 
 

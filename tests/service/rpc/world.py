@@ -118,7 +118,7 @@ async def serving(**settings: object) -> AsyncIterator[World]:
         try:
             yield World(server, models, port, engines, channel, CarryoverStub(channel))
         finally:
-            await server.stop()
+            await server.stop(linger_s=0)
 
 
 def lowercased(model: LiveModel, role: str) -> LiveModel:

@@ -1,0 +1,190 @@
+"""The service as its own process, with a real bundle and a real engine."""
+
+import asyncio
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from carryover.client.aio import AsyncClient
+from carryover.client.errors import CarryoverError, ShuttingDown, Unavailable
+from carryover.client.sync import Client
+from carryover.client.types import Token, TransduceResult
+from tests.service.bundles import publish_transducer
+
+SERVE = """
+import sys
+from service.main import serve
+from service.settings import load_settings
+sys.exit(serve(load_settings()))
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Running:
+    """A server process; its log is on stderr."""
+
+    process: subprocess.Popen[str]
+    address: str
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """Signal the server, and give its exit status and log."""
+        self.process.send_signal(how)
+        _, log = self.process.communicate(timeout=30)
+        return self.process.returncode, log
+
+
+def start(repository: Path, **settings: object) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
+    chosen = {"port": 0, "provider": "cpu", "repository": repository} | settings
+    environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in chosen.items()}
+    return subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def running(repository: Path, **settings: object) -> Iterator[Running]:
+    process = start(repository, **settings)
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line.startswith("serving on "):
+            pytest.fail(f"got {line!r}: {process.communicate(timeout=30)[1]}")
+        yield Running(process, line.removeprefix("serving on ").strip())
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    publish_transducer(folder, "tiny", 1)
+    shutil.copytree(folder / "tiny" / "1", folder / "tiny" / "2")  # its manifest says version 1
+    (folder / "broken" / "1").mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_it_serves_what_it_can_says_so_and_ends_with_status_0(repository: Path) -> None:
+    with running(repository) as server:
+        with Client(server.address) as client:
+            assert client.is_serving("tiny")
+            listed = client.models()
+            assert [(model.ref.name, model.ref.version) for model in listed.models] == [("tiny", 1)]
+            assert {(bundle.ref.name, bundle.ref.version) for bundle in listed.refused} == {("broken", 1), ("tiny", 2)}
+            assert not any(str(repository) in bundle.reason for bundle in listed.refused)
+            assert client.transduce("tiny", "abc", beam_size=3).finish().best.text
+        status, log = server.stop()
+    assert status == 0
+    assert "model tiny version 1: encoder_decoder, fp32, CPUExecutionProvider" in log
+    assert "refused tiny version 2: " in log
+    assert "refused broken version 1: " in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_an_orderly_end_too(repository: Path) -> None:
+    with running(repository) as server:
+        status, log = server.stop(signal.SIGINT)
+    assert (status, "Traceback" in log) == (0, False)
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_says_why_in_one_line(repository: Path, tmp_path: Path) -> None:
+    with running(repository) as server:
+        port = server.address.rpartition(":")[2]
+        cases: list[tuple[Path, dict[str, object], str]] = [
+            (tmp_path / "none", {}, "none"),
+            (tmp_path, {}, "expected at least one model in"),
+            (repository, {"port": port}, f"127.0.0.1:{port}: expected an address to listen on"),
+            (repository, {"provider": "cuda"}, "provider cuda: expected"),
+        ]
+        for folder, settings, says in cases:
+            process = start(folder, **settings)
+            out, log = process.communicate(timeout=60)
+            if says.startswith("provider cuda") and out.startswith("serving"):
+                pytest.skip("this machine has CUDA")
+            last = log.strip().splitlines()[-1]
+            assert process.returncode == 1
+            assert "cannot serve: " in last
+            assert says in last
+            assert "Traceback" not in log
+
+
+async def ask(client: AsyncClient, source: str) -> tuple[list[Token], TransduceResult]:
+    stream = client.transduce("tiny", source, beam_size=3, num_best=3, max_tokens=60)
+    return [token async for token in stream], stream.result
+
+
+@pytest.mark.slow
+async def test_64_at_once_a_third_cancelled_answer_as_one_at_a_time(repository: Path) -> None:
+    draw = random.Random(5)
+    sources = ["".join(draw.choices("abc", k=draw.randint(1, 20))) for _ in range(64)]
+    with running(repository) as server:
+        async with AsyncClient(server.address) as client:
+            alone = [await ask(client, source) for source in sources]
+            assert len({result.text for _, result in alone}) > 5
+            tasks = [asyncio.create_task(ask(client, source)) for source in sources]
+            doomed = draw.sample(range(64), 21)
+            for i in doomed:
+                await asyncio.sleep(draw.random() * 0.002)
+                tasks[i].cancel()
+            together = await asyncio.gather(*tasks, return_exceptions=True)
+            for i in range(64):
+                if i not in doomed or not isinstance(together[i], BaseException):
+                    assert together[i] == alone[i]
+            async with asyncio.timeout(10):
+                load = (await client.model("tiny")).load
+                while (load.waiting, load.running) != (0, 0):
+                    load = (await client.model("tiny")).load
+            assert (load.free_slots, load.free_memory_rows) == (load.num_slots, load.num_memory_rows)
+        status, _ = server.stop()
+    assert status == 0
+
+
+@pytest.mark.slow
+async def test_a_server_that_stops_under_load_answers_or_refuses_every_call(repository: Path) -> None:
+    with running(repository, drain_timeout_s=5) as server:
+        async with AsyncClient(server.address) as client:
+            expected = await ask(client, "abcabc")
+            outcomes: list[object] = []
+
+            async def keep_asking() -> None:
+                try:
+                    while True:
+                        assert await ask(client, "abcabc") == expected
+                        outcomes.append("answered")
+                except CarryoverError as error:
+                    outcomes.append(error)
+
+            callers = [asyncio.create_task(keep_asking()) for _ in range(16)]
+            while len(outcomes) < 50:
+                await asyncio.sleep(0.001)
+            before = time.monotonic()
+            status, log = await asyncio.to_thread(server.stop)
+            assert time.monotonic() - before < 5
+            await asyncio.gather(*callers)
+    errors = [outcome for outcome in outcomes if isinstance(outcome, CarryoverError)]
+    assert len(errors) == 16
+    odd = [repr(error) for error in errors if not isinstance(error, Unavailable)]
+    assert not odd, (odd, log[-3000:])
+    assert any(isinstance(error, ShuttingDown) for error in errors), errors
+    assert (status, "Traceback" in log) == (0, False)
