@@ -114,17 +114,31 @@ def _row(sessions: int, raw: list[float], raw_p50: list[float], service: list[di
 
 def main() -> None:
     """Measure and print; see the module docstring."""
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each measurement, in seconds")
     parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured; medians are printed")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="intra-op threads, here and in the service")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count() or 1, help="intra-op threads, here and in the service"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args()
     console = Console()
     rows = measure(options.seconds, options.rounds, options.threads, console)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, onnxruntime {onnxruntime.__version__}, {options.threads} threads"
+    cores = f"{platform.machine()}, {os.cpu_count()} cores"
+    machine = f"{cores}, onnxruntime {onnxruntime.__version__}, {options.threads} threads"
     table = Table(title=f"Session steps: raw ONNX Runtime in process, and the service over gRPC ({machine})")
-    columns = ("sessions", "raw steps/s", "service steps/s", "ratio", "p50 ms", "p99 ms", "raw step p50 ms", "generator CPU")
+    columns = (
+        "sessions",
+        "raw steps/s",
+        "service steps/s",
+        "ratio",
+        "p50 ms",
+        "p99 ms",
+        "raw step p50 ms",
+        "generator CPU",
+    )
     for column in columns:
         table.add_column(column, justify="right")
     for row in rows:
@@ -140,7 +154,9 @@ def main() -> None:
         )
     console.print(table)
     if options.json:
-        options.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

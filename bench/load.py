@@ -11,6 +11,7 @@ import asyncio
 import json
 import sys
 import time
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -26,7 +27,9 @@ CHECKED_STEPS = 200  # of the first and the last session
 class Driver:
     """One stream that carries the sessions `first`, `first + stride`, ... below `sessions`."""
 
-    def __init__(self, model: str, numbers: list[int], steps: int, vocabulary: int, checked: dict[int, list[int]]) -> None:
+    def __init__(
+        self, model: str, numbers: list[int], steps: int, vocabulary: int, checked: dict[int, list[int]]
+    ) -> None:
         self.model, self.numbers, self.steps, self.vocabulary, self.checked = model, numbers, steps, vocabulary, checked
         self.taken = dict.fromkeys(numbers, 0)
         self.ids: dict[int, str] = {}
@@ -34,11 +37,13 @@ class Driver:
         self.latencies_ms: list[float] = []
         self.counted_steps = 0
 
-    async def open(self, stub: CarryoverStub) -> None:
+    async def open(self, stub: Any) -> None:
         """Open the stream and its sessions."""
         self.call = stub.Session()
         for number in self.numbers:
-            await self.call.write(pb.SessionRequest(request_id=number, open=pb.OpenSession(model=pb.ModelRef(name=self.model))))
+            await self.call.write(
+                pb.SessionRequest(request_id=number, open=pb.OpenSession(model=pb.ModelRef(name=self.model)))
+            )
         for _ in self.numbers:
             answer = await self.call.read()
             if answer is grpc.aio.EOF or answer.WhichOneof("event") != "opened":
@@ -78,12 +83,14 @@ class Driver:
             pass
 
 
-async def drive(address: str, model: str, sessions: int, seconds: float, steps: int, streams: int, vocabulary: int) -> dict[str, object]:
+async def drive(
+    address: str, model: str, sessions: int, seconds: float, steps: int, streams: int, vocabulary: int
+) -> dict[str, object]:
     """Load one server; see the module docstring."""
     streams = min(streams, sessions)
     checked: dict[int, list[int]] = {0: [], sessions - 1: []}
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = CarryoverStub(channel)
+        stub: Any = CarryoverStub(channel)  # the generated types know the blocking stub only
         drivers = [Driver(model, list(range(i, sessions, streams)), steps, vocabulary, checked) for i in range(streams)]
         await asyncio.gather(*(driver.open(stub) for driver in drivers))
         begin, cpu = time.perf_counter(), time.process_time()
@@ -101,4 +108,8 @@ async def drive(address: str, model: str, sessions: int, seconds: float, steps: 
 if __name__ == "__main__":
     address, model, *numbers = sys.argv[1:]
     sessions, seconds, steps, streams, vocabulary = numbers
-    print(json.dumps(uvloop.run(drive(address, model, int(sessions), float(seconds), int(steps), int(streams), int(vocabulary)))))
+    print(
+        json.dumps(
+            uvloop.run(drive(address, model, int(sessions), float(seconds), int(steps), int(streams), int(vocabulary)))
+        )
+    )

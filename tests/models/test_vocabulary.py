@@ -45,7 +45,9 @@ def test_duplicates_are_refused_by_name() -> None:
 
 
 @given(st.lists(st.text(max_size=8), unique=True, max_size=30), st.integers(0, 3))
-def test_what_was_saved_is_what_is_loaded(tmp_path_factory: pytest.TempPathFactory, tokens: list[str], special: int) -> None:
+def test_what_was_saved_is_what_is_loaded(
+    tmp_path_factory: pytest.TempPathFactory, tokens: list[str], special: int
+) -> None:
     vocabulary = Vocabulary(tuple(tokens), min(special, len(tokens)))
     path = tmp_path_factory.mktemp("vocabulary") / "words.json"
     vocabulary.save(path)
