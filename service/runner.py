@@ -105,17 +105,25 @@ class Runner:
         self.provider = provider
         self.num_slots = config.num_slots
         self.num_memory_rows = config.num_memory_rows if manifest.memories else 0
+        # Sessions first: they tell whether the provider works at all.
+        sessions = {
+            kind: _open_session(folder / spec.file, provider, config.threads) for kind, spec in manifest.graphs.items()
+        }
         self._pools: dict[str, ort.OrtValue] = {}
         for spec, rows in _pool_sizes(manifest, config):
             assert spec.pool_input is not None
             zeros = np.zeros((max(rows, probe.NUM_ROWS), *spec.shape), dtype=spec.dtype)
             self._pools[spec.pool_input] = ort.OrtValue.ortvalue_from_numpy(zeros, _device(provider), 0)
         self._graphs = {
-            kind: _Graph(folder / spec.file, spec, manifest, self._pools, provider, config.threads)
-            for kind, spec in manifest.graphs.items()
+            kind: _Graph(sessions[kind], spec, manifest, self._pools) for kind, spec in manifest.graphs.items()
         }
-        found = (warning for kind, graph in self._graphs.items() for warning in graph.misplaced(kind))
-        self.warnings = (*warnings, *found)
+        self.warnings = warnings
+        if provider != CPU:
+            self.warnings += tuple(
+                f"graph {kind}: {len(nodes)} recurrent nodes run on the CPU ({', '.join(nodes[:4])})"
+                for kind, session in sessions.items()
+                if (nodes := recurrent_nodes_on_cpu(session))
+            )
         for kind, graph in self._graphs.items():
             self._prove_in_place(kind, graph)
 
@@ -158,6 +166,17 @@ class Runner:
             raise RunnerError(f"graph {kind} on {self.provider}: {failure}") from None
 
 
+def recurrent_nodes_on_cpu(session: ort.InferenceSession) -> list[str]:
+    """Names of the recurrent nodes that a session runs on the CPU; it must have recorded where its nodes went."""
+    return [
+        node.name
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name == CPU
+        for node in part.get_nodes()
+        if node.op_type in _RECURRENT_OPS
+    ]
+
+
 def _pool_sizes(manifest: Manifest, config: RunnerConfig) -> list[tuple[StateSpec | MemorySpec, int]]:
     states: list[tuple[StateSpec | MemorySpec, int]] = [
         (state, config.num_slots) for state in manifest.states if state.pool_input is not None
@@ -169,19 +188,12 @@ class _Graph:
     """One session with its bindings: pools bound once, one reusable binding for each set of wanted outputs."""
 
     def __init__(
-        self,
-        path: Path,
-        spec: GraphSpec,
-        manifest: Manifest,
-        pools: Mapping[str, ort.OrtValue],
-        provider: str,
-        threads: int,
+        self, session: ort.InferenceSession, spec: GraphSpec, manifest: Manifest, pools: Mapping[str, ort.OrtValue]
     ) -> None:
+        _check_signature(spec, session)
         self.spec = spec
+        self._session = session
         self._pools = pools
-        self._provider = provider
-        self._session = _open_session(path, provider, threads)
-        _check_signature(path, spec, self._session)
         given = {tensor.name for tensor in spec.inputs}
         returned = {tensor.name for tensor in spec.outputs}
         pairs: dict[str | None, str | None] = {state.pool_input: state.pool_output for state in manifest.states}
@@ -234,19 +246,6 @@ class _Graph:
         values = self._session.run(names, {**inputs, **pools})
         return dict(zip(self.updated, values, strict=True))
 
-    def misplaced(self, kind: str) -> list[str]:
-        """Recurrent nodes that a CUDA session runs on the CPU, one warning a graph."""
-        if self._provider == CPU:
-            return []
-        names = [
-            node.name
-            for part in self._session.get_provider_graph_assignment_info()
-            if part.ep_name == CPU
-            for node in part.get_nodes()
-            if node.op_type in _RECURRENT_OPS
-        ]
-        return [f"graph {kind}: {len(names)} recurrent nodes run on the CPU ({', '.join(names[:4])})"] if names else []
-
     def _bind(self, outputs: tuple[str, ...]) -> ort.IOBinding:
         if unknown := set(outputs) - self._outputs.keys() | set(outputs) & set(self.updated.values()):
             raise RunnerError(f"outputs: expected some of {list(self._outputs)} but pools, got {sorted(unknown)}")
@@ -275,14 +274,14 @@ def _open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessi
     return session
 
 
-def _check_signature(path: Path, spec: GraphSpec, session: ort.InferenceSession) -> None:
+def _check_signature(spec: GraphSpec, session: ort.InferenceSession) -> None:
     for what, declared, found in (
         ("inputs", spec.inputs, session.get_inputs()),
         ("outputs", spec.outputs, session.get_outputs()),
     ):
         expected, got = sorted(t.name for t in declared), sorted(t.name for t in found)
         if expected != got:
-            raise RunnerError(f"{path.name}: {what}: expected {expected} as in the manifest, got {got}")
+            raise RunnerError(f"{spec.file}: {what}: expected {expected} as in the manifest, got {got}")
 
 
 def _device(provider: str) -> str:

@@ -1,35 +1,237 @@
-"""The runner against plain arithmetic on the tiny models."""
+"""The runner against plain arithmetic on the tiny models, and against graphs that break its rules."""
 
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import helper, numpy_helper
 
-from service.runner import Runner, RunnerConfig, open_runner
+from export.manifest import StateSpec, TensorSpec
+from service.runner import (
+    CPU,
+    CUDA,
+    ProviderUnavailable,
+    Runner,
+    RunnerConfig,
+    RunnerError,
+    open_runner,
+    recurrent_nodes_on_cpu,
+)
 from tests.service import tiny_models as tiny
 
 CONFIG = RunnerConfig(provider="cpu", num_slots=16, num_memory_rows=32)
+TABLE = tiny.make_table()
 
 
-def ints(*values: int) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def ints(*values: int) -> npt.NDArray[np.int64]:
     return np.array(values, dtype=np.int64)
 
 
 def open_language_model(folder: Path) -> Runner:
-    return open_runner(folder, tiny.write_language_model(folder, tiny.make_table()), CONFIG)
+    return open_runner(folder, tiny.write_language_model(folder, TABLE), CONFIG)
+
+
+def step_feeds(tokens: list[int], read: list[int], write: list[int]) -> dict[str, npt.NDArray[np.int64]]:
+    return {"tokens": ints(*tokens), "read_slots": ints(*read), "write_slots": ints(*write)}
 
 
 def test_a_step_reads_and_writes_the_rows_it_is_told(tmp_path: Path) -> None:
-    table = tiny.make_table()
     runner = open_language_model(tmp_path)
-    feeds = {"tokens": ints(4, 5), "read_slots": ints(0, 0), "write_slots": ints(2, 3)}
-    first = runner.run("step", feeds, ("log_probs",))
+    first = runner.run("step", step_feeds([4, 5], [0, 0], [2, 3]), ("log_probs",))
     states = [tiny.next_hash(0, 4), tiny.next_hash(0, 5)]
-    np.testing.assert_array_equal(first["log_probs"], table[states])
+    np.testing.assert_array_equal(first["log_probs"], TABLE[states])
     # Crossed: each row continues the other's state.
-    crossed = {"tokens": ints(6, 1), "read_slots": ints(3, 2), "write_slots": ints(2, 3)}
-    second = runner.run("step", crossed, ("top_tokens", "top_log_probs"))
+    second = runner.run("step", step_feeds([6, 1], [3, 2], [2, 3]), ("top_tokens", "top_log_probs"))
     states = [tiny.next_hash(states[1], 6), tiny.next_hash(states[0], 1)]
-    np.testing.assert_array_equal(second["top_log_probs"], -np.sort(-table[states])[:, : tiny.TOP_K])
+    np.testing.assert_array_equal(second["top_log_probs"], -np.sort(-TABLE[states])[:, : tiny.TOP_K])
+    assert second.keys() == {"top_tokens", "top_log_probs"}
     pool = runner.read_pool("hash_pool")
     assert pool[2:4, 0].tolist() == states
     assert not pool[:2].any() and not pool[4:].any()
+
+
+def test_outputs_of_one_run_survive_the_next(tmp_path: Path) -> None:
+    runner = open_language_model(tmp_path)
+    kept = runner.run("step", step_feeds([4], [0], [2]), ("log_probs",))["log_probs"]
+    copy = kept.copy()
+    for rows in (1, 3, 1):
+        runner.run("step", step_feeds([5] * rows, [0] * rows, [2] * rows), ("log_probs",))
+    np.testing.assert_array_equal(kept, copy)
+
+
+def test_encode_writes_memory_and_state_and_a_step_reads_both(tmp_path: Path) -> None:
+    runner = open_runner(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), CONFIG)
+    source = np.array([[4, 5, 6], [6, 0, 0]])
+    rows = np.array([[8, 9, 10], [16, 1, 1]])
+    feeds = {"source": source, "lengths": ints(3, 1), "source_rows": rows, "write_slots": ints(2, 3)}
+    assert runner.run("encode", feeds, ()) == {}
+    memory = runner.read_pool("memory_pool")
+    assert memory[[8, 9, 10, 16], 0].tolist() == [4, 5, 6, 6]
+    assert not memory[0].any()
+    assert runner.read_pool("hash_pool")[2:4, 0].tolist() == [15, 6]
+    step = step_feeds([2, 2], [2, 3], [2, 3])
+    step |= {"source_rows": np.array([[8, 9, 10], [16, 0, 0]]), "source_lengths": ints(3, 1)}
+    top = runner.run("step", step, ("top_log_probs",))["top_log_probs"]
+    states = [tiny.next_hash(15, 2, 15), tiny.next_hash(6, 2, 6)]
+    np.testing.assert_array_equal(top, -np.sort(-TABLE[states])[:, : tiny.TOP_K])
+
+
+def test_sequences_start_from_zeros_unless_told(tmp_path: Path) -> None:
+    runner = open_runner(tmp_path, tiny.write_tagger(tmp_path, TABLE), CONFIG)
+    feeds: dict[str, npt.NDArray[np.int64] | npt.NDArray[np.float32]] = {
+        "words": np.array([[1, 2]]),
+        "characters": np.array([[[3], [4]]]),
+        "lengths": ints(2),
+    }
+    got = runner.run("sequence", feeds, ("emissions", "final_hash"))
+    np.testing.assert_array_equal(got["emissions"][0], TABLE[[1 + 3, 3 + 4]])
+    feeds["initial_hash"] = np.array([[10]], dtype=np.float32)
+    got = runner.run("sequence", feeds, ("final_hash",))
+    assert got["final_hash"].tolist() == [[13]]
+
+
+def test_state_bytes_count_what_one_slot_keeps(tmp_path: Path) -> None:
+    assert open_language_model(tmp_path).state_bytes == 4
+    (tmp_path / "tagger").mkdir()
+    tagger = open_runner(tmp_path / "tagger", tiny.write_tagger(tmp_path / "tagger", TABLE), CONFIG)
+    assert tagger.state_bytes == 0  # it has no pool
+
+
+GOOD = step_feeds([4], [0], [2])
+
+
+@pytest.mark.parametrize(
+    ("feeds", "outputs", "message"),
+    [
+        ({"tokens": ints(4), "read_slots": ints(0)}, (), "expected write_slots, got"),
+        (GOOD | {"words": ints(4)}, (), r"got also \['words'\]"),
+        (GOOD | {"tokens": ints(4, 5)}, (), "B = 2, got"),
+        (GOOD | {"tokens": np.array([[4]])}, (), r"int64 \('B',\), got int64 \(1, 1\)"),
+        (GOOD | {"tokens": np.array([4.0], dtype=np.float32)}, (), "got float32"),
+        (GOOD, ("logits",), r"got \['logits'\]"),
+        (GOOD, ("hash_pool_out",), r"got \['hash_pool_out'\]"),
+    ],
+)
+def test_a_run_asked_for_wrongly_is_refused_and_changes_nothing(
+    tmp_path: Path, feeds: dict[str, npt.NDArray[np.int64]], outputs: tuple[str, ...], message: str
+) -> None:
+    runner = open_language_model(tmp_path)
+    with pytest.raises(RunnerError, match=message):
+        runner.run("step", feeds, outputs)
+    assert not runner.read_pool("hash_pool").any()
+    assert runner.run("step", GOOD, ("log_probs",))["log_probs"].shape == (1, tiny.VOCABULARY)
+
+
+def edit_step(
+    folder: Path, output: str, *nodes: onnx.NodeProto, **constants: npt.NDArray[np.float32]
+) -> onnx.ModelProto:
+    """Let the scatter write `output` instead of the pool, and add nodes; gives the model to change further."""
+    model = onnx.load(folder / "step.onnx")
+    [scatter] = [node for node in model.graph.node if node.op_type == "ScatterND"]
+    scatter.output[:] = [output]
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return model
+
+
+def test_a_graph_that_changes_another_row_is_refused(tmp_path: Path) -> None:
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    add = helper.make_node("Add", ["updated", "half"], ["hash_pool_out"])
+    onnx.save(edit_step(tmp_path, "updated", add, half=np.full(1, 0.5, dtype=np.float32)), tmp_path / "step.onnx")
+    with pytest.raises(RunnerError, match=r"graph step on CPU.*: hash_pool: expected only rows \[2, 3, 4\] to change"):
+        open_runner(tmp_path, manifest, CONFIG)
+
+
+def test_a_graph_that_does_not_write_is_refused(tmp_path: Path) -> None:
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    same = helper.make_node("Identity", ["hash_pool"], ["hash_pool_out"])
+    onnx.save(edit_step(tmp_path, "lost", same), tmp_path / "step.onnx")
+    with pytest.raises(RunnerError, match="expected the graph to change rows"):
+        open_runner(tmp_path, manifest, CONFIG)
+
+
+def test_a_graph_that_reads_a_pool_after_writing_it_is_refused(tmp_path: Path) -> None:
+    """Right on copies, wrong in place: nothing in the file is at fault, so only the proof on real buffers can tell."""
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    model = edit_step(
+        tmp_path,
+        "hash_pool_out",
+        helper.make_node("ReduceSum", ["hash_pool_out"], ["sum"], keepdims=0),
+        helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
+        helper.make_node("Cast", ["nothing"], ["late"], to=onnx.TensorProto.INT64),
+        helper.make_node("Add", ["read_slots", "late"], ["rows"]),
+        helper.make_node("Gather", ["hash_pool", "rows"], ["old"]),
+        zero=np.zeros(1, dtype=np.float32),
+    )
+    [scatter] = [node for node in model.graph.node if node.op_type == "ScatterND"]
+    model.graph.node.append(helper.make_node("ScatterND", ["last_pool", scatter.input[1], "old"], ["last_pool_out"]))
+    shape = helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, ["N", 1])
+    model.graph.input.append(helper.make_value_info("last_pool", shape))
+    model.graph.output.append(helper.make_value_info("last_pool_out", shape))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, tmp_path / "step.onnx")
+    spec = manifest.graphs["step"]
+    pool = TensorSpec(name="last_pool", dtype="float32", shape=("N", 1))
+    out = TensorSpec(name="last_pool_out", dtype="float32", shape=("N", 1))
+    step = spec.model_copy(update={"inputs": (*spec.inputs, pool), "outputs": (*spec.outputs, out)})
+    last = StateSpec(name="last", dtype="float32", shape=(1,), pool_input="last_pool", pool_output="last_pool_out")
+    manifest = manifest.model_copy(update={"graphs": {"step": step}, "states": (tiny.STATE, last)})
+    with pytest.raises(RunnerError, match="last_pool: expected in place the same as on a copy, got a difference"):
+        open_runner(tmp_path, manifest, CONFIG)
+
+
+def test_a_graph_whose_names_are_not_the_manifests_is_refused(tmp_path: Path) -> None:
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    spec = manifest.graphs["step"]
+    broken = spec.model_copy(update={"inputs": spec.inputs[1:]})
+    with pytest.raises(RunnerError, match=r"step.onnx: inputs: expected .* as in the manifest, got .*'tokens'"):
+        open_runner(tmp_path, manifest.model_copy(update={"graphs": {"step": broken}}), CONFIG)
+
+
+def test_cuda_is_insisted_on_or_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
+    with pytest.raises(ProviderUnavailable, match=f"expected {CUDA}, got an ONNX Runtime with {CPU} only"):
+        open_runner(tmp_path, manifest, RunnerConfig("cuda", 1, 16, 32))
+    runner = open_runner(tmp_path, manifest, RunnerConfig("auto", 1, 16, 32))
+    assert (runner.provider, runner.warnings) == (CPU, ())
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="needs an ONNX Runtime where CUDA does not work")
+def test_cuda_that_is_installed_and_broken_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
+    runner = open_runner(tmp_path, manifest, RunnerConfig("auto", 1, 16, 32))
+    assert runner.provider == CPU
+    assert "CUDAExecutionProvider is installed but does not work" in runner.warnings[0]
+    with pytest.raises(ProviderUnavailable):
+        open_runner(tmp_path, manifest, RunnerConfig("cuda", 1, 16, 32))
+
+
+def test_recurrent_nodes_on_the_cpu_are_found(tmp_path: Path) -> None:
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["T", "B", 2])]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+    weights = [
+        numpy_helper.from_array(np.ones((1, 9, 2), dtype=np.float32), "w"),
+        numpy_helper.from_array(np.ones((1, 9, 3), dtype=np.float32), "r"),
+    ]
+    nodes = [
+        helper.make_node("GRU", ["x", "w", "r"], ["h"], "recurrence", hidden_size=3),
+        helper.make_node("Neg", ["h"], ["y"], "other"),
+    ]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
+    assert recurrent_nodes_on_cpu(session) == ["recurrence"]
+
+
+@pytest.mark.parametrize("config", [{"threads": -1}, {"num_slots": 2}, {"num_memory_rows": 15}])
+def test_impossible_configs_are_refused(config: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=f"{next(iter(config))}: expected at least"):
+        RunnerConfig(**config)  # type: ignore[arg-type]
