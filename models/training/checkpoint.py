@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -150,8 +149,4 @@ def _samples(path: Path) -> list[dict[str, object]]:
 
 def package_versions() -> dict[str, str]:
     """Versions of Python and of the packages that training depends on."""
-    return (
-        {"python": platform.python_version()}
-        | {name: metadata.version(name) for name in _PACKAGES}
-        | {"torch_threads": str(torch.get_num_threads())}
-    )
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}

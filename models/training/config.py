@@ -140,7 +140,7 @@ class RunConfig(Strict):
     limits: LimitsConfig
     evaluation: EvaluationConfig
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    accelerator: Literal["auto", "cpu", "cuda"] = "cpu"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = Field(default=1, ge=1, description="how many, by Lightning")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of one operator; None: PyTorch's choice")
     log_every_steps: int = Field(default=50, ge=1)

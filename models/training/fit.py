@@ -21,8 +21,7 @@ from models.training.keeper import Keeper
 from models.training.progress import Progress
 from models.training.report import Report
 from models.training.run import begin, check_same_config, go_on, is_begun, is_finished, state_path
-from models.training.schedule import total_steps
-from models.training.state import read_state
+from models.training.state import of_rank, read_state
 from models.training.stream import Held, RoundStream
 from models.training.task import Task
 
@@ -63,11 +62,12 @@ def fit(config_path: Path, run: Path | None = None, resume: bool = True, console
     corpus = read_corpus(config.data)
     task = go_on(run, config, corpus) if is_begun(run) else begin(run, config, corpus)
     show_data(task, console)
-    model = _train(task, run, console)
-    load_weights(model, run)
-    metrics = compare(task, model.eval(), "dev")
-    write_json(run / METRICS, dict(metrics))
-    show(metrics, "dev", console)
+    model, first = _train(task, run, console)
+    if first:
+        load_weights(model, run)
+        metrics = compare(task, model.eval(), "dev")
+        write_json(run / METRICS, dict(metrics))
+        show(metrics, "dev", console)
     return run
 
 
@@ -98,30 +98,36 @@ def _trainer(config: RunConfig, run: Path, callbacks: list[pl.Callback]) -> pl.T
     )
 
 
-def _train(task: Task, run: Path, console: Console) -> torch.nn.Module:
-    """Train until a limit is reached. The weights returned are the last ones, not the best."""
-    config, saved = task.config, state_path(run)
+def _train(task: Task, run: Path, console: Console) -> tuple[torch.nn.Module, bool]:
+    """Train until a limit is reached.
+
+    Returns:
+        The model with its last weights, not the best; and whether this is the first of several processes, which
+        finishes the run.
+    """
+    config = task.config
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    keeper = Keeper(run, config, handle_signals=in_main_thread)
+    trainer = _trainer(config, run, [keeper, Report(console, config)])
     # All that is random from here on follows from the seed: first the weights, then dropout.
     pl.seed_everything(config.seed, verbose=False)
     model = build_model(config.model, vocabulary_sizes(task.tokenizers))
+    torch.manual_seed(config.seed + trainer.global_rank)
     progress = Progress()
-    data = task.training_data()
-    steps = total_steps(config.limits, data.num_batches(0))
+    data = task.training_data(trainer.global_rank, trainer.world_size)
     scorer, dev = task.evaluation(model, "dev", config.evaluation.max_examples, final=False)
-    state = read_state(saved) if saved.is_file() else None
-    if state is not None:
-        progress.restore(cast(dict[str, object], state["progress"]))
+    saved = of_rank(state_path(run), trainer.global_rank)
+    if saved.is_file():
+        keeper.state = read_state(saved)
+        progress.restore(cast(dict[str, object], keeper.state["progress"]))
         console.print(f"going on from step {progress.position.step}", highlight=False)
-    if progress.stopped is not None:
-        return model
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    keeper = Keeper(run, config, data, state, handle_signals=in_main_thread)
-    trainer = _trainer(config, run, [keeper, Report(console, config, steps)])
-    module = task.module_type(model, config, scorer, progress, steps)
-    stream = RoundStream(data, progress, config.limits, config.evaluation.every_steps)
-    with warnings.catch_warnings():
-        # Lightning takes our streams for a DataLoader without workers.
-        warnings.filterwarnings("ignore", module="lightning")
-        trainer.fit(module, stream, Held(dev))
-    console.print(f"training ended: {progress.stopped}", highlight=False)
-    return model
+    if progress.stopped is None:
+        module = task.module_type(model, config, scorer, progress, data)
+        stream = RoundStream(data, progress, config.limits, config.evaluation.every_steps)
+        with warnings.catch_warnings():
+            # Lightning takes our streams for a DataLoader without workers.
+            warnings.filterwarnings("ignore", module="lightning")
+            trainer.fit(module, stream, Held(dev))
+    if trainer.is_global_zero:
+        console.print(f"training ended: {progress.stopped}", highlight=False)
+    return model, trainer.is_global_zero

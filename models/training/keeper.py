@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from models.training.batches import TrainingData
 from models.training.checkpoint import save_weights
 from models.training.config import RunConfig
 from models.training.errors import Interrupted
@@ -27,20 +26,13 @@ class Keeper(pl.Callback):
     Args:
         run: The run folder.
         config: The run's config.
-        data: The batches of this process, to move the position on.
-        state: A saved state to go on from.
         handle_signals: Whether SIGINT and SIGTERM are waited for (only a main thread can).
     """
 
-    def __init__(
-        self,
-        run: Path,
-        config: RunConfig,
-        data: TrainingData,
-        state: dict[str, object] | None,
-        handle_signals: bool,
-    ) -> None:
-        self._run, self._config, self._data, self._state = run, config, data, state
+    def __init__(self, run: Path, config: RunConfig, handle_signals: bool) -> None:
+        self._run, self._config = run, config
+        self.state: dict[str, object] | None = None
+        """A saved state to go on from."""
         self._handle_signals = handle_signals
         self._handlers: dict[signal.Signals, Any] = {}
         self._signal: signal.Signals | None = None
@@ -49,9 +41,9 @@ class Keeper(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restore the saved state and listen for signals."""
         module = _ours(pl_module)
-        if self._state is not None:
-            restore_state(self._state, module, trainer)
-            self._state = None
+        if self.state is not None:
+            restore_state(self.state, module, trainer)
+            self.state = None
         if self._handle_signals:
             self._handlers = {number: signal.signal(number, self._note) for number in _SIGNALS}
         self._clock = self._saved_at = time.monotonic()
@@ -70,8 +62,8 @@ class Keeper(pl.Callback):
             Interrupted: After saving the state.
         """
         module = _ours(pl_module)
-        module.progress.advance(self._data)
-        self._count_time(module)
+        module.progress.advance(module.data)
+        self._count_time(trainer, module)
         limits, every = self._config.limits, self._config.evaluation.every_steps
         if module.progress.position.ends_round(limits, every):
             return
@@ -88,7 +80,7 @@ class Keeper(pl.Callback):
             Interrupted: After saving the state, if a signal came.
         """
         module = _ours(pl_module)
-        self._count_time(module)
+        self._count_time(trainer, module)
         self._judge(trainer, module, module.dev_metrics)
         module.progress.stopped = self._reason(trainer, module)
         trainer.should_stop = module.progress.stopped is not None
@@ -126,13 +118,15 @@ class Keeper(pl.Callback):
             return f"{position.step} steps done"
         if limits.patience is not None and progress.stale >= limits.patience:
             return f"no better {self._config.evaluation.best} for {progress.stale} evaluations"
-        if self._anywhere(trainer, progress.out_of_time(limits)):
+        if progress.out_of_time(limits):
             return f"the budget of {limits.max_minutes:g} minutes is spent"
         return None
 
-    def _count_time(self, module: TrainingModule) -> None:
+    def _count_time(self, trainer: pl.Trainer, module: TrainingModule) -> None:
         now = time.monotonic()
-        module.progress.elapsed_s += now - self._clock
+        elapsed = module.progress.elapsed_s + now - self._clock
+        # All processes go by one clock, or they would not stop at the same step.
+        module.progress.elapsed_s = trainer.strategy.broadcast(elapsed) if trainer.world_size > 1 else elapsed
         self._clock = now
 
     def _save(self, trainer: pl.Trainer, module: TrainingModule) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from models.training.batches import Batch
+from models.training.batches import Batch, TrainingData
 from models.training.config import OptimiserConfig, RunConfig
 from models.training.errors import DivergenceError
 from models.training.progress import Progress
-from models.training.schedule import multiplier
+from models.training.schedule import multiplier, total_steps
 from models.training.scorer import Scorer
 
 
@@ -24,16 +24,17 @@ class TrainingModule(pl.LightningModule):
         config: The run's config.
         scorer: Evaluates dev batches.
         progress: Where the run is; moved on by the `Keeper` callback.
-        steps: Optimiser steps of the whole run, where known.
+        data: The training batches of this process.
     """
 
     def __init__(
-        self, model: nn.Module, config: RunConfig, scorer: Scorer, progress: Progress, steps: int | None
+        self, model: nn.Module, config: RunConfig, scorer: Scorer, progress: Progress, data: TrainingData
     ) -> None:
         super().__init__()
         self.model = model
-        self.config, self.scorer, self.progress = config, scorer, progress
-        self._steps = steps
+        self.config, self.scorer, self.progress, self.data = config, scorer, progress, data
+        self.steps = total_steps(config.limits, data.num_batches(0))
+        """Optimiser steps of the whole run; None where only time limits it."""
         self.dev_metrics: dict[str, float] = {}
         self.last_loss: Tensor | None = None
         """Mean loss of the last step, in nats, ()."""
@@ -70,7 +71,7 @@ class TrainingModule(pl.LightningModule):
 
     def rate(self) -> float:
         """The learning rate of the next step."""
-        factor = multiplier(self.config.schedule, self.config.limits, self.progress, self._steps)
+        factor = multiplier(self.config.schedule, self.config.limits, self.progress, self.steps)
         return self.config.optimiser.learning_rate * factor
 
     def configure_optimizers(self) -> Optimizer:

@@ -20,11 +20,11 @@ class Report(pl.Callback):
     Args:
         console: Where to.
         config: The run's config.
-        steps: Steps of the whole run, where known.
     """
 
-    def __init__(self, console: Console, config: RunConfig, steps: int | None) -> None:
-        self._console, self._config, self._steps = console, config, steps
+    def __init__(self, console: Console, config: RunConfig) -> None:
+        self._console, self._config = console, config
+        self._steps: int | None = None
         self._bar: Progress | None = None
         self._shown = time.monotonic()
         self._shown_step = 0
@@ -37,6 +37,9 @@ class Report(pl.Callback):
         module = _ours(pl_module)
         self._shown = time.monotonic()
         self._shown_step = module.progress.position.step
+        self._steps = module.steps
+        if not trainer.is_global_zero:
+            self._console = Console(quiet=True)
         if self._console.is_terminal:
             self._bar = Progress(
                 TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), console=self._console
