@@ -1,0 +1,275 @@
+"""Both clients against one server, on engines of simple arithmetic."""
+
+import asyncio
+import inspect
+import math
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from carryover.client import errors
+from carryover.client.aio import AsyncClient
+from carryover.client.aio_session import AsyncSession
+from carryover.client.session import Session
+from carryover.client.sync import Client
+from carryover.client.types import ModelRef, StepOutput
+from service.errors import Overloaded
+from tests.service.rpc.world import World, serving, wait_until
+
+T = TypeVar("T")
+
+
+async def blocking(world: World, act: Callable[[Client], T]) -> T:
+    """Use the blocking client on a thread, while the server answers on this one."""
+
+    def run() -> T:
+        with Client(world.address, timeout_s=10) as client:
+            return act(client)
+
+    return await asyncio.to_thread(run)
+
+
+@pytest.mark.parametrize(("one", "other"), [(Client, AsyncClient), (Session, AsyncSession)])
+def test_both_clients_have_the_same_calls(one: type, other: type) -> None:
+    def calls(cls: type) -> dict[str, list[str]]:
+        public = {name: value for name, value in vars(cls).items() if not name.startswith("_") and callable(value)}
+        return {name: list(inspect.signature(value).parameters) for name, value in public.items() if name != "open"}
+
+    assert calls(one) == calls(other)
+    assert len(calls(one)) > 1
+
+
+async def test_the_asyncio_client_makes_every_call() -> None:
+    async with serving() as world, AsyncClient(world.address, timeout_s=10) as client:
+        (tagged,) = await client.tag("tagger", [["the", "cat"]])
+        assert tagged.tags == ("NOUN", "VERB")
+        assert tagged.confidences == pytest.approx((0.8, 0.8))
+        (score,) = await client.score("lm", ["the cat"])
+        assert score.tokens == ("the", "cat", "</s>")
+        assert math.isclose(score.total_log_prob, -1.2, rel_tol=1e-6)
+        async with client.transduce("g2p", "abc", num_best=2) as stream:
+            assert "".join([token.text async for token in stream]) == stream.result.text == "the cat sat"
+        assert [h.score for h in stream.result.hypotheses] == [-0.5, -1.5]
+        assert stream.result.hypotheses[0].finish_reason == "end"
+        made = await client.generate("lm", "the", max_tokens=3, seed=5).finish()
+        assert (made.text, made.seed, made.finish_reason, made.num_tokens) == ("mat dog ran", 5, "length", 3)
+        models = await client.models()
+        assert [model.ref.name for model in models.models] == ["bitagger", "g2p", "lm", "tagger"]
+        assert models.refused[0].reason == "hash mismatch"
+        model = await client.model("lm")
+        assert (model.ref, model.task, model.supports_sessions) == (ModelRef("lm", 3), "language_model", True)
+        assert (model.load.num_slots, model.load.free_slots, model.limits.top_k) == (10, 8, 3)
+        assert await client.is_serving()
+        assert await client.is_serving("lm")
+        assert not await client.is_serving("nope")
+
+
+async def test_the_blocking_client_makes_every_call() -> None:
+    async with serving() as world:
+        assert (await blocking(world, lambda c: c.tag("tagger", [["the"]])))[0].tags == ("NOUN",)
+        assert (await blocking(world, lambda c: c.score("lm", ["the"])))[0].tokens == ("the", "</s>")
+
+        def transduce(client: Client) -> list[str]:
+            with client.transduce("g2p", "abc", beam_size=2) as stream:
+                texts = [token.text for token in stream]
+            return [*texts, stream.result.text]
+
+        assert await blocking(world, transduce) == ["the", " cat", " sat", "the cat sat"]
+        assert (await blocking(world, lambda c: c.generate("lm", max_tokens=2).finish())).num_tokens == 2
+        assert len((await blocking(world, lambda c: c.models())).models) == 4
+        assert (await blocking(world, lambda c: c.model("g2p"))).task == "encoder_decoder"
+        assert await blocking(world, lambda c: c.is_serving("g2p", wait=True))
+        assert not await blocking(world, lambda c: c.is_serving("nope"))
+
+
+SUMS = [StepOutput((1,), (-1.0,), ("<unk>",)), StepOutput((0,), (0.0,), ("<pad>",))]  # of 4, then 4 + 5
+
+
+async def test_an_asyncio_session_carries_state() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        async with client.session("lm") as session, client.session("lm", version=3) as other:
+            assert session.model == ModelRef("lm", 3)
+            assert await session.step(["the", "cat"]) == SUMS
+            (ids,) = await other.step(token_ids=[6], num_top=3)
+            assert (ids.token_ids, ids.tokens) == ((0, 1, 2), ())
+            assert [o.token_ids for o in await session.step(token_ids=[2, 2], num_top=0)] == [(), ()]
+            with pytest.raises(errors.InvalidArgument, match=r"token_ids\[0\]: expected 0 to 11, got 99"):
+                await session.step(token_ids=[99])
+            assert session.num_steps == 4
+            assert await session.close() == await session.close() == 4
+            with pytest.raises(errors.SessionClosed):
+                await session.step(["the"])
+        await wait_until(lambda: not world.engines["lm"].sessions)
+
+
+async def test_a_blocking_session_carries_state() -> None:
+    def act(client: Client) -> None:
+        with client.session("lm") as session, client.session("lm") as other:
+            assert session.id != other.id
+            assert session.step(["the", "cat"]) == SUMS
+            with pytest.raises(errors.InvalidArgument):
+                session.step(token_ids=[-(2**40)])
+            assert [o.token_ids for o in session.step(token_ids=[2, 2], num_top=0)] == [(), ()]
+            assert session.close() == session.close() == session.num_steps == 4
+            with pytest.raises(errors.SessionClosed):
+                session.step(["the"])
+
+    async with serving() as world:
+        await blocking(world, act)
+        await wait_until(lambda: not world.engines["lm"].sessions)
+
+
+async def test_a_session_that_cannot_be_opened_says_why() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        with pytest.raises(errors.ModelNotFound, match="got 'nope'"):
+            async with client.session("nope"):
+                pass
+        world.engines["lm"].refusals = [Overloaded("all 8 slots are taken", 0.5)] * 2
+        with pytest.raises(errors.Overloaded, match="all 8 slots") as caught:
+            async with client.session("lm"):
+                pass
+        assert caught.value.retry_after_s == 0.5
+
+        def act(blocked: Client) -> None:
+            with pytest.raises(errors.Overloaded):
+                blocked.session("lm")
+
+        await blocking(world, act)
+
+
+async def test_an_error_inside_the_block_is_the_one_that_is_seen_and_ends_the_session() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        with pytest.raises(ZeroDivisionError):
+            async with client.session("lm"):
+                raise ZeroDivisionError
+        await wait_until(lambda: not world.engines["lm"].sessions)
+
+        def act(blocked: Client) -> None:
+            with blocked.session("lm"):
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await blocking(world, act)
+        await wait_until(lambda: not world.engines["lm"].sessions)
+
+
+async def test_a_step_that_runs_into_its_timeout_ends_the_session() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        engine = world.engines["lm"]
+        session = client.session("lm")
+        await session.open()
+        engine.hold = True
+        with pytest.raises(errors.DeadlineExceeded, match=r"within 0\.05 s"):
+            await session.step(["the"], timeout_s=0.05)
+        with pytest.raises(errors.DeadlineExceeded):
+            await session.step(["the"])
+        engine.hold = False
+
+        def act(blocked: Client) -> None:
+            with blocked.session("lm") as own:
+                engine.hold = True
+                with pytest.raises(errors.DeadlineExceeded, match=r"within 0\.05 s"):
+                    own.step(["the"], timeout_s=0.05)
+                with pytest.raises(errors.DeadlineExceeded):
+                    own.step(["the"])
+                engine.hold = False
+
+        await blocking(world, act)
+        await wait_until(lambda: not engine.sessions)
+
+
+async def test_every_call_has_a_deadline() -> None:
+    async with serving() as world:
+        for engine in world.engines.values():
+            engine.hold = True
+        async with AsyncClient(world.address, timeout_s=0.05) as client:
+            for call in (client.tag("tagger", [["the"]]), client.score("lm", ["the"])):
+                with pytest.raises(errors.DeadlineExceeded):
+                    await call
+            for stream in (client.transduce("g2p", "a"), client.generate("lm")):
+                with pytest.raises(errors.DeadlineExceeded):
+                    await stream.finish()
+
+        def act(client: Client) -> None:
+            with pytest.raises(errors.DeadlineExceeded):
+                client.tag("tagger", [["the"]], timeout_s=0.05)
+            with pytest.raises(errors.DeadlineExceeded):
+                client.transduce("g2p", "a", timeout_s=0.05).finish()
+
+        await blocking(world, act)
+        await wait_until(lambda: not any(engine.held for engine in world.engines.values()))
+
+
+async def test_leaving_a_stream_cancels_it_at_the_server() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        engine = world.engines["g2p"]
+        engine.hold = True
+        stream = client.transduce("g2p", "abc")
+        reading = asyncio.create_task(anext(stream))
+        await wait_until(lambda: engine.held)
+        stream.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await wait_until(lambda: engine.cancelled)
+
+        def act(blocked: Client) -> None:
+            own = blocked.transduce("g2p", "abc")
+            own.cancel()
+            with pytest.raises(errors.Cancelled):
+                own.finish()
+            with pytest.raises(errors.CarryoverError, match="unfinished"):
+                own.result  # noqa: B018 - reading it is what raises
+
+        await blocking(world, act)
+
+
+async def test_what_cannot_be_sent_is_refused_here() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        for act, says in (
+            (lambda: client.transduce("g2p", "a\udcff"), "lone surrogate at position 1"),
+            (lambda: client.transduce("g2p", "a", beam_size=2**31), "beam_size: expected 0 to 2147483647"),
+            (lambda: client.transduce("g2p", "a", version=-1), "version: expected 0 to"),
+            (lambda: client.generate("lm", seed=-1), "seed: expected 0 to 18446744073709551615, got -1"),
+            (lambda: client.transduce("g2p", 5), "request: "),  # type: ignore[arg-type]
+        ):
+            with pytest.raises(errors.InvalidArgument, match=says):
+                act()
+        with pytest.raises(errors.InvalidArgument, match="a sequence of words, got the string 'the cat'"):
+            await client.tag("tagger", ["the cat"])
+        with pytest.raises(errors.InvalidArgument, match="a sequence of texts"):
+            await client.score("lm", "the cat")
+        async with client.session("lm") as session:
+            with pytest.raises(errors.InvalidArgument, match="exactly one of them, got neither"):
+                await session.step()
+            with pytest.raises(errors.InvalidArgument, match="exactly one of them, got both"):
+                await session.step(["the"], token_ids=[1])
+            with pytest.raises(errors.InvalidArgument, match="a sequence of tokens, got the string"):
+                await session.step("the")
+            assert await session.step(["the"])
+        assert not world.engines["g2p"].submitted
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    async with serving() as world:
+        address = world.address
+    before = time.monotonic()
+    async with AsyncClient(address, timeout_s=10) as client:
+        for call in (client.models(), client.is_serving(), client.transduce("g2p", "a").finish()):
+            with pytest.raises(errors.Unavailable):
+                await call
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.is_serving(wait=True, timeout_s=0.05)
+    assert time.monotonic() - before < 5
+
+
+async def test_a_server_that_stops_ends_the_sessions_of_its_clients() -> None:
+    async with serving(drain_timeout_s=0.05) as world, AsyncClient(world.address) as client:
+        session = client.session("lm")
+        await session.open()
+        await world.server.stop(linger_s=0)
+        with pytest.raises(errors.Unavailable):
+            await session.step(["the"])
+        with pytest.raises(errors.Unavailable):
+            await session.step(["the"])

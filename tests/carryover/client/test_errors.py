@@ -1,0 +1,75 @@
+"""What the server sends is what the client raises."""
+
+import copy
+import pickle
+
+import grpc
+import pytest
+
+from carryover.client import errors
+from carryover.client.errors import error_class, from_session_error, from_status
+from service.errors import InvalidInput, Overloaded, ServiceError
+from service.rpc.status import CODES, INTERNAL_MESSAGE, describe
+
+
+def example(cls: type[ServiceError]) -> ServiceError:
+    if cls is InvalidInput:
+        return InvalidInput("beam_size", "1 to 8", "9")
+    if cls is Overloaded:
+        return Overloaded("8 requests are waiting", 1.25)
+    return cls("what happened")
+
+
+@pytest.mark.parametrize("cls", CODES, ids=lambda cls: cls.__name__)
+def test_every_error_of_the_service_has_a_class_of_its_own(cls: type[ServiceError]) -> None:
+    status = describe(example(cls))
+    error = from_status(status.code, status.message, status.details)
+    assert type(error) is not errors.CarryoverError
+    assert (error.code, error.reason) == (CODES[cls].name, cls.reason)
+    assert str(error) == (INTERNAL_MESSAGE if cls.reason == "INTERNAL" else str(example(cls)))
+    again = from_session_error(status.code.value[0], status.reason, status.message, status.retry_after_s)
+    assert (type(again), str(again), again.retry_after_s) == (type(error), str(error), error.retry_after_s)
+
+
+def test_each_reason_gives_a_different_class() -> None:
+    classes = [error_class(grpc.StatusCode.UNKNOWN, cls.reason) for cls in CODES]
+    assert len(set(classes)) == len(CODES)
+
+
+def test_details_are_all_there() -> None:
+    status = describe(InvalidInput("tokens[3]", "a word", "''"))
+    error = from_status(status.code, status.message, status.details)
+    assert isinstance(error, errors.InvalidArgument)
+    assert error.violations == (errors.Violation("tokens[3]", "expected a word, got ''"),)
+    assert error.metadata == {"field": "tokens[3]", "expected": "a word", "got": "''"}
+    status = describe(Overloaded("full", 1.25))
+    assert from_status(status.code, status.message, status.details).retry_after_s == 1.25
+
+
+@pytest.mark.parametrize("details", [None, b"", b"\xff\xff", b"\x1a\x02\x0a\x00"])
+def test_a_status_without_details_goes_by_its_code(details: bytes | None) -> None:
+    for code, cls in (
+        (grpc.StatusCode.UNAVAILABLE, errors.Unavailable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, errors.ResourceExhausted),
+        (grpc.StatusCode.UNIMPLEMENTED, errors.CarryoverError),
+    ):
+        error = from_status(code, "message", details)
+        assert (type(error), error.reason, error.code, str(error)) == (cls, "", code.name, "message")
+
+
+def test_details_of_somebody_else_are_not_taken_for_ours() -> None:
+    details = describe(Overloaded("full", 1.0)).details.replace(b"carryover", b"otherovsr")
+    assert type(from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "m", details)) is errors.ResourceExhausted
+
+
+def test_a_call_cut_off_by_the_server_is_unavailable_and_one_cancelled_here_is_not() -> None:
+    assert type(from_status(grpc.StatusCode.CANCELLED, "CANCELLED", None)) is errors.Unavailable
+    here = from_status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", None)
+    assert type(here) is errors.Cancelled
+
+
+def test_errors_can_be_hashed_copied_and_pickled() -> None:
+    error = errors.Overloaded("full", "RESOURCE_EXHAUSTED", "OVERLOADED", {"a": "b"}, (), 2.0)
+    assert len({error, error}) == 1
+    for twin in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (type(twin), vars(twin)) == (errors.Overloaded, vars(error))
