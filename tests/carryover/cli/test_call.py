@@ -1,6 +1,7 @@
 """`carryover call` against a scripted server: what it asks for, what it prints, and when."""
 
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -103,7 +104,8 @@ def test_the_answer_is_printed_token_by_token(server: Server) -> None:
     servicer, address = server
     servicer.go_on.clear()
     command = [sys.executable, "-m", "carryover", "call", "g2p", "cat", "--server", address]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, env=buffered)
     assert process.stdout is not None
     first = process.stdout.read(1)  # comes while the server holds the rest back
     servicer.go_on.set()

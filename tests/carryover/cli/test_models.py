@@ -39,7 +39,9 @@ def test_every_version_is_listed_with_its_own_figures(tmp_path: Path, capsys: py
     publish(tmp_path, 1)
     publish(tmp_path, 2)
     assert run(["models", "--repository", str(tmp_path)]) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    said = capsys.readouterr().out
+    assert "baseline" not in said
+    rows = [line.split() for line in said.splitlines()[1:]]
     assert [row[:4] for row in rows] == [["lm", v, "language_model", "fp32"] for v in ("1", "2")]
     assert all(row[-2:] == ["dev/perplexity", "12.5"] for row in rows)
 
