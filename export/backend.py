@@ -23,8 +23,8 @@ class Backend(Protocol):
     """Runs graphs over pools that it owns."""
 
     @property
-    def pools(self) -> Mapping[str, Floats]:
-        """The pools by state or memory name, (N, ...) or (P, ...). Writing into them sets the state."""
+    def pools(self) -> Mapping[str, Array]:
+        """The pools by state or memory name, (N, ...) or (P, ...), of floats. Writing into them sets the state."""
 
     def allocate(self, num_slots: int, num_rows: int) -> None:
         """Replace the pools by zeros: N slots for each state, P rows for each memory."""

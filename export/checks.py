@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from export.backend import Array, Backend, Feeds, Floats, Ints
-from export.compare import difference, pairs
+from export.compare import difference, pairs, rounding
 from export.manifest import GraphKind
 from export.probes import Probes, extents, outputs, row_of, updated_pools
 from export.report import Worst
@@ -36,14 +36,17 @@ class Checks:
 
     Args:
         graphs: The exported graphs.
-        reference: What they came from; None compares the graphs with themselves only.
+        reference: What they came from.
+        exact: The same in float64, with pools of its own. What separates it from the reference is rounding alone, and
+            a tensor that the reference itself knows no better has a wider limit; see `export.report.Check`.
         probes: Makes the random inputs.
         limit: Largest absolute difference from the reference that passes; None reports only.
         worst: Where the differences go.
     """
 
     graphs: Backend
-    reference: Backend | None
+    reference: Backend
+    exact: Backend
     probes: Probes
     limit: float | None
     worst: Worst = field(default_factory=Worst)
@@ -119,8 +122,8 @@ class Checks:
         return {"source_rows": np.where(real, rows, INITIAL), "source_lengths": lengths}
 
     def _fill_pools(self, num_slots: int, num_memory_rows: int) -> None:
-        """Give both backends the same random state in every slot that a sequence could own."""
-        backends = [self.graphs] if self.reference is None else [self.graphs, self.reference]
+        """Give all backends the same random state in every slot that a sequence could own."""
+        backends = (self.graphs, self.reference, self.exact)
         for backend in backends:
             backend.allocate(num_slots, num_memory_rows)
         for state in self.probes.manifest.states:
@@ -135,17 +138,23 @@ class Checks:
         got = self.graphs.run(kind, feeds)
         after = self._copy_pools(kind)
         self._compare_untouched(kind, feeds, before, after)
-        if against_reference and self.reference is not None:
-            want = self.reference.run(kind, feeds)
-            for tensor, left, right in pairs(got, want):
-                valid = self._valid(kind, tensor, left, feeds)
-                self._add(check, kind, tensor, left[valid], right[valid], self.limit)
-            for name in updated_pools(self.probes.manifest, kind):
-                kept = np.arange(len(after[name])) != SCRATCH
-                self._add(check, kind, name, after[name][kept], self.reference.pools[name][kept], self.limit)
+        if against_reference:
+            self._compare_reference(kind, feeds, check, got, after)
         self._compare_alone(kind, feeds, before, got, after)
         self._set_pools(after)
         return got
+
+    def _compare_reference(
+        self, kind: GraphKind, feeds: Feeds, check: str, got: Mapping[str, Array], after: Mapping[str, Floats]
+    ) -> None:
+        want, true = self.reference.run(kind, feeds), self.exact.run(kind, feeds)
+        for (tensor, left, right), (_, _, double) in zip(pairs(got, want), pairs(got, true), strict=True):
+            valid = self._valid(kind, tensor, left, feeds)
+            self._add(check, kind, tensor, left[valid], right[valid], self.limit, rounding(right[valid], double[valid]))
+        for name in updated_pools(self.probes.manifest, kind):
+            kept = np.arange(len(after[name])) != SCRATCH
+            pool, double = self.reference.pools[name][kept], self.exact.pools[name][kept]
+            self._add(check, kind, name, after[name][kept], pool, self.limit, rounding(pool, double))
 
     def _copy_pools(self, kind: GraphKind) -> dict[str, Floats]:
         """The pools as they are; none for a graph that takes no pools."""
@@ -192,8 +201,18 @@ class Checks:
             return slice(None)
         return np.asarray(np.arange(values.shape[1]) < feeds["lengths"][:, None])
 
-    def _add(self, check: str, kind: GraphKind, tensor: str, got: Array, want: Array, limit: float | None) -> None:
-        self.worst.add(check, kind, tensor, difference(got, want, exact=limit == 0), limit, got.size)
+    def _add(
+        self,
+        check: str,
+        kind: GraphKind,
+        tensor: str,
+        got: Array,
+        want: Array,
+        limit: float | None,
+        rounding: float | None = None,
+    ) -> None:
+        apart = difference(got, want, exact=limit == 0)
+        self.worst.add(check, kind, tensor, apart, limit, got.size, rounding)
 
 
 def written(probes: Probes, kind: GraphKind, pool: str, feeds: Feeds) -> list[int]:

@@ -1,14 +1,10 @@
 """How outputs of a graph are held against those of the reference."""
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 import numpy as np
 
 from export.backend import Array
-
-# Up to here differences are absolute; a limit of 1e-5 at 10 is about ten roundings of float32.
-LARGE: Final = 10.0
 
 
 def pairs(got: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tuple[str, Array, Array]]:
@@ -30,17 +26,12 @@ def pairs(got: Mapping[str, Array], want: Mapping[str, Array]) -> Iterator[tuple
 
 
 def difference(got: Array, want: Array, exact: bool = False) -> float:
-    """The largest difference; infinite where shapes or types differ or a value is not a number.
-
-    Absolute, but of a value v beyond `LARGE` it is counted per |v| / `LARGE`: rounding alone is proportional to the
-    value, and cells of an LSTM and log-probabilities of unlikely tokens go far beyond where an absolute limit of 1e-5
-    is more than a few roundings.
+    """The largest absolute difference; infinite where shapes or types differ or a value is not a number.
 
     Args:
         got: Any shape.
         want: The same shape and type.
-        exact: For bit identity: no such scale, and differing bits count even where the values are equal (the sign of
-            zero).
+        exact: For bit identity: differing bits count even where the values are equal (the sign of zero).
     """
     if got.shape != want.shape or got.dtype != want.dtype:
         return float("inf")
@@ -48,13 +39,28 @@ def difference(got: Array, want: Array, exact: bool = False) -> float:
         return 0.0
     if got.dtype.kind != "f":
         return float(np.abs(got - want).max())
-    with np.errstate(invalid="ignore"):
-        scale = 1.0 if exact else np.maximum(1.0, np.abs(want.astype(np.float64)) / LARGE)
-        # Infinities of one sign are equal, though their difference is not a number.
-        apart = np.where(got == want, 0.0, np.abs(got.astype(np.float64) - want) / scale)
-    largest = float(apart.max())
+    largest = float(_apart(got, want).max())
     if np.isnan(largest):
         return float("inf")
     if exact and largest == 0 and got.tobytes() != want.tobytes():
         return float(np.finfo(np.float32).smallest_subnormal)
     return largest
+
+
+def rounding(single: Array, double: Array) -> float:
+    """How far single precision is from double, at most; 0 where that cannot be said, so that it excuses nothing.
+
+    Args:
+        single: Float32, any shape.
+        double: The same in float64.
+    """
+    if single.size == 0:
+        return 0.0
+    largest = float(_apart(single, double).max())
+    return largest if np.isfinite(largest) else 0.0
+
+
+def _apart(left: Array, right: Array) -> Array:
+    """Absolute differences in float64; infinities of one sign are equal, though their difference is not a number."""
+    with np.errstate(invalid="ignore"):
+        return np.where(left == right, 0.0, np.abs(left.astype(np.float64) - right.astype(np.float64)))

@@ -3,13 +3,14 @@
 It knows the module's own methods only, and nothing of how graphs are emitted.
 """
 
+import copy
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.backend import Array, Feeds, Floats
+from export.backend import Array, Feeds
 from export.manifest import GraphKind, Manifest
 from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
@@ -23,29 +24,32 @@ class TorchBackend:
     """Runs a module, eval mode, on the CPU.
 
     Args:
-        model: One of the three families.
+        model: One of the three families. It is left as it is.
         manifest: Says which states and memories there are.
+        double: Compute in float64 and keep the pools so too: the weights' true answer, for all that matters here.
     """
 
-    def __init__(self, model: nn.Module, manifest: Manifest) -> None:
-        self._model = model.eval()
+    def __init__(self, model: nn.Module, manifest: Manifest, double: bool = False) -> None:
+        self._model = copy.deepcopy(model).double().eval() if double else model.eval()
+        self._dtype = np.float64 if double else np.float32
         self._manifest = manifest
-        self._pools: dict[str, Floats] = {}
+        self._pools: dict[str, Array] = {}
 
     @property
-    def pools(self) -> Mapping[str, Floats]:
+    def pools(self) -> Mapping[str, Array]:
         """See `Backend`."""
         return self._pools
 
     def allocate(self, num_slots: int, num_rows: int) -> None:
         """See `Backend`."""
         pooled = [state for state in self._manifest.states if state.pool_input is not None]
-        self._pools = {state.name: np.zeros((num_slots, *state.shape), np.float32) for state in pooled}
-        self._pools |= {spec.name: np.zeros((num_rows, *spec.shape), np.float32) for spec in self._manifest.memories}
+        self._pools = {state.name: np.zeros((num_slots, *state.shape), self._dtype) for state in pooled}
+        memories = self._manifest.memories
+        self._pools |= {spec.name: np.zeros((num_rows, *spec.shape), self._dtype) for spec in memories}
 
     def run(self, kind: GraphKind, feeds: Feeds) -> dict[str, Array]:
         """See `Backend`."""
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in feeds.items()}
+        tensors = {name: self._tensor(array) for name, array in feeds.items()}
         with torch.inference_mode():
             if isinstance(self._model, Tagger):
                 outputs = self._tagger(self._model, kind, tensors)
@@ -58,6 +62,10 @@ class TorchBackend:
                     f"expected a tagger, language model or encoder-decoder, got {type(self._model).__name__}"
                 )
         return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+    def _tensor(self, array: Array) -> Tensor:
+        """Ids as they are, numbers in the backend's precision."""
+        return torch.from_numpy(np.ascontiguousarray(array, self._dtype if array.dtype.kind == "f" else np.int64))
 
     def _tagger(self, model: Tagger, kind: GraphKind, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if kind == "sequence":

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.table import Table
 
 PARITY_FILE: Final = "parity.json"
+# Two right float32 programs are each one rounding from the true value, and the worst cases of both need not meet in a
+# probe: so many roundings apart is still right.
+ROUNDINGS: Final = 4
 
 
 class ParityError(Exception):
@@ -29,9 +32,11 @@ class Check(BaseModel):
         check: Which check.
         graph: Which graph of the bundle.
         tensor: Output, state or memory.
-        difference: Largest absolute difference, of values beyond 10 as `export.compare` says; for tokens, how many
-            differ. Infinite where a value is not a number.
-        limit: The most that passes; None where the difference is only reported.
+        difference: Largest absolute difference; for tokens, how many differ. Infinite where a value is not a number.
+        rounding: Largest absolute difference between PyTorch in float32 and in float64 on the same feeds; None where
+            nothing is compared with PyTorch.
+        limit: The most that passes: the check's own limit, or `ROUNDINGS` times the rounding where that is more. None
+            where the difference is only reported.
         count: Values compared.
     """
 
@@ -41,6 +46,7 @@ class Check(BaseModel):
     graph: str
     tensor: str
     difference: float
+    rounding: float | None = None
     limit: float | None
     count: int = Field(ge=0)
 
@@ -118,12 +124,12 @@ class ParityReport(BaseModel):
     def tables(self) -> list[Table]:
         """Lay the rows out for a terminal."""
         checks = Table("check", "graph", "tensor", title=f"Parity with PyTorch, {self.precision}", title_justify="left")
-        for heading in ("difference", "limit", "compared"):
+        for heading in ("difference", "PyTorch's own rounding", "limit", "compared"):
             checks.add_column(heading, justify="right")
         checks.add_column("")
         for row in self.checks:
-            limit = "-" if row.limit is None else f"{row.limit:g}"
-            cells = (row.check, row.graph, row.tensor, f"{row.difference:.2g}", limit, f"{row.count:,}")
+            rounding, limit = ("-" if value is None else f"{value:.2g}" for value in (row.rounding, row.limit))
+            cells = (row.check, row.graph, row.tensor, f"{row.difference:.2g}", rounding, limit, f"{row.count:,}")
             checks.add_row(*cells, _mark(row.passed))
         if not self.quality:
             return [checks]
@@ -149,7 +155,16 @@ class Worst:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str, str], Check] = {}
 
-    def add(self, check: str, graph: str, tensor: str, difference: float, limit: float | None, count: int) -> None:
+    def add(
+        self,
+        check: str,
+        graph: str,
+        tensor: str,
+        difference: float,
+        limit: float | None,
+        count: int,
+        rounding: float | None = None,
+    ) -> None:
         """Count in one comparison; not-a-number becomes infinite, so that it can never pass."""
         if math.isnan(difference):
             difference = math.inf
@@ -157,8 +172,17 @@ class Worst:
         if key in self._rows:
             row = self._rows[key]
             difference, count = max(difference, row.difference), count + row.count
+            rounding = None if rounding is None else max(rounding, row.rounding or 0.0)
+        if limit is not None and rounding is not None:
+            limit = max(limit, ROUNDINGS * rounding)
         self._rows[key] = Check(
-            check=check, graph=graph, tensor=tensor, difference=difference, limit=limit, count=count
+            check=check,
+            graph=graph,
+            tensor=tensor,
+            difference=difference,
+            rounding=rounding,
+            limit=limit,
+            count=count,
         )
 
     def rows(self) -> tuple[Check, ...]:

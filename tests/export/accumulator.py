@@ -36,7 +36,7 @@ class NumpyAccumulator:
         self.arrays: dict[str, Floats] = {}
 
     @property
-    def pools(self) -> Mapping[str, Floats]:
+    def pools(self) -> Mapping[str, Array]:
         return self.arrays
 
     def allocate(self, num_slots: int, num_rows: int) -> None:

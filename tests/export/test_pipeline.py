@@ -48,6 +48,9 @@ def test_a_run_becomes_a_bundle_that_loads_and_has_passed(family: str, runs: dic
     assert report == published.report and report.passed and "parity.json" in manifest.files
     (greedy,) = (row for row in report.checks if row.check == "greedy, real inputs")
     assert greedy.difference == 0 and greedy.count >= 20
+    roundings = [row.rounding for row in report.checks if row.rounding is not None]
+    assert 1e-8 < max(roundings) < 2.5e-6, "PyTorch is measured, and exact enough here for 1e-5 to be the limit"
+    assert {row.limit for row in report.checks} == {0, 1e-5}
     assert {row.check for row in report.checks} >= {"random inputs", "carried state", "alone = batched"}
     assert lines[-1].endswith(str(published.folder))
 

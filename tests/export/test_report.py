@@ -83,3 +83,14 @@ def test_the_worst_of_each_row_is_kept_and_not_a_number_never_passes() -> None:
     first, second = worst.rows()
     assert (first.tensor, first.difference, first.count, first.passed) == ("hidden_0", 3e-6, 12, True)
     assert (second.tensor, second.difference, second.passed) == ("cell_0", math.inf, False)
+
+
+def test_the_limit_of_a_row_grows_with_the_references_own_rounding() -> None:
+    worst = Worst()
+    for difference, rounding in ((3e-5, 2e-6), (1e-5, 9e-6), (1e-7, 1e-6)):
+        worst.add("random inputs", "step", "hidden_0", difference, 1e-5, 4, rounding)
+    (grown,) = worst.rows()
+    assert (grown.difference, grown.rounding, grown.passed) == (3e-5, 9e-6, True)
+    assert grown.limit == pytest.approx(3.6e-5)
+    worst.add("random inputs", "step", "hidden_0", 3.7e-5, 1e-5, 4, 0.0)
+    assert not worst.rows()[0].passed
