@@ -5,7 +5,7 @@ that ends them: `_end` emits the one terminal event and takes everything back. I
 """
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy.typing as npt
@@ -75,7 +75,11 @@ class Roster:
         self.pages = MemoryPages(num_memory_rows)
         self._graphs = manifest.graphs
         self._memories = manifest.memories
-        self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
+        self._step_inputs: Set[str] = frozenset()
+        self._top_k = 0
+        if step := manifest.graphs.get("step"):
+            self._step_inputs = row_inputs(step).keys()
+            self._top_k = next((int(t.shape[1]) for t in step.outputs if t.name == "top_tokens"), 0)
         self._max_sessions = max_sessions
         self._retry_after_s = retry_after_s
         self._tasks: dict[RequestId, Task] = {}
@@ -136,10 +140,15 @@ class Roster:
             raise WrongTask(f"the model has no graph for {type(request).__name__}: expected {graph} without attention")
 
     @staticmethod
-    def _check_inputs(expected: Collection[str], inputs: Mapping[str, npt.NDArray[Any]], length: int) -> None:
+    def _check_inputs(expected: Set[str], inputs: Mapping[str, npt.NDArray[Any]], length: int) -> None:
+        if length >= 1 and inputs.keys() == expected:
+            for array in inputs.values():
+                if len(array) != length:
+                    break
+            else:
+                return
         got = {name: array.shape for name, array in inputs.items()}
-        if length < 1 or got.keys() != set(expected) or any(shape[0] != length for shape in got.values()):
-            raise InvalidInput("inputs", f"{sorted(expected)} of {max(length, 1)} steps", str(got))
+        raise InvalidInput("inputs", f"{sorted(expected)} of {max(length, 1)} steps", str(got))
 
     def _add(self, task: Task) -> None:
         self._tasks[task.request.id] = task
@@ -172,6 +181,8 @@ class Roster:
     def _admit_step(self, request: StepSession) -> None:
         session = self._session(request.session)
         self._check_inputs(self._step_inputs, request.inputs, request.num_steps)
+        if not 0 <= request.num_top <= self._top_k:
+            raise InvalidInput("num_top", f"0 to {self._top_k}", str(request.num_top))
         task = SessionStepTask(request, session)
         self._add(task)
         session.pending.append(task)

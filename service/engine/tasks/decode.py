@@ -53,7 +53,7 @@ class DecodeTask(StepTask):
 
     def _ask_for_step(self) -> None:
         tokens = self._search.tokens
-        self.inputs["tokens"] = tokens
+        self.inputs = {"tokens": tokens}
         self.read_rows = [self.slots[parent].row for parent in self._search.parents]
         self.write_rows = [slot.row for slot in self.slots[: len(tokens)]]
         self.work = WorkItem(self.request.id, "step", len(tokens), 1)

@@ -55,7 +55,7 @@ class GenerateTask(StepTask):
         return (decided,)
 
     def _ask_for(self, token: int, read_row: int) -> None:
-        self.inputs["tokens"] = (token,)
+        self.inputs = {"tokens": (token,)}
         self.read_rows = (read_row,)
         if self._num_read >= len(self._prompt) - 1:
             self.outputs = TOP if self._sampling.temperature == 0 else ("log_probs",)

@@ -49,7 +49,7 @@ class SessionStepTask(StepTask):
         self._num_steps = request.num_steps
         self._given = {name: array.tolist() for name, array in request.inputs.items()}
         self._taken: list[StepOutputs] = []
-        self._ask_for(0)
+        self.inputs = self._given if request.num_steps == 1 else self._inputs_of(0)
 
     def advance(self, outputs: Outputs, row: int) -> Sequence[Event]:
         """Keep the best outputs of the step."""
@@ -64,7 +64,8 @@ class SessionStepTask(StepTask):
         if self._num_steps > 1:
             self._taken.append(taken)
             if len(self._taken) < self._num_steps:
-                self._ask_for(len(self._taken))
+                self.inputs = self._inputs_of(len(self._taken))
+                self.resume()
                 return ()
             taken = StepOutputs(
                 np.concatenate([step.token_ids for step in self._taken]),
@@ -77,7 +78,5 @@ class SessionStepTask(StepTask):
         """Read where the requests before have left the state."""
         self.read_rows = (self.session.slot.row if self.session.num_steps else INITIAL_SLOT,)
 
-    def _ask_for(self, step: int) -> None:
-        for name, values in self._given.items():
-            self.inputs[name] = values[step : step + 1]
-        self.resume()
+    def _inputs_of(self, step: int) -> dict[str, list[int]]:
+        return {name: values[step : step + 1] for name, values in self._given.items()}

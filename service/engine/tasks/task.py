@@ -59,15 +59,15 @@ class Task(ABC):
         memory: The memory, once started.
     """
 
+    outputs: Sequence[str] = ()
     num_slots: int = 0
     num_positions: int = 0
+    slots: tuple[Slot, ...] = ()
+    memory: Memory | None = None
 
     def __init__(self, request: Request, work: WorkItem) -> None:
         self.request = request
         self.work = work
-        self.outputs: Sequence[str] = ()
-        self.slots: tuple[Slot, ...] = ()
-        self.memory: Memory | None = None
 
     def begin(self, slots: tuple[Slot, ...], memory: Memory | None) -> None:
         """Take what was asked for; from now on the task can run."""
@@ -95,11 +95,9 @@ class StepTask(Task):
         write_rows: State row that each row leaves its state in.
     """
 
-    def __init__(self, request: Request, work: WorkItem) -> None:
-        super().__init__(request, work)
-        self.inputs: dict[str, Sequence[int] | Sequence[Sequence[int]]] = {}
-        self.read_rows: Sequence[int] = ()
-        self.write_rows: Sequence[int] = ()
+    inputs: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
+    read_rows: Sequence[int] = ()
+    write_rows: Sequence[int] = ()
 
 
 def empty_rows(num_steps: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:

@@ -79,6 +79,8 @@ def test_a_session_starts_from_the_initial_state_and_goes_on_from_its_own() -> N
     other_inputs = {"words": np.array([8]), "characters": np.array([[4]]), "word_lengths": np.array([1])}
     other = SessionStepTask(StepSession(2, 2, other_inputs, 1, 0), Session(2, Slot(3, 0)))
     names = {"words": 1, "characters": 2, "word_lengths": 1}
+    for task in (long, other):
+        task.resume()
     got = feeds("step", names, [long, other])
     assert got["words"].tolist() == [5, 8]
     assert got["characters"].tolist() == [[1, 0], [4, 0]]

@@ -153,6 +153,15 @@ def test_inputs_that_are_not_the_graphs_are_refused_before_they_reach_a_batch(
         assert engine.close(1) == 0
 
 
+@pytest.mark.parametrize("num_top", [-1, tiny.TOP_K + 1])
+def test_more_outputs_than_the_graph_gives_are_refused_not_cut(tmp_path: Path, num_top: int) -> None:
+    with running(language_model(tmp_path)) as engine:
+        engine.open(1)
+        refusal = engine.error(engine.step(1, [4], num_top))
+        assert str(refusal) == f"num_top: expected 0 to {tiny.TOP_K}, got {num_top}"
+        engine.close(1)
+
+
 class Sessions(RuleBasedStateMachine):
     """Any order of open, step, cancel, wait and close, against what each session alone would answer.
 
