@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.text import Text
 from carryover.cli.console import make_console
 from carryover.cli.errors import CommandError
 from carryover.cli.local_server import serving
+
+if TYPE_CHECKING:
+    from carryover.client.sync import Client
 
 RECEIPT_FILE = "demo.json"
 NUM_ANSWERS = 10
@@ -77,16 +80,17 @@ class Journey:
         """Show the split; give the words of the test part with their pronunciations."""
         from models.training.config import load_config
         from models.training.corpus import read_corpus
+        from models.training.data_config import CmudictData, GruutData
 
-        self._heading("1. Data: letters to phonemes, split by word")
         loaded = load_config(self.config)
+        if not isinstance(loaded.data, CmudictData | GruutData):
+            raise CommandError(f"{self.config}: expected data.format gruut or cmudict, got {loaded.data.format}")
+        self._heading("1. Data: letters to phonemes, split by word")
         corpus = read_corpus(loaded.data)
         table = Table("split", "words", "pronunciations", box=None, pad_edge=False)
         parts = {name: corpus.pairs(name) for name in corpus.splits}
         for name, pairs in parts.items():
             table.add_row(name, f"{len(pairs):,}", f"{sum(len(pair.targets) for pair in pairs):,}")
-        if not parts["test"]:
-            raise CommandError(f"{self.config}: expected a lexicon with a test split, got none")
         self.console.print(table)
         self._say(f"source: {corpus.record.get('package', loaded.data.format)}; no word is in two parts;")
         self._say(f"the split is fixed by seed {corpus.record.get('split_seed')}. One entry of the training part:")
@@ -152,18 +156,17 @@ class Journey:
 
         self._heading(f"5. Answers: {NUM_ANSWERS} unseen words, each phoneme printed as it is decided")
         asked = random.Random(0).sample(unseen, min(NUM_ANSWERS, len(unseen)))
-        name, version = receipt.bundle
         right = 0
         began = time.monotonic()
         with serving(self.repository) as address, Client(address) as client:
             self._say(f"the service is at {address}, up after {time.monotonic() - began:.1f} s")
             for word, expected in asked:
-                right += self._ask(client, name, version, word, expected)
+                right += self._ask(client, receipt.bundle[0], word, expected)
         self._say(f"{right} of {len(asked)} as in the lexicon; the service was stopped by SIGTERM and exited with 0")
 
-    def _ask(self, client: Any, name: str, version: int, word: str, expected: tuple[str, ...]) -> bool:
+    def _ask(self, client: "Client", name: str, word: str, expected: tuple[str, ...]) -> bool:
         self.console.print(Text(f"  {word:<18}", style="bold"), end="")
-        stream = client.transduce(name, word, version=version)
+        stream = client.transduce(name, word)  # the newest version, which is what a service loads
         for token in stream:
             self.console.print(escape(token.text), end="", soft_wrap=True)
         right = stream.result.text in expected

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import Home, carryover, lay_out
+from tests.system.conftest import ROOT, Home, carryover, lay_out
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DEMO = ("demo", "--config", "spell.yaml", "--run", "runs/spell", "--repository", "repository")
@@ -77,8 +77,16 @@ def test_weights_that_changed_are_exported_again(home: Home) -> None:
     assert (home.folder / "repository/spell/2").is_dir()
 
 
+def test_another_version_published_since_is_what_answers(home: Home) -> None:
+    published = ("export", "runs/spell", "--repository", "repository")
+    assert carryover(*published, cwd=home.folder).returncode == 0
+    done = carryover(*DEMO, cwd=home.folder)
+    assert done.returncode == 0, done.stderr
+    assert len(answers(done.stdout)) == 10
+
+
 def test_a_config_without_a_lexicon_is_one_line(tmp_path: Path) -> None:
-    done = carryover("demo", "--config", "nowhere.yaml", cwd=tmp_path)
+    done = carryover("demo", "--config", str(ROOT / "configs/tagger_ewt.yaml"), cwd=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "nowhere.yaml" in line
+    assert "expected data.format gruut or cmudict, got conllu" in line
