@@ -1,0 +1,127 @@
+"""A repository of tiny bundles, some of them broken."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from export.bundle import BundleError, hash_files, write_manifest
+from export.manifest import MANIFEST_FILE, DecodingDefaults, Manifest
+from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from service.repository import RefusedBundle, open_repository
+from service.runner import ProviderUnavailable, RunnerConfig
+from tests.service import tiny_models as tiny
+
+CONFIG = RunnerConfig("cpu", 1, 16, 32)
+WORDS = Vocabulary((PAD, UNK, BOS, EOS, "a", "b", "c"), 4)
+Write = Callable[[Path, npt.NDArray[np.float32]], Manifest]
+
+
+def add_bundle(
+    repository: Path,
+    name: str,
+    version: int,
+    write: Write = tiny.write_encoder_decoder,
+    words: Vocabulary = WORDS,
+    **changes: object,
+) -> Path:
+    folder = repository / name / str(version)
+    folder.mkdir(parents=True)
+    manifest = write(folder, tiny.make_table())
+    for spec in manifest.tokenizers.values():
+        words.save(folder / spec.vocabulary)
+    if manifest.task == "tagger":
+        zeros, square = np.zeros(7, dtype=np.float32), np.zeros((7, 7), dtype=np.float32)
+        np.savez(folder / "crf.npz", start=zeros, end=zeros + 1, transitions=square)
+        changes["crf_file"] = "crf.npz"
+    changes |= {"name": name, "version": version, "files": hash_files(folder)}
+    write_manifest(folder, manifest.model_copy(update=changes))
+    return folder
+
+
+def rehash(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST_FILE).read_text())
+    content["files"] = {name: entry.model_dump() for name, entry in hash_files(folder).items()}
+    (folder / MANIFEST_FILE).write_text(json.dumps(content))
+
+
+def test_the_newest_version_of_each_model_is_opened(tmp_path: Path) -> None:
+    for version in (2, 10, 9):
+        add_bundle(tmp_path, "g2p", version)
+    add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
+    repository = open_repository(tmp_path, CONFIG)
+    assert {name: model.manifest.version for name, model in repository.models.items()} == {"g2p": 10, "tags": 1}
+    assert repository.refused == ()
+    g2p, tags = repository.models["g2p"], repository.models["tags"]
+    assert g2p.tokenizers["target"].vocabulary == WORDS and g2p.crf is None
+    assert tags.crf is not None and tags.crf.end.tolist() == [1.0] * 7
+    feeds = {"source": np.array([[4]]), "lengths": np.array([1]), "source_rows": np.array([[8]])}
+    g2p.runner.run("encode", feeds | {"write_slots": np.array([2])}, ())
+    assert g2p.runner.read_pool("hash_pool")[2] == 4
+
+
+def test_broken_bundles_are_refused_with_one_line_and_the_others_serve(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "g2p", 1)
+    bit_flipped = add_bundle(tmp_path, "g2p", 2) / "step.onnx"
+    content = bytearray(bit_flipped.read_bytes())
+    content[100] ^= 1
+    bit_flipped.write_bytes(content)
+    not_onnx = add_bundle(tmp_path, "g2p", 3)
+    (not_onnx / "step.onnx").write_bytes(b"not a model\nat all")
+    rehash(not_onnx)
+    (add_bundle(tmp_path, "g2p", 4) / MANIFEST_FILE).write_text("{")
+    swapped = add_bundle(tmp_path, "g2p", 5)
+    shutil.copy(swapped / "encode.onnx", swapped / "step.onnx")
+    rehash(swapped)
+    (add_bundle(tmp_path, "lost", 1) / "encode.onnx").unlink()
+    add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
+    repository = open_repository(tmp_path, CONFIG)
+    assert {name: model.manifest.version for name, model in repository.models.items()} == {"g2p": 1, "tags": 1}
+    assert [(refusal.name, refusal.version) for refusal in repository.refused] == [
+        ("g2p", 2),
+        ("g2p", 3),
+        ("g2p", 4),
+        ("g2p", 5),
+        ("lost", 1),
+    ]
+    reasons = [refusal.reason for refusal in repository.refused]
+    assert all(reason and "\n" not in reason for reason in reasons)
+    for reason, expected in zip(reasons, ["SHA-256", "", "JSON", "step.onnx: inputs", "no file"], strict=True):
+        assert expected in reason
+
+
+@pytest.mark.parametrize(
+    ("words", "decoding", "reason"),
+    [
+        (Vocabulary((PAD, UNK, EOS, BOS, "a", "b", "c"), 4), {}, "<s>: expected id 2, got 3"),
+        (Vocabulary((PAD, UNK, BOS, "a", "b", "c", "d"), 3), {}, "</s>: expected id 3, got None"),
+        (WORDS, {"max_beam_size": 4}, "expected at least 7 a row for a beam of 4, got 6"),
+    ],
+)
+def test_bundles_that_the_engine_could_not_search_are_refused(
+    tmp_path: Path, words: Vocabulary, decoding: dict[str, int], reason: str
+) -> None:
+    defaults = DecodingDefaults(top_k=tiny.TOP_K, **({"max_beam_size": 3} | decoding))
+    add_bundle(tmp_path, "g2p", 1, words=words, decoding=defaults)
+    [refusal] = open_repository(tmp_path, CONFIG).refused
+    assert isinstance(refusal, RefusedBundle) and reason in refusal.reason
+
+
+def test_an_empty_repository_serves_nothing_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
+    repository = open_repository(tmp_path, CONFIG)
+    assert not repository.models and not repository.refused
+    with pytest.raises(BundleError, match="expected a folder, got nothing there"):
+        open_repository(tmp_path / "nowhere", CONFIG)
+
+
+def test_cuda_that_is_insisted_on_and_missing_is_nobodys_bundles_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    add_bundle(tmp_path, "g2p", 1)
+    with pytest.raises(ProviderUnavailable):
+        open_repository(tmp_path, RunnerConfig("cuda", 1, 16, 32))
