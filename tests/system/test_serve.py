@@ -1,10 +1,12 @@
 """`carryover serve` and `call` as processes: start, answer, refuse what is broken, stop in order."""
 
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +74,40 @@ def test_a_service_that_cannot_start_says_why(tmp_path: Path) -> None:
 def test_an_error_while_it_serves_still_stops_it(spelling: Home) -> None:
     with pytest.raises(ZeroDivisionError), serving(spelling.folder / "repository") as found:
         raise ZeroDivisionError
+    assert carryover("models", "--server", found, cwd=spelling.folder).returncode == 1
+
+
+def test_a_service_that_ended_badly_is_an_error(spelling: Home) -> None:
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children")
+    if not children.exists():
+        pytest.skip("needs the list of children under /proc")
+    before = set(children.read_text().split())
+    with (
+        pytest.raises(CommandError, match="expected exit status 0 after SIGTERM, got -9"),
+        serving(spelling.folder / "repository"),
+    ):
+        (service,) = set(children.read_text().split()) - before
+        os.kill(int(service), signal.SIGKILL)
+
+
+def test_a_command_that_is_terminated_takes_its_service_along(spelling: Home) -> None:
+    code = (
+        "import sys; from pathlib import Path; from carryover.cli.local_server import serving\n"
+        "with serving(Path('repository')) as address: print(address, flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(
+        command,
+        cwd=spelling.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    found = process.stdout.readline().strip()
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
     assert carryover("models", "--server", found, cwd=spelling.folder).returncode == 1
 
 
