@@ -1,22 +1,36 @@
 """A small builder, so that emitters read like the computation that they emit."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.manifest import DType, GraphSpec, TensorSpec
+from export.manifest import GraphSpec, Precision, TensorSpec
 
 # Opset 22 registers the recurrent operators anew, which CUDA kernels do not follow everywhere.
 OPSET: Final = 20
 IR_VERSION: Final = 10
-_TENSOR_TYPES: Final[dict[DType, int]] = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | str, ...]
+ValueType = Literal["float32", "int64", "bool"]
+
+_TENSOR_TYPES: Final[dict[ValueType, int]] = {
+    "float32": TensorProto.FLOAT,
+    "int64": TensorProto.INT64,
+    "bool": TensorProto.BOOL,
+}
+
+
+class _Value(NamedTuple):
+    """An input or output of the graph."""
+
+    name: str
+    dtype: ValueType
+    shape: Shape
 
 
 class GraphBuilder:
@@ -26,29 +40,33 @@ class GraphBuilder:
 
     Args:
         name: Of the graph; also the name of its file, `<name>.onnx`.
+        precision: Of the affine maps and recurrences that emitters put here.
+        prefix: Of the names that are made up here; the body of a control-flow node needs one of its own.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, precision: Precision = "fp32", prefix: str = "") -> None:
         self.name = name
-        self._inputs: list[TensorSpec] = []
-        self._outputs: list[TensorSpec] = []
+        self.precision = precision
+        self._prefix = prefix
+        self._inputs: list[_Value] = []
+        self._outputs: list[_Value] = []
         self._output_names: dict[str, str] = {}
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self._num_values = 0
 
-    def input(self, name: str, dtype: DType, shape: Shape) -> str:
+    def input(self, name: str, dtype: ValueType, shape: Shape) -> str:
         """Declare a graph input and return its name."""
-        self._inputs.append(TensorSpec(name=name, dtype=dtype, shape=shape))
+        self._inputs.append(_Value(name, dtype, shape))
         return name
 
-    def output(self, value: str, name: str, dtype: DType, shape: Shape) -> None:
+    def output(self, value: str, name: str, dtype: ValueType, shape: Shape) -> None:
         """Make a value, computed by a node, a graph output of that name."""
         if value in self._output_names or all(value not in node.output for node in self._nodes):
             raise ValueError(f"output {name}: expected a node's value that is no output yet, got {value!r}")
         self._output_names[value] = name
-        self._outputs.append(TensorSpec(name=name, dtype=dtype, shape=shape))
+        self._outputs.append(_Value(name, dtype, shape))
 
     def weight(self, array: Array, name: str) -> str:
         """Add a trained tensor under its own name, so that a report can name it; float64 becomes float32."""
@@ -62,7 +80,7 @@ class GraphBuilder:
         """Add a constant of the computation; equal ones are shared."""
         key = (array.tobytes(), str(array.dtype), array.shape)
         if key not in self._constants:
-            name = f"constant_{len(self._constants)}"
+            name = f"{self._prefix}constant_{len(self._constants)}"
             self._constants[key] = self.weight(array, name)
         return self._constants[key]
 
@@ -80,8 +98,7 @@ class GraphBuilder:
 
     def ops(self, op_type: str, inputs: Sequence[str], num_outputs: int, **attributes: Any) -> tuple[str, ...]:
         """Add a node with several outputs; an empty string among the inputs leaves an optional one out."""
-        outputs = tuple(f"{op_type}_{self._num_values + i}" for i in range(num_outputs))
-        self._num_values += num_outputs
+        outputs = self._new_names(op_type, num_outputs)
         self._nodes.append(helper.make_node(op_type, list(inputs), list(outputs), name=outputs[0], **attributes))
         return outputs
 
@@ -89,8 +106,7 @@ class GraphBuilder:
         """Cut a value into `count` equal parts along an axis; one part is the value itself."""
         if count == 1:
             return (value,)
-        outputs = tuple(f"Split_{self._num_values + i}" for i in range(count))
-        self._num_values += count
+        outputs = self._new_names("Split", count)
         self._nodes.append(
             helper.make_node("Split", [value], list(outputs), name=outputs[0], axis=axis, num_outputs=count)
         )
@@ -98,7 +114,11 @@ class GraphBuilder:
 
     def spec(self) -> GraphSpec:
         """What the graph takes and gives, for the manifest."""
-        return GraphSpec(file=f"{self.name}.onnx", inputs=tuple(self._inputs), outputs=tuple(self._outputs))
+        inputs, outputs = (
+            tuple(TensorSpec.model_validate(value._asdict()) for value in values)
+            for values in (self._inputs, self._outputs)
+        )
+        return GraphSpec(file=f"{self.name}.onnx", inputs=inputs, outputs=outputs)
 
     def build(self) -> onnx.ModelProto:
         """Finish the graph.
@@ -106,23 +126,34 @@ class GraphBuilder:
         Raises:
             onnx.checker.ValidationError: The graph is not valid ONNX: a bug in an emitter.
         """
-        for node in self._nodes:
-            # In place of Identity nodes, which would stand between ScatterND and the pool that it updates in place.
-            node.output[:] = [self._output_names.get(value, value) for value in node.output]
-            node.input[:] = [self._output_names.get(value, value) for value in node.input]
-        graph = helper.make_graph(
-            self._nodes,
-            self.name,
-            [_value_info(spec) for spec in self._inputs],
-            [_value_info(spec) for spec in self._outputs],
-            list(self._initializers.values()),
-        )
         model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="carryover"
+            self.body(),
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="carryover",
         )
         onnx.checker.check_model(model, full_check=True)
         return model
 
+    def body(self) -> onnx.GraphProto:
+        """Finish the graph as the body of a control-flow node of another; its names must not be the other's."""
+        for node in self._nodes:
+            # In place of Identity nodes, which would stand between ScatterND and the pool that it updates in place.
+            node.output[:] = [self._output_names.get(value, value) for value in node.output]
+            node.input[:] = [self._output_names.get(value, value) for value in node.input]
+        return helper.make_graph(
+            self._nodes,
+            self.name,
+            [_value_info(value) for value in self._inputs],
+            [_value_info(value) for value in self._outputs],
+            list(self._initializers.values()),
+        )
 
-def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(spec.name, _TENSOR_TYPES[spec.dtype], list(spec.shape))
+    def _new_names(self, op_type: str, count: int) -> tuple[str, ...]:
+        first = self._num_values
+        self._num_values += count
+        return tuple(f"{self._prefix}{op_type}_{number}" for number in range(first, first + count))
+
+
+def _value_info(value: _Value) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(value.name, _TENSOR_TYPES[value.dtype], list(value.shape))

@@ -6,16 +6,18 @@ from export.emit.emitted import EmittedModel
 from export.emit.encoder_decoder import emit_encoder_decoder
 from export.emit.language_model import emit_language_model
 from export.emit.tagger import emit_tagger
+from export.manifest import Precision
 from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.tagger import Tagger
 
 
-def emit(model: nn.Module, top_k: int = 16) -> EmittedModel:
+def emit(model: nn.Module, precision: Precision = "fp32", top_k: int = 16) -> EmittedModel:
     """Emit the graphs of a model, as docs/architecture.md defines them.
 
     Args:
         model: One of the three families, with the weights to export. Dropout is left out.
+        precision: fp32, or int8 for the static scheme of `export.emit.linear`.
         top_k: Best outputs that a step returns; at most the vocabulary (or the tags).
 
     Raises:
@@ -26,9 +28,9 @@ def emit(model: nn.Module, top_k: int = 16) -> EmittedModel:
         raise ValueError(f"top_k: expected at least 1, got {top_k}")
     match model:
         case Tagger():
-            return emit_tagger(model, top_k)
+            return emit_tagger(model, precision, top_k)
         case EncoderDecoder():
-            return emit_encoder_decoder(model, top_k)
+            return emit_encoder_decoder(model, precision, top_k)
         case LanguageModel():
-            return emit_language_model(model, top_k)
+            return emit_language_model(model, precision, top_k)
     raise TypeError(f"model: expected a Tagger, EncoderDecoder or LanguageModel, got {type(model).__name__}")

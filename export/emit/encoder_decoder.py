@@ -1,9 +1,11 @@
 """Graphs of the encoder-decoder: `encode` reads sources, `step` advances targets by one token."""
 
+from collections.abc import Sequence
+
 from export.emit.attention import emit_attention, emit_keys
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
-from export.emit.linear import Part, concatenate, emit_linear
+from export.emit.linear import Activation, emit_embedding, emit_linear
 from export.emit.output import emit_next_log_probs, emit_top
 from export.emit.pools import (
     declare_memory_pools,
@@ -16,25 +18,25 @@ from export.emit.pools import (
 )
 from export.emit.recurrent import emit_stack, emit_step
 from export.emit.weights import CellWeights, to_numpy
-from export.manifest import MemorySpec, StateSpec
+from export.manifest import MemorySpec, Precision, StateSpec
 from models.encoder_decoder import EncoderDecoder
 from models.states import state_names
 
-_INT32 = 6  # onnx.TensorProto.INT32
 
-
-def emit_encoder_decoder(model: EncoderDecoder, top_k: int) -> EmittedModel:
-    """Emit both graphs, fp32.
+def emit_encoder_decoder(model: EncoderDecoder, precision: Precision, top_k: int) -> EmittedModel:
+    """Emit both graphs. Attention and its keys are fp32 always.
 
     Args:
         model: The trained module.
+        precision: Of weights and products.
         top_k: Best next tokens that a step returns.
     """
     config = model.config
     names = state_names(config.cell, config.decoder_layers, bidirectional=False)
     states = tuple(state_spec(name, config.hidden, pooled=True, sequence=False) for name in names)
     memories = (memory_spec("memory", model.memory_size), memory_spec("keys", config.attention_dim))
-    encode, step = _emit_encode(model, states, memories), _emit_step(model, states, memories, top_k)
+    encode = _emit_encode(model, precision, states, memories)
+    step = _emit_step(model, precision, states, memories, top_k)
     return EmittedModel(
         graphs={"encode": encode.build(), "step": step.build()},
         specs={"encode": encode.spec(), "step": step.spec()},
@@ -44,18 +46,18 @@ def emit_encoder_decoder(model: EncoderDecoder, top_k: int) -> EmittedModel:
 
 
 def _emit_encode(
-    model: EncoderDecoder, states: tuple[StateSpec, ...], memories: tuple[MemorySpec, ...]
+    model: EncoderDecoder, precision: Precision, states: tuple[StateSpec, ...], memories: tuple[MemorySpec, ...]
 ) -> GraphBuilder:
-    graph = GraphBuilder("encode")
+    graph = GraphBuilder("encode", precision)
     source = graph.input("source", "int64", ("B", "S"))
-    lengths = graph.op("Cast", graph.input("lengths", "int64", ("B",)), to=_INT32)
+    lengths = graph.input("lengths", "int64", ("B",))
     source_rows = graph.input("source_rows", "int64", ("B", "S"))
     write_slots = graph.input("write_slots", "int64", ("B",))
     state_pools = declare_state_pools(graph, states)
     memory_pools = declare_memory_pools(graph, memories)
-    embedding = graph.weight(to_numpy(model.source_embedding.weight), "source_embedding.weight")
-    embedded = graph.op("Gather", embedding, graph.op("Transpose", source, perm=[1, 0]))  # (S, B, E)
-    outputs, final = emit_stack(graph, "encoder", model.encoder, embedded, lengths, None)
+    time_major = graph.op("Transpose", source, perm=[1, 0])
+    embedded = emit_embedding(graph, "source_embedding", to_numpy(model.source_embedding.weight), time_major)
+    outputs, final = emit_stack(graph, "encoder", model.encoder, [embedded], lengths, None)
     memory = graph.op("Transpose", outputs, perm=[1, 0, 2])  # (B, S, M)
     keys = emit_keys(graph, "attention", model.attention, memory)
     scatter_states(graph, states, state_pools, write_slots, _emit_bridge(graph, model, final))
@@ -66,17 +68,22 @@ def _emit_encode(
 def _emit_bridge(graph: GraphBuilder, model: EncoderDecoder, final: list[str]) -> list[str]:
     """Initial states of the decoder, (B, H) each, from the final ones of the encoder."""
     per_layer = model.encoder.num_states // model.encoder.layers
-    top = concatenate(graph, final[-per_layer:][: model.encoder.directions])  # (B, M)
-    bridged = emit_linear(graph, "bridge", [Part(top, to_numpy(model.bridge.weight))], to_numpy(model.bridge.bias))
+    hidden = final[-per_layer:][: model.encoder.directions]
+    top = [Activation(state, model.config.hidden) for state in hidden]
+    bridged = emit_linear(graph, "bridge", top, to_numpy(model.bridge.weight), to_numpy(model.bridge.bias))
     chunks = graph.split(bridged, model.num_states, axis=-1)
     is_lstm = model.config.cell == "lstm"
     return [chunk if is_lstm and i % 2 == 1 else graph.op("Tanh", chunk) for i, chunk in enumerate(chunks)]
 
 
 def _emit_step(
-    model: EncoderDecoder, states: tuple[StateSpec, ...], memories: tuple[MemorySpec, ...], top_k: int
+    model: EncoderDecoder,
+    precision: Precision,
+    states: tuple[StateSpec, ...],
+    memories: tuple[MemorySpec, ...],
+    top_k: int,
 ) -> GraphBuilder:
-    graph = GraphBuilder("step")
+    graph = GraphBuilder("step", precision)
     tokens = graph.input("tokens", "int64", ("B",))
     read_slots = graph.input("read_slots", "int64", ("B",))
     write_slots = graph.input("write_slots", "int64", ("B",))
@@ -87,24 +94,25 @@ def _emit_step(
     old = gather(graph, state_pools, read_slots)
     memory, keys = gather(graph, memory_pools, source_rows)
     per_layer = model.cells[-1].num_states
-    context = emit_attention(graph, "attention", model.attention, old[-per_layer], memory, keys, source_lengths)
-    embedding = graph.weight(to_numpy(model.target_embedding.weight), "target_embedding.weight")
-    embedded = graph.op("Gather", embedding, tokens)  # (B, E)
-    value = concatenate(graph, [embedded, context])
+    query = old[-per_layer]
+    context = Activation(
+        emit_attention(graph, "attention", model.attention, query, memory, keys, source_lengths), model.memory_size
+    )
+    embedded = emit_embedding(graph, "target_embedding", to_numpy(model.target_embedding.weight), tokens)  # (B, E)
+    inputs = [embedded, context]
     new: list[str] = []
     for layer, cell in enumerate(model.cells):
         mine = old[layer * per_layer : (layer + 1) * per_layer]
-        new += emit_step(graph, f"decoder.{layer}", CellWeights.from_cell(cell), value, mine)
-        value = new[-per_layer]
-    logits = _emit_read_out(graph, model, value, context, embedded)
+        new += emit_step(graph, f"decoder.{layer}", CellWeights.from_cell(cell), inputs, mine)
+        inputs = [Activation(new[-per_layer], model.config.hidden)]
+    logits = _emit_read_out(graph, model, [*inputs, context, embedded])
     emit_top(graph, emit_next_log_probs(graph, logits, model.target_size), min(top_k, model.target_size))
     scatter_states(graph, states, state_pools, write_slots, new)
     return graph
 
 
-def _emit_read_out(graph: GraphBuilder, model: EncoderDecoder, hidden: str, context: str, embedded: str) -> str:
-    """Logits (B, V)."""
-    joined = concatenate(graph, [hidden, context, embedded])
-    read = emit_linear(graph, "readout", [Part(joined, to_numpy(model.readout.weight))], to_numpy(model.readout.bias))
-    part = Part(graph.op("Tanh", read), to_numpy(model.output.weight))
-    return emit_linear(graph, "output", [part], to_numpy(model.output.bias))
+def _emit_read_out(graph: GraphBuilder, model: EncoderDecoder, inputs: Sequence[Activation]) -> str:
+    """Logits (B, V) from the top hidden state, the context and the embedded word."""
+    read = emit_linear(graph, "readout", inputs, to_numpy(model.readout.weight), to_numpy(model.readout.bias))
+    squashed = [Activation(graph.op("Tanh", read), model.config.hidden)]
+    return emit_linear(graph, "output", squashed, to_numpy(model.output.weight), to_numpy(model.output.bias))

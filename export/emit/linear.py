@@ -1,45 +1,125 @@
-"""Affine maps of one or several inputs side by side."""
+"""Embeddings and affine maps, in the precision of the graph.
+
+int8 is static: every activation that is multiplied is bounded beforehand, by a gate, a tanh, a mean of such, or its
+embedding table, so its scale is a constant, and no row's result depends on another row. Weights are symmetric, one
+scale an output channel. Integer sums are exact, so batches of any size give the same bits.
+
+On x86 without VNNI instructions ONNX Runtime's product of uint8 and int8 may saturate at 16 bits, which costs accuracy.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+from onnx import TensorProto
 
 from export.emit.builder import Array, GraphBuilder
 
+LEVELS: Final = 127  # int8 steps from zero to the bound
+ZERO_POINT: Final = 128  # of activations, which are uint8
+
 
 @dataclass(frozen=True)
-class Part:
-    """One input of an affine map.
+class Activation:
+    """A graph value that affine maps may read.
 
     Args:
-        value: Name of the graph value, (..., I).
-        weight: (O, I), as torch has it.
+        value: Its name; (..., I).
+        width: I.
+        bound: Largest absolute value that it can take; only int8 asks.
+        quantized: Whether it is uint8 already, `bound / 127` a step around 128.
     """
 
     value: str
-    weight: Array
+    width: int
+    bound: float = 1.0
+    quantized: bool = False
 
 
-def concatenate(graph: GraphBuilder, values: Sequence[str]) -> str:
-    """Join values along the last axis."""
-    return values[0] if len(values) == 1 else graph.op("Concat", *values, axis=-1)
+def emit_embedding(graph: GraphBuilder, name: str, table: Array, ids: str) -> Activation:
+    """Look up rows of a table; in int8 the table itself is kept in 8 bits.
+
+    Args:
+        graph: Where to.
+        name: Prefix of the table's name.
+        table: (V, E) float32.
+        ids: (...) int64.
+
+    Returns:
+        (..., E).
+    """
+    width = table.shape[1]
+    if graph.precision == "fp32":
+        return Activation(graph.op("Gather", graph.weight(table, f"{name}.weight"), ids), width)
+    bound = float(np.abs(table).max()) or 1.0  # a table of zeros has any scale
+    levels = np.round(table / (bound / LEVELS)) + ZERO_POINT
+    weight = graph.weight(levels.astype(np.uint8), f"{name}.weight")
+    return Activation(graph.op("Gather", weight, ids), width, bound, quantized=True)
 
 
-def emit_linear(graph: GraphBuilder, name: str, parts: Sequence[Part], bias: Array | None) -> str:
-    """Emit sum of weight @ value over the parts + bias.
+def emit_linear(graph: GraphBuilder, name: str, inputs: Sequence[Activation], weight: Array, bias: Array | None) -> str:
+    """Emit weight @ [inputs side by side] + bias.
 
     Args:
         graph: Where to.
         name: Prefix of the weights' names.
-        parts: At least one.
+        inputs: (..., I_j) each, at least one.
+        weight: (O, sum of I_j), as torch has it.
         bias: (O,), or None.
 
     Returns:
-        (..., O).
+        (..., O) float32.
     """
-    weight = np.concatenate([part.weight for part in parts], axis=1).T
-    product = graph.op(
-        "MatMul", concatenate(graph, [part.value for part in parts]), graph.weight(weight, f"{name}.weight")
-    )
-    return product if bias is None else graph.op("Add", product, graph.weight(bias, f"{name}.bias"))
+    width = sum(one.width for one in inputs)
+    if width != weight.shape[1]:
+        raise ValueError(f"{name}: expected inputs {weight.shape[1]} wide, got {width}")
+    if graph.precision == "fp32":
+        total = graph.op("MatMul", emit_concat(graph, inputs), graph.weight(weight.T, f"{name}.weight"))
+    else:
+        total = _emit_quantized_products(graph, name, inputs, weight)
+    return total if bias is None else graph.op("Add", total, graph.weight(bias, f"{name}.bias"))
+
+
+def emit_concat(graph: GraphBuilder, inputs: Sequence[Activation]) -> str:
+    """Join float32 values along the last axis."""
+    return _concat(graph, [one.value for one in inputs])
+
+
+def quantize_weight(weight: Array) -> tuple[Array, Array]:
+    """Round a weight (O, I) to int8, symmetric, one scale an output channel.
+
+    Returns:
+        Levels (O, I) int8 and scales (O,) float32; the weight is about levels * scales[:, None].
+    """
+    largest = np.abs(weight).max(axis=1)
+    scales = np.where(largest > 0, largest / LEVELS, 1.0).astype(np.float32)
+    return np.round(weight / scales[:, None]).astype(np.int8), scales
+
+
+def _emit_quantized_products(graph: GraphBuilder, name: str, inputs: Sequence[Activation], weight: Array) -> str:
+    """One integer product for all inputs of the same bound; the sum of the products, float32."""
+    blocks = np.split(weight, np.cumsum([one.width for one in inputs])[:-1], axis=1)
+    scaled = []
+    for i, bound in enumerate(sorted({one.bound for one in inputs})):
+        same = [index for index, one in enumerate(inputs) if one.bound == bound]
+        levels, scales = quantize_weight(np.concatenate([blocks[index] for index in same], axis=1))
+        values = _concat(graph, [_emit_quantized(graph, inputs[index]) for index in same])
+        product = graph.op("MatMulInteger", values, graph.weight(levels.T, f"{name}.weight_{i}"), _zero_point(graph))
+        scale = graph.weight(scales * np.float32(bound / LEVELS), f"{name}.scale_{i}")
+        scaled.append(graph.op("Mul", graph.op("Cast", product, to=TensorProto.FLOAT), scale))
+    return scaled[0] if len(scaled) == 1 else graph.op("Sum", *scaled)
+
+
+def _emit_quantized(graph: GraphBuilder, one: Activation) -> str:
+    if one.quantized:
+        return one.value
+    return graph.op("QuantizeLinear", one.value, graph.scalar(one.bound / LEVELS), _zero_point(graph))
+
+
+def _zero_point(graph: GraphBuilder) -> str:
+    return graph.constant(np.array(ZERO_POINT, np.uint8))
+
+
+def _concat(graph: GraphBuilder, values: Sequence[str]) -> str:
+    return values[0] if len(values) == 1 else graph.op("Concat", *values, axis=-1)

@@ -1,20 +1,87 @@
-"""Recurrent layers as ONNX LSTM and GRU nodes, one a layer.
+"""Recurrent stacks and steps, in the precision of the graph.
 
-ONNX Runtime takes time-major inputs (T, B, I) and no projection; `sequence_lens` gives what packed sequences give in
-torch: zeros past the end, final states after the last valid step, the backward direction starting there.
+In fp32 a layer is one ONNX LSTM or GRU node, which takes time-major inputs (T, B, I); its `sequence_lens` gives what
+packed sequences give in torch: zeros past the end, final states after the last valid step, the backward direction
+starting there. In int8 a layer is made of primitive operators (`export.emit.cells`).
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from export.emit.builder import GraphBuilder
+from export.emit.cells import emit_quantized_layer, emit_quantized_step
+from export.emit.linear import Activation, emit_concat
 from export.emit.weights import CellWeights
 from models.recurrent import RecurrentStack
 
 
-def emit_layer(
+def emit_stack(
+    graph: GraphBuilder,
+    name: str,
+    stack: RecurrentStack,
+    inputs: Sequence[Activation],
+    lengths: str,
+    states: Sequence[str] | None,
+) -> tuple[str, list[str]]:
+    """Emit all layers over whole sequences.
+
+    Args:
+        graph: Where to.
+        name: Prefix of the weights' names.
+        stack: The trained module.
+        inputs: (T, B, I_j) each.
+        lengths: (B,) int64.
+        states: (B, H) each, in the order of `state_names`; None is zeros.
+
+    Returns:
+        Outputs (T, B, D*H), zeros past the end, and the final states, as `states`.
+    """
+    if graph.precision == "int8":
+        mask = _emit_mask(graph, lengths, inputs[0].value)
+        states = _emit_zeros(graph, stack, lengths) if states is None else states
+    else:
+        counts = graph.op("Cast", lengths, to=TensorProto.INT32)
+    per_layer = stack.num_states // stack.layers
+    final: list[str] = []
+    for layer in range(stack.layers):
+        prefix = f"{name}.{layer}"
+        weights = [CellWeights.from_stack(stack, layer, backward=d == 1) for d in range(stack.directions)]
+        mine = None if states is None else states[layer * per_layer : (layer + 1) * per_layer]
+        if graph.precision == "int8":
+            assert mine is not None
+            outputs, last = _emit_quantized_directions(graph, prefix, weights, inputs, mask, mine)
+        else:
+            outputs, last = _emit_layer(graph, prefix, weights, emit_concat(graph, inputs), counts, mine)
+        inputs = [Activation(outputs, stack.output_size)]
+        final.extend(last)
+    return outputs, final
+
+
+def emit_step(
+    graph: GraphBuilder, name: str, weights: CellWeights, inputs: Sequence[Activation], states: Sequence[str]
+) -> list[str]:
+    """Emit one step of one layer.
+
+    Args:
+        graph: Where to.
+        name: Prefix of the weights' names.
+        weights: Of the layer, forward.
+        inputs: (B, I_j) each.
+        states: (B, H) each: hidden, then the cell of an LSTM.
+
+    Returns:
+        The new states, likewise.
+    """
+    if graph.precision == "int8":
+        return emit_quantized_step(graph, name, weights, inputs, states)
+    one_step = graph.op("Unsqueeze", emit_concat(graph, inputs), graph.ints(0))  # (1, B, I)
+    return _emit_layer(graph, name, [weights], one_step, None, states)[1]
+
+
+def _emit_layer(
     graph: GraphBuilder,
     name: str,
     weights: Sequence[CellWeights],
@@ -22,7 +89,7 @@ def emit_layer(
     lengths: str | None,
     states: Sequence[str] | None,
 ) -> tuple[str, list[str]]:
-    """Emit one layer over whole sequences.
+    """One layer, forward or both directions, as one node.
 
     Args:
         graph: Where to.
@@ -58,40 +125,40 @@ def emit_layer(
     return joined, [state for stacked in final for state in _unstack(graph, stacked, directions)]
 
 
-def emit_stack(
+def _emit_quantized_directions(
     graph: GraphBuilder,
     name: str,
-    stack: RecurrentStack,
-    inputs: str,
-    lengths: str | None,
-    states: Sequence[str] | None,
+    weights: Sequence[CellWeights],
+    inputs: Sequence[Activation],
+    mask: str,
+    states: Sequence[str],
 ) -> tuple[str, list[str]]:
-    """Emit all layers of a stack; arguments and results as of `emit_layer`, states in the order of `state_names`."""
-    per_layer = stack.num_states // stack.layers
-    final: list[str] = []
-    for layer in range(stack.layers):
-        weights = [CellWeights.from_stack(stack, layer, backward=d == 1) for d in range(stack.directions)]
-        mine = None if states is None else states[layer * per_layer : (layer + 1) * per_layer]
-        inputs, last = emit_layer(graph, f"{name}.{layer}", weights, inputs, lengths, mine)
-        final.extend(last)
-    return inputs, final
+    """One layer as `_emit_layer`, a scan a direction."""
+    directions = len(weights)
+    outputs, finals = [], []
+    for d, one in enumerate(weights):
+        suffix = ("forward", "backward")[d]
+        output, final = emit_quantized_layer(
+            graph, f"{name}.{suffix}", one, inputs, mask, states[d::directions], backward=d == 1
+        )
+        outputs.append(output)
+        finals.append(final)
+    joined = outputs[0] if directions == 1 else graph.op("Concat", *outputs, axis=-1)
+    return joined, [final[kind] for kind in range(len(finals[0])) for final in finals]
 
 
-def emit_step(graph: GraphBuilder, name: str, weights: CellWeights, inputs: str, states: Sequence[str]) -> list[str]:
-    """Emit one step of one layer.
+def _emit_mask(graph: GraphBuilder, lengths: str, inputs: str) -> str:
+    """(T, B, 1) bool, True = real step, for inputs (T, B, I)."""
+    zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
+    num_steps = graph.op("Gather", graph.op("Shape", inputs), zero)
+    steps = graph.op("Unsqueeze", graph.op("Range", zero, num_steps, one), graph.ints(1))  # (T, 1)
+    return graph.op("Unsqueeze", graph.op("Less", steps, lengths), graph.ints(2))
 
-    Args:
-        graph: Where to.
-        name: Prefix of the weights' names.
-        weights: Of the layer, forward.
-        inputs: (B, I).
-        states: (B, H) each: hidden, then the cell of an LSTM.
 
-    Returns:
-        The new states, likewise.
-    """
-    _, final = emit_layer(graph, name, [weights], graph.op("Unsqueeze", inputs, graph.ints(0)), None, states)
-    return final
+def _emit_zeros(graph: GraphBuilder, stack: RecurrentStack, lengths: str) -> list[str]:
+    """States to start from, (B, H) each."""
+    shape = graph.op("Concat", graph.op("Shape", lengths), graph.ints(stack.hidden), axis=0)
+    return [graph.op("Expand", graph.scalar(0.0), shape)] * stack.num_states
 
 
 def _stack(graph: GraphBuilder, states: Sequence[str]) -> str:

@@ -2,43 +2,42 @@
 
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
-from export.emit.linear import Part, emit_linear
+from export.emit.linear import Activation, emit_embedding, emit_linear
 from export.emit.output import emit_top
 from export.emit.pools import declare_state_pools, gather, scatter_states, state_spec
 from export.emit.recurrent import emit_stack, emit_step
 from export.emit.weights import CellWeights, to_numpy
-from export.manifest import StateSpec
+from export.manifest import Precision, StateSpec
 from models.states import state_names
 from models.tagger import Tagger
 
-_INT32 = 6  # onnx.TensorProto.INT32
 
-
-def emit_tagger(model: Tagger, top_k: int) -> EmittedModel:
-    """Emit the sequence graph and, for a unidirectional tagger without CRF, the step graph, fp32.
+def emit_tagger(model: Tagger, precision: Precision, top_k: int) -> EmittedModel:
+    """Emit the sequence graph and, for a unidirectional tagger without CRF, the step graph.
 
     Args:
         model: The trained module.
+        precision: Of weights and products.
         top_k: Best tags that a step returns.
     """
     config = model.config
     steps = not config.bidirectional and not config.crf
     names = state_names(config.cell, config.layers, config.bidirectional)
     states = tuple(state_spec(name, config.hidden, pooled=steps, sequence=True) for name in names)
-    sequence = _emit_sequence(model, states)
+    sequence = _emit_sequence(model, precision, states)
     emitted = EmittedModel(graphs={"sequence": sequence.build()}, specs={"sequence": sequence.spec()}, states=states)
     if steps:
-        step = _emit_step(model, states, top_k)
+        step = _emit_step(model, precision, states, top_k)
         emitted.graphs["step"], emitted.specs["step"] = step.build(), step.spec()
     return emitted
 
 
-def _emit_sequence(model: Tagger, states: tuple[StateSpec, ...]) -> GraphBuilder:
-    graph = GraphBuilder("sequence")
+def _emit_sequence(model: Tagger, precision: Precision, states: tuple[StateSpec, ...]) -> GraphBuilder:
+    graph = GraphBuilder("sequence", precision)
     words = graph.input("words", "int64", ("B", "T"))
     characters = graph.input("characters", "int64", ("B", "T", "C"))
     word_lengths = graph.input("word_lengths", "int64", ("B", "T"))
-    lengths = graph.op("Cast", graph.input("lengths", "int64", ("B",)), to=_INT32)
+    lengths = graph.input("lengths", "int64", ("B",))
     initial = [graph.input(str(state.sequence_input), state.dtype, ("B", *state.shape)) for state in states]
     # Time first from here on: (C, T, B), (T, B).
     inputs = _emit_embedded(
@@ -56,8 +55,8 @@ def _emit_sequence(model: Tagger, states: tuple[StateSpec, ...]) -> GraphBuilder
     return graph
 
 
-def _emit_step(model: Tagger, states: tuple[StateSpec, ...], top_k: int) -> GraphBuilder:
-    graph = GraphBuilder("step")
+def _emit_step(model: Tagger, precision: Precision, states: tuple[StateSpec, ...], top_k: int) -> GraphBuilder:
+    graph = GraphBuilder("step", precision)
     words = graph.input("words", "int64", ("B",))
     characters = graph.input("characters", "int64", ("B", "C"))
     word_lengths = graph.input("word_lengths", "int64", ("B",))
@@ -65,19 +64,22 @@ def _emit_step(model: Tagger, states: tuple[StateSpec, ...], top_k: int) -> Grap
     write_slots = graph.input("write_slots", "int64", ("B",))
     pools = declare_state_pools(graph, states)
     old = gather(graph, pools, read_slots)
-    value = _emit_embedded(graph, model, words, graph.op("Transpose", characters, perm=[1, 0]), word_lengths)
+    inputs = _emit_embedded(graph, model, words, graph.op("Transpose", characters, perm=[1, 0]), word_lengths)
     per_layer = len(states) // model.config.layers
     new: list[str] = []
     for layer in range(model.config.layers):
         weights = CellWeights.from_stack(model.stack, layer)
-        new += emit_step(graph, f"stack.{layer}", weights, value, old[layer * per_layer : (layer + 1) * per_layer])
-        value = new[-per_layer]
-    emit_top(graph, graph.op("LogSoftmax", _emit_scores(graph, model, value), axis=-1), min(top_k, model.num_tags))
+        new += emit_step(graph, f"stack.{layer}", weights, inputs, old[layer * per_layer : (layer + 1) * per_layer])
+        inputs = [Activation(new[-per_layer], model.config.hidden)]
+    scores = _emit_scores(graph, model, new[-per_layer])
+    emit_top(graph, graph.op("LogSoftmax", scores, axis=-1), min(top_k, model.num_tags))
     scatter_states(graph, states, pools, write_slots, new)
     return graph
 
 
-def _emit_embedded(graph: GraphBuilder, model: Tagger, words: str, characters: str, word_lengths: str) -> str:
+def _emit_embedded(
+    graph: GraphBuilder, model: Tagger, words: str, characters: str, word_lengths: str
+) -> list[Activation]:
     """Embed words and their spelling.
 
     Args:
@@ -88,18 +90,19 @@ def _emit_embedded(graph: GraphBuilder, model: Tagger, words: str, characters: s
         word_lengths: (*W) int64.
 
     Returns:
-        (*W, word_dim + 2 character_hidden).
+        The words (*W, word_dim) and their spelling (*W, 2 character_hidden).
     """
-    embedding = graph.weight(to_numpy(model.character_embedding.weight), "character_embedding.weight")
-    spelt = graph.op("Gather", embedding, graph.op("Flatten", characters, axis=1))  # (C, W, character_dim)
-    flat_lengths = graph.op("Cast", graph.op("Reshape", word_lengths, graph.ints(-1)), to=_INT32)  # (W,)
-    _, final = emit_stack(graph, "character_stack", model.character_stack, spelt, flat_lengths, None)
+    flat = graph.op("Flatten", characters, axis=1)  # (C, W)
+    spelt = emit_embedding(graph, "character_embedding", to_numpy(model.character_embedding.weight), flat)
+    lengths = graph.op("Reshape", word_lengths, graph.ints(-1))
+    _, final = emit_stack(graph, "character_stack", model.character_stack, [spelt], lengths, None)
     spelling = graph.op("Concat", *final[:2], axis=-1)  # hidden states, forward and backward: (W, 2 character_hidden)
-    known = graph.op("Gather", graph.weight(to_numpy(model.word_embedding.weight), "word_embedding.weight"), words)
-    shape = graph.op("Concat", graph.op("Shape", words), graph.ints(model.character_stack.output_size), axis=0)
-    return graph.op("Concat", known, graph.op("Reshape", spelling, shape), axis=-1)
+    width = model.character_stack.output_size
+    shape = graph.op("Concat", graph.op("Shape", words), graph.ints(width), axis=0)
+    known = emit_embedding(graph, "word_embedding", to_numpy(model.word_embedding.weight), words)
+    return [known, Activation(graph.op("Reshape", spelling, shape), width)]
 
 
 def _emit_scores(graph: GraphBuilder, model: Tagger, value: str) -> str:
-    part = Part(value, to_numpy(model.output.weight))
-    return emit_linear(graph, "output", [part], to_numpy(model.output.bias))
+    inputs = [Activation(value, model.stack.output_size)]
+    return emit_linear(graph, "output", inputs, to_numpy(model.output.weight), to_numpy(model.output.bias))

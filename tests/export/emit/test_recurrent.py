@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from export.emit.builder import GraphBuilder
+from export.emit.linear import Activation
 from export.emit.recurrent import emit_stack, emit_step
 from export.emit.weights import CellWeights, reorder_gates
 from models.config import Cell
@@ -31,9 +32,11 @@ def _stack(cell: Cell, layers: int, bidirectional: bool = False) -> RecurrentSta
 def _sequence_graph(stack: RecurrentStack, with_states: bool = True) -> onnx.ModelProto:
     graph = GraphBuilder("stack")
     inputs = graph.op("Transpose", graph.input("inputs", "float32", ("B", "T", INPUT)), perm=[1, 0, 2])
-    lengths = graph.op("Cast", graph.input("lengths", "int64", ("B",)), to=onnx.TensorProto.INT32)
+    lengths = graph.input("lengths", "int64", ("B",))
     states = [graph.input(f"initial_{i}", "float32", ("B", HIDDEN)) for i in range(stack.num_states)]
-    outputs, final = emit_stack(graph, "stack", stack, inputs, lengths, states if with_states else None)
+    outputs, final = emit_stack(
+        graph, "stack", stack, [Activation(inputs, INPUT)], lengths, states if with_states else None
+    )
     graph.output(graph.op("Transpose", outputs, perm=[1, 0, 2]), "outputs", "float32", ("B", "T", stack.output_size))
     for i, state in enumerate(final):
         graph.output(state, f"final_{i}", "float32", ("B", HIDDEN))
@@ -81,13 +84,13 @@ def test_five_carried_steps_match_torch(cell: Cell, layers: int) -> None:
     stack = _stack(cell, layers)
     per_layer = stack.num_states // layers
     graph = GraphBuilder("step")
-    value = graph.input("inputs", "float32", ("B", INPUT))
+    value = Activation(graph.input("inputs", "float32", ("B", INPUT)), INPUT)
     old = [graph.input(f"old_{i}", "float32", ("B", HIDDEN)) for i in range(stack.num_states)]
     new: list[str] = []
     for layer in range(layers):
         mine = old[layer * per_layer : (layer + 1) * per_layer]
-        new += emit_step(graph, f"stack.{layer}", CellWeights.from_stack(stack, layer), value, mine)
-        value = new[-per_layer]
+        new += emit_step(graph, f"stack.{layer}", CellWeights.from_stack(stack, layer), [value], mine)
+        value = Activation(new[-per_layer], HIDDEN)
     for i, state in enumerate(new):
         graph.output(state, f"new_{i}", "float32", ("B", HIDDEN))
     ort = session(graph.build())
