@@ -6,12 +6,14 @@ import pytest
 
 from export.emit.emit import emit
 from export.emit.emitted import EmittedModel
+from export.manifest import Precision
 from models.config import Cell, EncoderDecoderConfig, LanguageModelConfig, TaggerConfig
 from tests.export.emit.models import tiny
 from tests.export.emit.pools import make_pools, memory_rows
 from tests.export.emit.runtime import Array, run, session
 
 WIDTHS = [(5, 3), (24, 16), (64, 33)]  # hidden, attention
+PRECISIONS: list[Precision] = ["fp32", "int8"]
 
 
 def _transduce(
@@ -35,16 +37,17 @@ def _transduce(
     return results + [pools.numpy(str(state.pool_input))[slots] for state in emitted.states]
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("attention", ["additive", "multiplicative"])
 @pytest.mark.parametrize(("hidden", "attention_dim"), WIDTHS)
 def test_transduction_is_the_same_among_longer_sources(
-    cell: Cell, attention: str, hidden: int, attention_dim: int
+    cell: Cell, precision: Precision, attention: str, hidden: int, attention_dim: int
 ) -> None:
     config = EncoderDecoderConfig.model_validate(
         {"cell": cell, "attention": attention, "hidden": hidden, "attention_dim": attention_dim, "source_dim": 7}
     )
-    emitted = emit(tiny(config), top_k=20)
+    emitted = emit(tiny(config), precision, top_k=20)
     graphs = session(emitted.graphs["encode"]), session(emitted.graphs["step"])
     rng = np.random.default_rng(hidden)
     for batch_size in range(2, 17):
@@ -60,9 +63,10 @@ def test_transduction_is_the_same_among_longer_sources(
                 assert np.array_equal(batched[one], single)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_language_model_is_the_same_in_any_batch(cell: Cell) -> None:
-    emitted = emit(tiny(LanguageModelConfig(cell=cell, dim=17, hidden=33)))
+def test_language_model_is_the_same_in_any_batch(cell: Cell, precision: Precision) -> None:
+    emitted = emit(tiny(LanguageModelConfig(cell=cell, dim=17, hidden=33)), precision)
     sequence, step = session(emitted.graphs["sequence"]), session(emitted.graphs["step"])
     rng = np.random.default_rng(0)
     for batch_size in range(2, 17):
@@ -89,9 +93,12 @@ def test_language_model_is_the_same_in_any_batch(cell: Cell) -> None:
             assert all(np.array_equal(stepped[name][one], value) for name, value in single.items())
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_tags_are_the_same_in_any_batch(cell: Cell) -> None:
-    emitted = emit(tiny(TaggerConfig(cell=cell, word_dim=9, character_dim=5, character_hidden=6, hidden=17, layers=2)))
+def test_tags_are_the_same_in_any_batch(cell: Cell, precision: Precision) -> None:
+    emitted = emit(
+        tiny(TaggerConfig(cell=cell, word_dim=9, character_dim=5, character_hidden=6, hidden=17, layers=2)), precision
+    )
     sequence = session(emitted.graphs["sequence"])
     rng = np.random.default_rng(0)
     for batch_size in range(2, 17):
