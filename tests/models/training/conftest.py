@@ -32,7 +32,7 @@ def _pairs(rng: random.Random, number: int) -> str:
 
 def _text(rng: random.Random, lines: int) -> str:
     """Lines in which every word says which comes next."""
-    words = "one two three four".split()
+    words = ["one", "two", "three", "four"]
     out = []
     for _ in range(lines):
         start = rng.randrange(4)
@@ -80,13 +80,16 @@ _FAMILIES: dict[Family, dict[str, object]] = {
 
 @pytest.fixture
 def write_config(tmp_path: Path) -> WriteConfig:
-    """Write a config and its data; keyword arguments replace or (dictionaries) extend its keys."""
+    """Write a config and its data; keyword arguments replace or (dictionaries) extend its keys.
 
-    def write(family: Family, **changes: object) -> Path:
+    `train_size` is how many sentences, pairs or lines there are to train on.
+    """
+
+    def write(family: Family, train_size: int = 40, **changes: object) -> Path:
         rng = random.Random(5)
         make = {"tagger": _tagged, "encoder_decoder": _pairs, "language_model": _text}[family]
         data = dict(_FAMILIES[family]["data"])  # type: ignore[call-overload]
-        for split, number in (("train", 40), ("dev", 10), ("test", 10)):
+        for split, number in (("train", train_size), ("dev", 10), ("test", 10)):
             (tmp_path / f"{family}.{split}").write_text(make(rng, number), encoding="utf-8")
             data[split] = f"{family}.{split}"
         content: dict[str, object] = {
