@@ -34,7 +34,7 @@ class TaggerConfig(_Config):
 
 
 class EncoderDecoderConfig(_Config):
-    """Encoder-decoder with attention; the previous word and the context enter every decoder step (Bahdanau et al. 2015)."""
+    """Encoder-decoder with attention; previous word and context enter every decoder step (Bahdanau et al. 2015)."""
 
     family: Literal["encoder_decoder"] = "encoder_decoder"
     cell: Cell = "lstm"
@@ -58,14 +58,18 @@ class LanguageModelConfig(_Config):
     hidden: Width = 512
     layers: int = Field(default=2, ge=1, le=8)
     dropout: Probability = 0.2
-    tied: bool = Field(default=False, description="output weights are the embedding; needs dim = hidden (Press and Wolf 2017)")
+    tied: bool = Field(
+        default=False, description="output weights are the embedding; needs dim = hidden (Press and Wolf 2017)"
+    )
     bidirectional: Literal[False] = False
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_bidirectional(cls, data: object) -> object:
         if isinstance(data, dict) and data.get("bidirectional"):
-            raise ValueError("a language model cannot be bidirectional: the backward direction reads the very token to be predicted")
+            raise ValueError(
+                "a language model cannot be bidirectional: the backward direction reads the very token to be predicted"
+            )
         return data
 
     @model_validator(mode="after")

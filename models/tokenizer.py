@@ -34,7 +34,9 @@ class Tokenizer:
 
     def __post_init__(self) -> None:
         if (self.kind == "subword") != (self.subword is not None):
-            raise ValueError(f"tokenizer: kind {self.kind!r} with{'out' if self.subword is None else ''} a subword model")
+            raise ValueError(
+                f"tokenizer: kind {self.kind!r} with{'out' if self.subword is None else ''} a subword model"
+            )
 
     def normalise(self, text: str) -> str:
         """NFC, lower-cased where so configured."""
@@ -66,7 +68,9 @@ class Tokenizer:
         return ("" if self.kind == "characters" else " ").join(self.vocabulary.decode(kept))
 
     @classmethod
-    def load(cls, folder: Path, kind: Kind, vocabulary: str, file: str | None, lowercase: bool, reverse: bool) -> "Tokenizer":
+    def load(
+        cls, folder: Path, kind: Kind, vocabulary: str, file: str | None, lowercase: bool, reverse: bool
+    ) -> "Tokenizer":
         """Read from a bundle or a checkpoint folder; the arguments are the fields of `TokenizerSpec`."""
         subword = tokenizers.Tokenizer.from_file(str(folder / file)) if file is not None else None
         return cls(kind, Vocabulary.load(folder / vocabulary), subword, lowercase, reverse)

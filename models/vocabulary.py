@@ -47,7 +47,9 @@ class Vocabulary:
             min_count: Rarer tokens are left out (and read as `<unk>`).
             max_size: Most entries in all, specials included; None is no limit.
         """
-        ranked = sorted((t for t, n in counts.items() if n >= min_count and t not in specials), key=lambda t: (-counts[t], t))
+        ranked = sorted(
+            (t for t, n in counts.items() if n >= min_count and t not in specials), key=lambda t: (-counts[t], t)
+        )
         if max_size is not None:
             ranked = ranked[: max(0, max_size - len(specials))]
         return cls((*specials, *ranked), len(specials))

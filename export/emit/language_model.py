@@ -3,13 +3,12 @@
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
 from export.emit.linear import Activation, emit_embedding, emit_linear
-from export.emit.output import emit_next_log_probs, emit_top, never_next
+from export.emit.output import ceilings, emit_next_log_probs, emit_top
 from export.emit.pools import declare_state_pools, gather, scatter_states, state_spec
 from export.emit.recurrent import emit_stack, emit_step
 from export.emit.weights import CellWeights, to_numpy
 from export.manifest import Precision, StateSpec
 from models.language_model import LanguageModel
-from models.output import NEVER_LOG_PROB
 from models.states import state_names
 
 
@@ -43,8 +42,8 @@ def _emit_sequence(model: LanguageModel, precision: Precision, states: tuple[Sta
     log_probs = graph.op("LogSoftmax", _emit_logits(graph, model, outputs), axis=-1)  # (T, B, V)
     chosen = graph.op("Transpose", targets, perm=[1, 0])
     picked = graph.op("GatherElements", log_probs, graph.op("Unsqueeze", chosen, graph.ints(2)), axis=2)
-    never = graph.op("Gather", never_next(graph, model.vocabulary_size), chosen)
-    ruled = graph.op("Where", never, graph.scalar(NEVER_LOG_PROB), graph.op("Squeeze", picked, graph.ints(2)))
+    highest = graph.op("Gather", ceilings(graph, model.vocabulary_size), chosen)
+    ruled = graph.op("Min", graph.op("Squeeze", picked, graph.ints(2)), highest)
     graph.output(graph.op("Transpose", ruled, perm=[1, 0]), "target_log_probs", "float32", ("B", "T"))
     for state, value in zip(states, final, strict=True):
         graph.output(value, str(state.sequence_output), state.dtype, ("B", *state.shape))

@@ -9,14 +9,15 @@ from models.output import NEVER_LOG_PROB, NEVER_NEXT
 def emit_next_log_probs(graph: GraphBuilder, logits: str, vocabulary_size: int) -> str:
     """Log-softmax of logits (..., V), then -1e9 for what can never come next."""
     log_probs = graph.op("LogSoftmax", logits, axis=-1)
-    return graph.op("Where", never_next(graph, vocabulary_size), graph.scalar(NEVER_LOG_PROB), log_probs)
+    # Min takes one pass over the vocabulary, Where three.
+    return graph.op("Min", log_probs, ceilings(graph, vocabulary_size))
 
 
-def never_next(graph: GraphBuilder, vocabulary_size: int) -> str:
-    """A constant (V,) bool: what can never come next."""
-    never = np.zeros(vocabulary_size, np.bool_)
-    never[list(NEVER_NEXT)] = True
-    return graph.constant(never)
+def ceilings(graph: GraphBuilder, vocabulary_size: int) -> str:
+    """A constant (V,) float32, the highest log-probability of each token: -1e9 for what can never come next, else 0."""
+    highest = np.zeros(vocabulary_size, np.float32)
+    highest[list(NEVER_NEXT)] = NEVER_LOG_PROB
+    return graph.constant(highest)
 
 
 def emit_top(graph: GraphBuilder, log_probs: str, k: int) -> None:
