@@ -65,7 +65,7 @@ def export_run(
     sizes = {role: len(tokenizer.vocabulary) for role, tokenizer in checkpoint.tokenizers.items()}
     decoding = decoding_defaults(checkpoint, sizes)
     on_progress(f"emitting {precision} graphs")
-    emitted = emit(checkpoint.model, top_k=decoding.top_k)
+    emitted = emit(checkpoint.model, precision=precision, top_k=decoding.top_k)
     with staging(repository) as bundle:
         manifest = write_bundle(bundle, name, run, checkpoint, emitted, precision, decoding)
         report = check_parity(

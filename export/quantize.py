@@ -31,12 +31,15 @@ class QualityLimits:
         disagreement: Share of greedy decisions, on the same history, that differ from fp32's.
         accuracy: Of tags, absolute.
         error_rate: Tokens of greedy answers that are wrong, as a share of the right answers' tokens, absolute.
+        divergence: The same where no right answers are known and fp32's are taken for right. It is wider: one other
+            decision changes what follows, into what may be as good an answer.
         perplexity: Relative.
     """
 
     disagreement: float = 0.02
     accuracy: float = 0.01
-    error_rate: float = 0.02
+    error_rate: float = 0.01
+    divergence: float = 0.05
     perplexity: float = 0.02
 
 
@@ -115,8 +118,9 @@ def _error_rate(
 
     fp32, quantized = rate(fp32_answers), rate(answers)
     measure = "token error rate" if known else "token error rate, fp32's answers taken for right"
+    limit = limits.error_rate if known else limits.divergence
     loss = quantized - fp32
-    return [Quality(measure=measure, fp32=fp32, quantized=quantized, loss=loss, limit=limits.error_rate, count=count)]
+    return [Quality(measure=measure, fp32=fp32, quantized=quantized, loss=loss, limit=limit, count=count)]
 
 
 def _perplexity(graphs: Backend, reference: Backend, greedy: Greedy, limit: float) -> Quality:

@@ -167,7 +167,7 @@ def test_one_wrong_decision_counts_once_in_agreement_and_once_in_errors(transduc
     agreement, errors = measure_quality(Transducer(stutters_at=2), Transducer(), transduction)
     long_enough = sum(len(str(sample["source"])) > 2 for sample in transduction.samples)
     assert agreement.loss == pytest.approx(long_enough / agreement.count)
-    assert (errors.measure, errors.fp32) == ("token error rate", 0)
+    assert (errors.measure, errors.fp32, errors.limit) == ("token error rate", 0, 0.01)
     assert errors.quantized == pytest.approx(long_enough / errors.count)
 
 
@@ -175,7 +175,7 @@ def test_without_right_answers_fp32s_are_taken(transduction: Greedy) -> None:
     bare = [{"source": sample["source"]} for sample in transduction.samples]
     greedy = Greedy(transduction.manifest, bare, transduction.tokenizers)
     errors = measure_quality(Transducer(stutters_at=2), Transducer(), greedy)[1]
-    assert errors.measure == "token error rate, fp32's answers taken for right"
+    assert (errors.measure, errors.limit) == ("token error rate, fp32's answers taken for right", 0.05)
     assert errors.fp32 == 0 and errors.loss == errors.quantized > 0
 
 

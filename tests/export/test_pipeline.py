@@ -17,6 +17,7 @@ from export.emit.emitted import EmittedModel
 from export.manifest import GraphKind
 from export.parity import OnnxBackend
 from export.pipeline import export_run
+from export.quantize import QualityLimits
 from export.report import ParityError, ParityReport
 from models.search import greedy_search
 from models.tagger import Tagger
@@ -100,14 +101,14 @@ def test_a_published_encoder_decoder_answers_as_torch_does(runs: dict[str, Path]
         assert tuple(answer) == expected.tokens
 
 
-def corrupting(kind: GraphKind, weight: str) -> Callable[..., EmittedModel]:
+def corrupting(kind: GraphKind, weight: str, by: float = 0.05) -> Callable[..., EmittedModel]:
     """An emitter that gets one number of one weight wrong."""
 
     def emit_wrongly(model: nn.Module, *arguments: object, **settings: object) -> EmittedModel:
         emitted = emit(model, *arguments, **settings)  # type: ignore[arg-type]
         (tensor,) = (found for found in emitted.graphs[kind].graph.initializer if found.name == weight)
         values = numpy_helper.to_array(tensor).copy()
-        values.flat[values.size // 2] += 0.05
+        values.flat[values.size // 2] += by
         tensor.CopyFrom(numpy_helper.from_array(values, weight))
         return emitted
 
@@ -162,6 +163,36 @@ def test_a_failed_export_leaves_the_versions_before_it_alone(
     second = export_run(runs["language_model"], tmp_path)
     assert [found.folder for found in list_versions(tmp_path)] == [first.folder, second.folder]
     assert load_manifest(first.folder) == first.manifest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_is_published_with_what_it_costs_and_is_as_blind_to_company(
+    family: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    lax = QualityLimits(disagreement=0.2, accuracy=0.2, error_rate=0.5, divergence=0.5, perplexity=0.2)
+    published = export_run(runs[family], tmp_path, "int8", quality_limits=lax)
+    report = published.report
+    assert (load_manifest(published.folder).precision, report.precision) == ("int8", "int8")
+    alone = [row for row in report.checks if row.check in ("alone = batched", "untouched rows")]
+    assert alone and all((row.limit, row.difference) == (0, 0) for row in alone)
+    against = [row for row in report.checks if row not in alone]
+    assert all(row.limit is None for row in against)
+    assert 1e-4 < max(row.difference for row in against) < 0.5, "it is quantised, and not another model"
+    assert report.quality[0].measure == "decisions equal to fp32's, share"
+    assert 0.8 <= report.quality[0].quantized <= 1
+
+
+@pytest.mark.slow
+def test_int8_that_costs_too_much_is_not_published(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.pipeline.emit", corrupting("step", "output.bias", by=20.0))
+    with pytest.raises(
+        ParityError, match=r"quantisation: decisions equal to fp32's, share: expected a loss of at most 0\.02"
+    ):
+        export_run(runs["language_model"], tmp_path, "int8")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
