@@ -20,6 +20,14 @@ down all of it with real data in a few minutes.
 Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage, 130 interrupted.
 """
 
+# For libraries that read it when they are loaded, which is later; what is set already stays.
+ENVIRONMENT = {
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime otherwise reports which models it runs
+    # PyTorch's threads otherwise spin between operators, for long: where another process has one of the cores, training
+    # was 10 to 50 times slower. 1000 turns is what OpenMP itself takes when it knows that it has too few cores.
+    "GOMP_SPINCOUNT": "1000",
+}
+
 app = typer.Typer(
     name="carryover",
     no_args_is_help=True,
@@ -53,7 +61,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; None takes those of the process.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime otherwise reports which models it runs
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         app(args=arguments, prog_name="carryover")
     except SystemExit as stop:

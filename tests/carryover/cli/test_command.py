@@ -1,5 +1,6 @@
 """The command as a person meets it: help, exit statuses, and nothing heavy loaded before it is needed."""
 
+import os
 import re
 import subprocess
 import sys
@@ -118,3 +119,11 @@ def test_a_bare_client_install_is_told_which_extra_brings_the_command() -> None:
 def test_python_dash_m_is_the_same_command() -> None:
     done = subprocess.run([sys.executable, "-m", "carryover", "nonsense"], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 2
+
+
+def test_libraries_are_configured_unless_the_user_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {**os.environ, "GOMP_SPINCOUNT": "7"})
+    os.environ.pop("ORT_DISABLE_TELEMETRY", None)
+    assert run(["--version"]) == 0
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
