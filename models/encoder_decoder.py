@@ -99,7 +99,8 @@ class EncoderDecoder(nn.Module):
         """
         embedded = self.dropout(self.target_embedding(tokens))
         mask = length_mask(lengths, memory.shape[1])
-        context, states = self._advance(self._project_words(embedded), states, memory, keys, mask)
+        projected, context_weight = self._project_words(embedded)
+        context, states = self._advance(projected, context_weight, states, memory, keys, mask)
         return next_log_probs(self._read_out(states[self._top], context, embedded)), states
 
     def forward(self, source: Tensor, source_lengths: Tensor, target_in: Tensor) -> Tensor:
@@ -117,8 +118,9 @@ class EncoderDecoder(nn.Module):
         mask = length_mask(source_lengths, source.shape[1])
         embedded = self.dropout(self.target_embedding(target_in))  # (B, T, E)
         tops, contexts = [], []
-        for projected in self._project_words(embedded).unbind(dim=1):
-            context, states = self._advance(projected, states, memory, keys, mask)
+        projected, context_weight = self._project_words(embedded)
+        for step in projected.unbind(dim=1):
+            context, states = self._advance(step, context_weight, states, memory, keys, mask)
             tops.append(states[self._top])
             contexts.append(context)
         return self._read_out(torch.stack(tops, dim=1), torch.stack(contexts, dim=1), embedded)
@@ -128,18 +130,23 @@ class EncoderDecoder(nn.Module):
         """Index of the top layer's hidden state among the states."""
         return self.num_states - self.cells[-1].num_states
 
-    def _project_words(self, embedded: Tensor) -> Tensor:
-        """The words' part of the first layer's gates, (..., G*H), for one step or for all at once."""
-        first = self.cells[0]
-        return functional.linear(embedded, first.weight_ih[:, : self.config.target_dim], first.bias_ih)
+    def _project_words(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+        """The words' part of the first layer's gates, (..., G*H), for one step or for all at once.
+
+        The second result is the weight of the context's part, (G*H, M): cut out here, once a sequence, because the
+        backward pass of every cut fills a tensor of the whole weight's size.
+        """
+        first, width = self.cells[0], self.config.target_dim
+        words = functional.linear(embedded, first.weight_ih[:, :width], first.bias_ih)
+        return words, first.weight_ih[:, width:]
 
     def _advance(
-        self, projected: Tensor, states: States, memory: Tensor, keys: Tensor, mask: Tensor
+        self, projected: Tensor, context_weight: Tensor, states: States, memory: Tensor, keys: Tensor, mask: Tensor
     ) -> tuple[Tensor, States]:
-        """One decoder step from the words' gate part (B, G*H): context (B, M) and new states."""
+        """One decoder step from what `_project_words` gives: context (B, M) and new states."""
         context, _ = self.attention(states[self._top], memory, keys, mask)
         first = self.cells[0]
-        projected = projected + functional.linear(context, first.weight_ih[:, self.config.target_dim :])
+        projected = projected + functional.linear(context, context_weight)
         new: list[Tensor] = []
         for cell in self.cells:
             if cell is not first:
