@@ -4,26 +4,21 @@ The roster turns requests into tasks, gives them slots and memory in the order i
 that ends them: `_end` emits the one terminal event and takes everything back. It belongs to the engine thread.
 """
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any
+import logging
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy.typing as npt
-
-from export.manifest import GraphKind, Manifest
-from service.engine.batch import row_inputs
+from export.manifest import Manifest
+from service.engine.admission import Admission
+from service.engine.deadlines import Deadlines
 from service.engine.interface import (
     Cancelled,
     CloseSession,
-    Decode,
     Event,
     Failed,
     Finished,
-    Generate,
     OpenSession,
     Request,
     RequestId,
-    RunSequence,
     SessionId,
     StepSession,
     TokensDecided,
@@ -31,20 +26,19 @@ from service.engine.interface import (
 from service.engine.pages import PAGE_ROWS, MemoryPages
 from service.engine.schedule import WorkItem
 from service.engine.slots import SlotTable
-from service.engine.tasks.decode import DecodeTask
-from service.engine.tasks.generate import GenerateTask
 from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.session import Session, SessionStepTask
 from service.engine.tasks.task import Task
 from service.errors import (
     DeadlineExceeded,
-    InvalidInput,
+    InternalFailure,
     Overloaded,
     ServiceError,
     SessionClosed,
     SessionNotFound,
-    WrongTask,
 )
+
+_log = logging.getLogger(__name__)
 
 
 class IntegrityError(Exception):
@@ -73,20 +67,14 @@ class Roster:
         self.events: list[Event] = []  # since the last publishing
         self.slots = SlotTable(num_slots)
         self.pages = MemoryPages(num_memory_rows)
-        self._graphs = manifest.graphs
-        self._memories = manifest.memories
-        self._step_inputs: Set[str] = frozenset()
-        self._top_k = 0
-        if step := manifest.graphs.get("step"):
-            self._step_inputs = row_inputs(step).keys()
-            self._top_k = next((int(t.shape[1]) for t in step.outputs if t.name == "top_tokens"), 0)
+        self._admission = Admission(manifest, self.slots.num_usable, self.pages.num_usable_rows)
         self._max_sessions = max_sessions
         self._retry_after_s = retry_after_s
         self._tasks: dict[RequestId, Task] = {}
         self._waiting: dict[RequestId, Task] = {}  # for slots and memory, first come first served
         self._ready: dict[RequestId, WorkItem] = {}  # the longest waiting first
         self._sessions: dict[SessionId, Session] = {}
-        self._deadlines: list[tuple[float, RequestId]] = []  # a heap; may name ended requests
+        self._deadlines = Deadlines()
         self._num_steps = 0  # unfinished session steps
         self._num_sequences = 0
 
@@ -102,58 +90,26 @@ class Roster:
                     self._admit_close(request)
                 case OpenSession():
                     self._open(request)
-                case RunSequence():
-                    self._admit_sequence(request)
-                case Decode():
-                    self._require("encode", request)
-                    self._wait(DecodeTask(request))
-                case Generate():
-                    self._require("step", request)
-                    self._wait(GenerateTask(request))
                 case _:
-                    raise InvalidInput("request", "a kind that the engine knows", type(request).__name__)
+                    self._admit_work(request)
         except ServiceError as error:
             self.events.append(Failed(request.id, error))
+        except Exception:
+            _log.exception("request %d could not be admitted", request.id)
+            self.events.append(Failed(request.id, InternalFailure("the request could not be started")))
 
-    def _admit_sequence(self, request: RunSequence) -> None:
-        self._require("sequence", request)
-        graph = self._graphs["sequence"]
-        expected = {t.name for t in graph.inputs if t.dtype == "int64" and t.name != "lengths"}
-        self._check_inputs(expected, request.inputs, request.length)
-        specs = {tensor.name: tensor for tensor in graph.outputs}
-        if unknown := set(request.outputs) - specs.keys():
-            raise InvalidInput("outputs", f"some of {sorted(specs)}", str(sorted(unknown)))
-        task = SequenceTask(request, specs)
+    def _admit_work(self, request: Request) -> None:
+        task = self._admission.task(request)
         self._add(task)
-        self._ready[request.id] = task.work
-
-    def _wait(self, task: Task) -> None:
-        if task.num_slots > self.slots.num_usable:
-            raise InvalidInput("beam_size", f"at most {self.slots.num_usable}", str(task.num_slots))
-        if self.pages.num_pages(task.num_positions) * PAGE_ROWS > self.pages.num_usable_rows:
-            raise InvalidInput("source", f"at most {self.pages.num_usable_rows} tokens", f"{task.num_positions} tokens")
-        self._add(task)
-        self._waiting[task.request.id] = task
-
-    def _require(self, graph: GraphKind, request: Request) -> None:
-        if graph not in self._graphs or (graph == "step" and self._memories):
-            raise WrongTask(f"the model has no graph for {type(request).__name__}: expected {graph} without attention")
-
-    @staticmethod
-    def _check_inputs(expected: Set[str], inputs: Mapping[str, npt.NDArray[Any]], length: int) -> None:
-        if length >= 1 and inputs.keys() == expected:
-            for array in inputs.values():
-                if len(array) != length:
-                    break
-            else:
-                return
-        got = {name: array.shape for name, array in inputs.items()}
-        raise InvalidInput("inputs", f"{sorted(expected)} of {max(length, 1)} steps", str(got))
+        if task.num_slots:
+            self._waiting[request.id] = task
+        else:
+            self._ready[request.id] = task.work
 
     def _add(self, task: Task) -> None:
         self._tasks[task.request.id] = task
         if task.request.deadline_s is not None:
-            heapq.heappush(self._deadlines, (task.request.deadline_s, task.request.id))
+            self._deadlines.add(task.request.deadline_s, task.request.id)
         if isinstance(task, SessionStepTask):
             self._num_steps += 1
         elif isinstance(task, SequenceTask):
@@ -162,8 +118,9 @@ class Roster:
     # -------------------------------------------------------------------------------------------------------- sessions
 
     def _open(self, request: OpenSession) -> None:
-        self._require("step", request)
-        slots = self.slots.allocate(1) if len(self._sessions) < self._max_sessions and not self._waiting else None
+        self._admission.require_steps(request)
+        self._start_waiting()  # they came before
+        slots = self.slots.allocate(1) if len(self._sessions) < self._max_sessions else None
         if slots is None:
             limit = f"{len(self._sessions)} sessions are open and {self.slots.num_free} slots are free"
             raise Overloaded(f"the model is at its limit: {limit}", self._retry_after_s(1))
@@ -180,10 +137,7 @@ class Roster:
 
     def _admit_step(self, request: StepSession) -> None:
         session = self._session(request.session)
-        self._check_inputs(self._step_inputs, request.inputs, request.num_steps)
-        if not 0 <= request.num_top <= self._top_k:
-            raise InvalidInput("num_top", f"0 to {self._top_k}", str(request.num_top))
-        task = SessionStepTask(request, session)
+        task = self._admission.step(request, session)
         self._add(task)
         session.pending.append(task)
         self._promote(session)
@@ -214,13 +168,16 @@ class Roster:
 
     def ready(self) -> list[WorkItem]:
         """What could run now, the longest waiting first, after starting whoever there is room for."""
+        self._start_waiting()
+        return list(self._ready.values())
+
+    def _start_waiting(self) -> None:
         while task := self._next_to_start():
             del self._waiting[task.request.id]
             slots = self.slots.allocate(task.num_slots)
             assert slots is not None
             task.begin(slots, self.pages.allocate(task.num_positions) if task.num_positions else None)
             self._ready[task.request.id] = task.work
-        return list(self._ready.values())
 
     def _next_to_start(self) -> Task | None:
         """Who waits longest, if there is room; nobody overtakes, or wide beams would wait for ever."""
@@ -254,16 +211,13 @@ class Roster:
 
     def expire(self, now: float) -> None:
         """End the requests whose deadline has passed."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, request = heapq.heappop(self._deadlines)
+        for request in self._deadlines.due(now):
             if task := self._tasks.get(request):
                 self._end(task, Failed(request, DeadlineExceeded("the deadline passed before the answer was ready")))
 
     def next_deadline(self) -> float | None:
         """When `expire` has something to do next, on the engine's clock."""
-        while self._deadlines and self._deadlines[0][1] not in self._tasks:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.next(self._tasks)
 
     def fail(self, task: Task, error: ServiceError) -> None:
         """End a task whose run broke; a session whose state is no longer known ends with all that it has pending."""

@@ -34,8 +34,7 @@ class SlotTable:
         if num_slots < NUM_RESERVED:
             raise ValueError(f"num_slots: expected at least {NUM_RESERVED}, got {num_slots}")
         self.num_usable = num_slots - NUM_RESERVED
-        self._generations = [0] * num_slots
-        self._held = [False] * num_slots
+        self._generations = [0] * num_slots  # of the hold on each row, or of the next one
         # The last one freed goes out first: its row is the likeliest to be in cache.
         self._free = list(range(num_slots - 1, NUM_RESERVED - 1, -1))
 
@@ -49,8 +48,6 @@ class SlotTable:
         if count > len(self._free):
             return None
         rows = [self._free.pop() for _ in range(count)]
-        for row in rows:
-            self._held[row] = True
         return tuple(Slot(row, self._generations[row]) for row in rows)
 
     def free(self, slots: Iterable[Slot]) -> None:
@@ -60,8 +57,7 @@ class SlotTable:
             StaleSlot: A hold has ended before; its row is left alone.
         """
         for slot in slots:
-            if not self._held[slot.row] or self._generations[slot.row] != slot.generation:
+            if self._generations[slot.row] != slot.generation:
                 raise StaleSlot(f"slot {slot.row}: expected generation {self._generations[slot.row]}, got {slot}")
-            self._held[slot.row] = False
             self._generations[slot.row] += 1
             self._free.append(slot.row)

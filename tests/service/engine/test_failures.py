@@ -69,6 +69,17 @@ def test_a_session_whose_step_broke_is_over_with_all_that_it_has_pending(tmp_pat
         engine.close(3)
 
 
+def test_a_request_that_cannot_even_be_started_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    with running(model, EngineLimits(max_sessions=0)) as engine:
+        good, impossible = Decode(1, (4, 5), 2, 1, 0.6, 20), Decode(2, (4, 5), 2, 3, 0.6, 20)
+        for request in (impossible, good):
+            engine.submit(request)
+        assert isinstance(engine.error(2), InternalFailure)
+        assert engine.hypotheses(1) == oracle.decode(TABLE, good)
+    assert "num_best 3" in caplog.text
+
+
 def test_a_listener_that_fails_does_not_stop_the_engine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(Harness):
         def publish(self, events: Sequence[Event]) -> None:

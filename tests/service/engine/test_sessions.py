@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.engine.engine import EngineLimits
-from service.engine.interface import Cancelled, CloseSession, Finished, OpenSession, StepOutputs, StepSession
+from service.engine.interface import (
+    Cancelled,
+    CloseSession,
+    Finished,
+    Generate,
+    OpenSession,
+    Sampling,
+    StepOutputs,
+    StepSession,
+)
 from service.errors import InvalidInput, Overloaded, SessionClosed, SessionNotFound
 from service.runner import Runner
 from tests.service import tiny_models as tiny
@@ -136,6 +145,28 @@ def test_sessions_beyond_the_limit_are_refused_until_one_closes(tmp_path: Path) 
         engine.open(4)
         for session in (2, 4):
             engine.close(session)
+
+
+@pytest.mark.parametrize(("num_slots", "fits"), [(4, False), (5, True)])
+def test_a_session_gets_what_those_before_it_leave(tmp_path: Path, num_slots: int, fits: bool) -> None:
+    gate = Gate()
+    runner = ScriptedRunner(language_model(tmp_path, num_slots), lambda *_: gate.stop())
+    with running(runner) as engine:
+        engine.open(1)
+        step = engine.step(1, [4])
+        gate.wait_inside()
+        # Both arrive in one turn, with one or two slots free.
+        text = engine.submit(Generate(engine.new_id(), (2,), Sampling(0.0, 0, 1.0, 0), 1))
+        opening = engine.submit(OpenSession(engine.new_id(), 2))
+        gate.open()
+        for request in (step, text):
+            engine.value(request)
+        if fits:
+            engine.value(opening)
+            engine.close(2)
+        else:
+            assert isinstance(engine.error(opening), Overloaded)
+        engine.close(1)
 
 
 @pytest.mark.parametrize(

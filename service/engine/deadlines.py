@@ -1,0 +1,30 @@
+"""Which request runs out of time next."""
+
+import heapq
+from collections.abc import Container
+
+from service.engine.interface import RequestId
+
+
+class Deadlines:
+    """Deadlines by time. Ended requests are not taken out; they are passed over when their time comes."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, RequestId]] = []
+
+    def add(self, deadline_s: float, request: RequestId) -> None:
+        """Note a deadline, on the engine's clock."""
+        heapq.heappush(self._heap, (deadline_s, request))
+
+    def due(self, now: float) -> list[RequestId]:
+        """Take out the requests whose deadline is not after `now`."""
+        due = []
+        while self._heap and self._heap[0][0] <= now:
+            due.append(heapq.heappop(self._heap)[1])
+        return due
+
+    def next(self, alive: Container[RequestId]) -> float | None:
+        """When the first of those still alive is due; None: never."""
+        while self._heap and self._heap[0][1] not in alive:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
