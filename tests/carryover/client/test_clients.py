@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,6 +20,17 @@ from service.errors import Overloaded
 from tests.service.rpc.world import World, serving, wait_until
 
 T = TypeVar("T")
+
+
+ONE_SESSION = 3  # threads while one is open: grpcio's that sends, ours that reads, grpcio's of the channel
+
+
+def wait_here(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Wait on a thread until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
 
 
 async def blocking(world: World, act: Callable[[Client], T]) -> T:
@@ -106,6 +118,8 @@ async def test_an_asyncio_session_carries_state() -> None:
 
 async def test_a_blocking_session_carries_state() -> None:
     def act(client: Client) -> None:
+        assert client.is_serving()  # grpcio's own threads have started
+        before = threading.active_count()
         with client.session("lm") as session, client.session("lm") as other:
             assert session.id != other.id
             assert session.step(["the", "cat"]) == SUMS
@@ -113,6 +127,7 @@ async def test_a_blocking_session_carries_state() -> None:
                 session.step(token_ids=[-(2**40)])
             assert [o.token_ids for o in session.step(token_ids=[2, 2], num_top=0)] == [(), ()]
             assert session.close() == session.close() == session.num_steps == 4
+            wait_here(lambda: threading.active_count() <= before + ONE_SESSION)
             with pytest.raises(errors.SessionClosed):
                 session.step(["the"])
 
@@ -147,12 +162,13 @@ async def test_an_error_inside_the_block_is_the_one_that_is_seen_and_ends_the_se
         await wait_until(lambda: not world.engines["lm"].sessions)
 
         def act(blocked: Client) -> None:
-            with blocked.session("lm"):
+            before = threading.active_count()
+            with pytest.raises(ZeroDivisionError), blocked.session("lm"):
                 raise ZeroDivisionError
+            # While the client lives on: the session's end must not depend on the connection's.
+            wait_here(lambda: not world.engines["lm"].sessions and threading.active_count() <= before)
 
-        with pytest.raises(ZeroDivisionError):
-            await blocking(world, act)
-        await wait_until(lambda: not world.engines["lm"].sessions)
+        await blocking(world, act)
 
 
 async def test_a_step_that_runs_into_its_timeout_ends_the_session() -> None:

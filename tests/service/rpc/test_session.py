@@ -268,6 +268,11 @@ async def test_overload_and_failures_of_the_engine_reach_the_caller(world: World
     engine.fail(next(iter(engine.held)), InternalFailure("row 9"))
     error = (await stream.answer(sent)).error
     assert (error.reason, "row 9" in error.message) == ("INTERNAL", False)
+    engine.hold = False
+    await stream.call.done_writing()
+    assert await stream.call.read() is grpc.aio.EOF
+    closed = [r.session for r in engine.submitted if isinstance(r, CloseSession)]
+    assert closed == [int(session)]  # and not the one that the engine never opened
 
 
 async def test_an_answer_that_cannot_be_made_is_an_error_not_a_silence(
@@ -303,13 +308,15 @@ async def test_an_idle_session_is_closed_and_a_busy_one_is_not() -> None:
         sent = await stream.send(**step_of(busy, token_ids=[4]))
         await wait_until(lambda: engine.held)
         engine.hold = False
-        await wait_until(lambda: int(idle) not in engine.sessions)
+        later = await stream.open()
+        await wait_until(lambda: int(later) not in engine.sessions)  # by now all have been looked at
         error = await stream.fails(**step_of(idle, token_ids=[1]))
         assert (error.reason, error.code) == ("SESSION_EXPIRED", grpc.StatusCode.NOT_FOUND.value[0])
         assert "0.05 s without a request" in error.message
         engine.release(next(iter(engine.held)))
         assert (await stream.answer(sent)).stepped.num_steps == 1
         assert int(busy) in engine.sessions
+        assert int(idle) not in engine.sessions
 
 
 async def test_bytes_that_are_no_message_end_the_stream_and_close_its_sessions(world: World) -> None:
