@@ -16,10 +16,10 @@ from models.training.text_metrics import accuracy, bleu, error_rates
 
 
 def test_error_rates_take_the_nearest_reference() -> None:
-    answers = ["A B C", "A", ""]
-    references = [["A B C"], ["X Y", "A B"], ["A B"]]
-    # Right; one insertion of two phonemes; two insertions of two.
-    assert error_rates(answers, references) == (2 / 3, (0 + 1 + 2) / (3 + 2 + 2))
+    answers = ["A B C", "A", "", "X B"]
+    references = [["A B C"], ["X Y", "A B"], ["A B"], ["A B C"]]
+    # Right; one phoneme of two is missing; both are; one is wrong and one missing, of three.
+    assert error_rates(answers, references) == (3 / 4, (0 + 1 + 2 + 2) / (3 + 2 + 2 + 3))
 
 
 def test_per_counts_whole_phonemes() -> None:
