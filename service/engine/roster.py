@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from export.manifest import Manifest
 from service.engine.admission import Admission
 from service.engine.deadlines import Deadlines
+from service.engine.integrity import IntegrityError, check_holdings
 from service.engine.interface import (
     Cancelled,
     CloseSession,
@@ -39,10 +40,6 @@ from service.errors import (
 )
 
 _log = logging.getLogger(__name__)
-
-
-class IntegrityError(Exception):
-    """The books do not balance: something was lost or given out twice. A bug of ours."""
 
 
 class Roster:
@@ -299,12 +296,8 @@ class Roster:
         slots = [slot.row for task in self._tasks.values() for slot in task.slots]
         slots += [session.slot.row for session in self._sessions.values()]
         pages = [page for task in self._tasks.values() if task.memory for page in task.memory.pages]
-        free_pages = self.pages.num_free_rows // PAGE_ROWS
-        for what, held, free, usable in (
-            ("slots", slots, self.slots.num_free, self.slots.num_usable),
-            ("pages", pages, free_pages, self.pages.num_usable_rows // PAGE_ROWS),
-        ):
-            if len(set(held)) != len(held) or len(held) + free != usable:
-                raise IntegrityError(f"{what}: expected {usable} in all, each once, got {free} free and {held} held")
+        check_holdings("slots", slots, self.slots.num_free, self.slots.num_usable)
+        num_pages = (self.pages.num_free_rows // PAGE_ROWS, self.pages.num_usable_rows // PAGE_ROWS)
+        check_holdings("pages", pages, *num_pages)
         if stray := (self._ready.keys() | self._waiting.keys()) - self._tasks.keys():
             raise IntegrityError(f"expected every task to be known, got {sorted(stray)}")
