@@ -39,7 +39,7 @@ class Checkpoint:
         tokenizers: By role: source and target; words, characters and tags; or tokens.
         metrics: Such as `dev/accuracy` and `baseline/dev/accuracy`.
         data: Files with SHA-256, counts of each split, split seed.
-        samples: Raw inputs of the dev split.
+        samples: Raw inputs of the dev split, with what is right for them.
     """
 
     config: RunConfig

@@ -82,7 +82,7 @@ class Task(ABC):
 
     @abstractmethod
     def samples(self) -> list[dict[str, object]]:
-        """Raw inputs of the dev split for the export's parity check."""
+        """Raw inputs of the dev split, and what is right for them, for the checks of the export."""
 
 
 class TaggerTask(Task):
@@ -116,8 +116,8 @@ class TaggerTask(Task):
         return {"baseline": tagger_baseline(train, scored, self.bio)}
 
     def samples(self) -> list[dict[str, object]]:
-        """Words of dev sentences."""
-        return [{"words": list(s.words)} for s in sample(self.corpus.sentences("dev"), _SAMPLES)]
+        """Words of dev sentences, and their tags."""
+        return [{"words": list(s.words), "tags": list(s.tags)} for s in sample(self.corpus.sentences("dev"), _SAMPLES)]
 
 
 class EncoderDecoderTask(Task):
@@ -164,8 +164,11 @@ class EncoderDecoderTask(Task):
         return {"baseline": pair_baseline(self.corpus.pairs("train"), self.corpus.pairs(split), self.metric)}
 
     def samples(self) -> list[dict[str, object]]:
-        """Dev sources."""
-        return [{"source": pair.source} for pair in sample(self.corpus.pairs("dev"), _SAMPLES)]
+        """Dev sources, and the targets that count as right."""
+        return [
+            {"source": pair.source, "targets": list(pair.targets)}
+            for pair in sample(self.corpus.pairs("dev"), _SAMPLES)
+        ]
 
 
 class LanguageModelTask(Task):
