@@ -88,7 +88,6 @@ class Engine:
             manifest, runner.num_slots, runner.num_memory_rows, limits.max_sessions, self._pace.retry_after_s
         )
         self._closing = False
-        self._draining = False
         self._drained = threading.Event()
         self._stats: EngineStats
         self._count()
@@ -118,7 +117,6 @@ class Engine:
         Returns:
             Whether everything finished within `timeout_s` seconds.
         """
-        self._draining = True
         self._inbox.drain()
         return self._drained.wait(timeout_s)
 
@@ -163,13 +161,13 @@ class Engine:
         self._roster.expire(self._clock())
         plan = schedule(self._roster.ready(), self._limits.batch)
         self._count()
+        self._publish()  # whom a batch has nothing to say to does not wait for it
         for batch in plan:
             self._run(batch)
             self._publish()
-        self._publish()
         self._count()
         if self._roster.num_tasks == 0:
-            self._rest()
+            self._rest(idle=not (requests or cancels or plan))
 
     def _run(self, batch: Batch) -> None:
         """Bind, run, decide. What breaks in a batch breaks for its requests alone."""
@@ -204,11 +202,12 @@ class Engine:
         deadline = self._roster.next_deadline()
         return _IDLE_WAIT_S if deadline is None else min(_IDLE_WAIT_S, max(0.0, deadline - self._clock()))
 
-    def _rest(self) -> None:
-        """Nothing is in hand: the books must balance, and draining may be over."""
-        self._roster.check_integrity()
-        if self._draining and not len(self._inbox):
+    def _rest(self, idle: bool) -> None:
+        """Nothing is in hand. Draining may be over, and an idle engine has the time to check its books."""
+        if self._inbox.draining and not len(self._inbox):
             self._drained.set()
+        if idle:
+            self._roster.check_integrity()
 
     def _count(self) -> None:
         """Tell the inbox and whoever asks for `stats` how things stand."""

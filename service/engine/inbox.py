@@ -14,6 +14,9 @@ class Inbox:
     New work and steps of open sessions are bounded apart, so that a crowd of one cannot lock the other out. Closes
     are always taken: they free something, and there is one a session.
 
+    Attributes:
+        draining: Whether new work is refused.
+
     Args:
         max_new: Most requests for new work that wait, in here and in the engine.
         max_steps: Most unfinished session steps.
@@ -28,7 +31,7 @@ class Inbox:
         self._cancels: deque[RequestId] = deque()
         self._new_here = self._steps_here = 0
         self._new_inside = self._steps_inside = 0  # taken, and still waiting in the engine
-        self._draining = self._closed = False
+        self.draining = self._closed = False
         self._stirred = False  # whether the next `take` must not wait, though nothing arrived
 
     def put(self, request: Request) -> None:
@@ -41,7 +44,7 @@ class Inbox:
         with self._changed:
             is_step = isinstance(request, StepSession)
             is_close = isinstance(request, CloseSession)
-            if self._closed or (self._draining and not (is_step or is_close)):
+            if self._closed or (self.draining and not (is_step or is_close)):
                 raise ShuttingDown("the service is shutting down: expected no new requests")
             if is_step:
                 if self._steps_here + self._steps_inside >= self._max_steps:
@@ -83,7 +86,7 @@ class Inbox:
     def drain(self) -> None:
         """Refuse new work from now on."""
         with self._changed:
-            self._draining = self._stirred = True
+            self.draining = self._stirred = True
             self._changed.notify()
 
     def close(self) -> None:

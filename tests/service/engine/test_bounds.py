@@ -12,6 +12,7 @@ from service.engine.engine import Engine, EngineLimits
 from service.engine.interface import (
     Cancelled,
     Decode,
+    Failed,
     Finished,
     Generate,
     OpenSession,
@@ -142,6 +143,21 @@ def test_a_cancel_takes_effect_before_the_next_run(tmp_path: Path) -> None:
         assert isinstance(engine.wait(request), Cancelled)
         assert isinstance(engine.wait(waiting), Cancelled)
         assert [kind for kind, _ in runner.calls] == ["encode", "step"]
+
+
+def test_what_needs_no_run_does_not_wait_for_one(tmp_path: Path) -> None:
+    with gated(tmp_path) as (engine, gate, _):
+        request = submit_decode(engine)
+        gate.wait_inside()
+        waiting, refused = submit_decode(engine), submit_decode(engine, beam_size=99)
+        engine.engine.cancel(waiting)
+        gate.let_go()
+        gate.wait_inside()  # in the next run already
+        with engine.changed:
+            assert isinstance(engine.events[waiting][-1], Cancelled)
+            assert isinstance(engine.events[refused][-1], Failed)
+        gate.open()
+        engine.value(request)
 
 
 def test_a_cancel_of_what_has_ended_is_ignored(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from export.manifest import GraphKind
-from service.engine.engine import EngineLimits
+from service.engine.engine import Engine, EngineLimits
+from service.engine.integrity import IntegrityError
 from service.engine.interface import CloseSession, Decode, Event
 from service.errors import InternalFailure, SessionNotFound
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
-from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.engine.harness import PATIENCE_S, Harness, open_tiny, running
 from tests.service.engine.scripted import Feeds, Gate, ScriptedRunner
 
 TABLE = tiny.make_table()
@@ -93,6 +94,24 @@ def test_a_listener_that_fails_does_not_stop_the_engine(tmp_path: Path, caplog: 
             engine.submit(request)
             assert engine.hypotheses(request.id) == oracle.decode(TABLE, request)
     assert "nobody took" in caplog.text
+
+
+def test_an_idle_engine_that_finds_its_books_wrong_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.engine.roster.Roster.check_integrity", lambda self: broken())
+
+    def broken() -> None:
+        raise IntegrityError("slots: one is lost")
+
+    harness = Harness()
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    engine = Engine(model, EngineLimits(max_sessions=0), harness.publish)
+    engine.start()
+    engine.cancel(1)  # a turn that is not idle: nothing is checked
+    assert engine.drain(PATIENCE_S)
+    engine.close()
+    assert "slots: one is lost" in caplog.text
 
 
 def test_a_bug_in_the_loop_ends_every_request_and_refuses_new_ones(
