@@ -71,7 +71,7 @@ async def _serve(settings: Settings, repository: Repository) -> int:
     # What has been loaded stays: the collector need not look at it again in the middle of a request.
     gc.collect()
     gc.freeze()
-    print(f"serving on {settings.host}:{port}", flush=True)
+    print(f"serving on {settings.model_copy(update={'port': port}).address}", flush=True)
     await asked_to_stop.wait()
     for number in SIGNALS:  # a second signal ends the process at once
         loop.remove_signal_handler(number)

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     max_batch_tokens: int = Field(
         default=1024, ge=1, le=2**24, description="padded tokens of one sequence or encode run"
     )
+    max_calls: int = Field(default=4096, ge=1, le=2**20, description="calls and streams being answered at a time")
     max_requests_in_flight_per_stream: int = Field(
         default=1024,
         ge=1,
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
                 f"got {self.num_memory_rows}"
             )
         return self
+
+    @property
+    def address(self) -> str:
+        """Where to listen, an IPv6 host in brackets; the port is still that of the settings."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
     def session_limit(self) -> int:

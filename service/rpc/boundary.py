@@ -16,10 +16,12 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from service.errors import InternalFailure, InvalidInput, ServiceError, ShuttingDown
+from service.errors import InternalFailure, InvalidInput, Overloaded, ServiceError, ShuttingDown
 from service.rpc.status import describe
 
 log = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 1.0  # a hint where nothing is known about when the next call ends
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -40,9 +42,14 @@ class Malformed:
 
 
 class Boundary:
-    """Admits calls and counts them."""
+    """Admits calls and counts them.
 
-    def __init__(self) -> None:
+    Args:
+        max_calls: Calls and streams being answered at a time.
+    """
+
+    def __init__(self, max_calls: int) -> None:
+        self._max_calls = max_calls
         self.draining = asyncio.Event()  # nothing new is admitted
         self._stopped = False  # the time to finish is over
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -113,6 +120,8 @@ class Boundary:
         try:
             if self.draining.is_set():
                 raise ShuttingDown("the service is shutting down and admits nothing new")
+            if len(self._tasks) > self._max_calls:
+                raise Overloaded(f"expected at most {self._max_calls} calls at a time, got one more", RETRY_AFTER_S)
             yield
         except ServiceError as error:
             await _abort(context, error)

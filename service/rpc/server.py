@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Carryover"]
 LINGER_S = 0.1  # after the last call: whoever calls just then is told SHUTTING_DOWN, not cut off
+KEEPALIVE_TIME_MS = 60_000  # of silence, after which the other side is asked whether it is still there
+KEEPALIVE_TIMEOUT_MS = 20_000  # to answer that
 CLOSING_GRACE_S = 0.5  # for answers that are on their way when the connections close
 
 
@@ -38,13 +40,16 @@ class RpcServer:
 
     def __init__(self, settings: Settings, models: Models) -> None:
         self._settings = settings
-        self._boundary = Boundary()
+        self._boundary = Boundary(settings.max_calls)
         self._health = health.aio.HealthServicer()
         self._models = models
         options = [
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # answers are bounded by the limits on what was asked
             ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
+            # A caller whose machine or network is gone says no goodbye: its sessions end with its connection.
+            ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+            ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ]
         self._server = grpc.aio.server(options=options)
         self._add_methods()
@@ -58,15 +63,15 @@ class RpcServer:
         Raises:
             OSError: The address cannot be listened on, or a TLS file cannot be read.
         """
-        address = f"{self._settings.host}:{self._settings.port}"
+        address, credentials = self._settings.address, self._credentials()
         try:
-            credentials = self._credentials()
             if credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise OSError(f"{address}: expected an address to listen on, got: {error}") from None
+            expected = "an address to listen on" + ("" if credentials is None else ", and PEM files for TLS")
+            raise OSError(f"{address}: expected {expected}, got: {error}") from None
         await self._server.start()
         for name in ("", SERVICE.full_name, *self._models.by_name):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)

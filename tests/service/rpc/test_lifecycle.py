@@ -1,7 +1,9 @@
 """Health, reflection, cancelling, deadlines and the orderly end."""
 
 import asyncio
+import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -172,6 +174,42 @@ async def test_a_watch_of_the_health_does_not_hold_up_the_end() -> None:
         assert await world.server.stop() is True
         assert time.monotonic() - before < 5
         assert (await watch.read()).status == NOT_SERVING
+
+
+async def test_one_call_too_many_is_refused_at_once() -> None:
+    async with serving(max_calls=2, drain_timeout_s=0.05) as world:
+        engine = world.engines["g2p"]
+        engine.hold = True
+        running = [asyncio.create_task(drained(world.stub.Transduce(TRANSDUCE))) for _ in range(2)]
+        await wait_until(lambda: len(engine.held) == 2)
+        got = await refusal(world.stub.Tag(TAG))
+        assert (got.code, got.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+        assert "at most 2 calls" in got.message
+        for request in list(engine.held):
+            engine.release(request)
+        await asyncio.gather(*running)
+        assert len((await world.stub.Tag(TAG)).sequences) == 1
+
+
+async def test_it_listens_on_ipv6_too() -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("needs IPv6 on loopback")
+    async with serving(host="::1") as world, grpc.aio.insecure_channel(f"[::1]:{world.port}") as channel:
+        call: Any = channel.unary_unary("/carryover.v1.Carryover/Tag")
+        assert pb.TagResponse.FromString(await call(TAG.SerializeToString())).sequences
+
+
+async def test_tls_files_that_are_none_are_an_error(tmp_path: Path, world: World) -> None:
+    for content, says in ((None, "No such file"), (b"no pem", "PEM files for TLS")):
+        path = tmp_path / "file.pem"
+        if content is not None:
+            path.write_bytes(content)
+        settings = Settings.model_validate({"port": 0, "tls_certificate": path, "tls_private_key": path})
+        with pytest.raises(OSError, match=says):
+            await RpcServer(settings, world.models).start()
 
 
 async def test_a_port_in_use_is_an_error(world: World) -> None:
