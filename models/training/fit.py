@@ -1,6 +1,7 @@
 """Train a model from a config: the first of the three journeys."""
 
 import logging
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -47,7 +48,9 @@ def fit(config_path: Path, run: Path | None = None, resume: bool = True, console
         DivergenceError: The loss became NaN or infinite.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
-    console = console or Console()
+    # Lightning starts a process a further device by the same command, with its number here: only the first one talks.
+    first_process = os.environ.get("LOCAL_RANK", "0") == "0"
+    console = (console or Console()) if first_process else Console(quiet=True)
     config = load_config(config_path)
     run = run or Path("runs") / config.name
     if is_begun(run):
