@@ -11,7 +11,7 @@ from models.training.config import RunConfig
 from models.training.module import TrainingModule
 from models.training.progress import Progress as RunProgress
 
-_LINE_EVERY_S = 15.0
+_LINE_EVERY_S, _BAR_EVERY_S = 15.0, 0.5
 
 
 class Report(pl.Callback):
@@ -61,7 +61,7 @@ class Report(pl.Callback):
             if module.last_norm is not None:
                 numbers["train/gradient_norm"] = float(module.last_norm)
             module.logger.log_metrics(numbers, step=step)
-        if time.monotonic() - self._shown >= (0.5 if self._bar else _LINE_EVERY_S):
+        if time.monotonic() - self._shown >= (_BAR_EVERY_S if self._bar else _LINE_EVERY_S):
             self._show(module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -71,10 +71,12 @@ class Report(pl.Callback):
         if module.logger is not None:
             named = {f"dev/{name}": value for name, value in module.dev_metrics.items()}
             module.logger.log_metrics(named, step=progress.position.step)
-        self._show(module)
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in module.dev_metrics.items())
         best = " (best so far)" if progress.best_step == progress.position.step else ""
-        self._console.print(f"step {progress.position.step}  dev: {numbers}{best}", highlight=False)
+        said = f"step {progress.position.step}  dev: {numbers}{best}"
+        self._console.print(said, highlight=False, soft_wrap=True)
+        # The rate is that of training: the time of an evaluation does not count.
+        self._shown, self._shown_step = time.monotonic(), progress.position.step
         self._loss_sum, self._losses = None, 0
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -108,7 +110,7 @@ class Report(pl.Callback):
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=done, said=said)
         else:
-            self._console.print(said, highlight=False)
+            self._console.print(said, highlight=False, soft_wrap=True)
 
     def _done(self, progress: RunProgress) -> float:
         """The fraction of the run that is done, by the limit that is nearest."""
