@@ -91,19 +91,19 @@ def test_a_service_that_ended_badly_is_an_error(spelling: Home) -> None:
 
 
 def test_a_command_that_is_terminated_takes_its_service_along(spelling: Home) -> None:
-    code = (
-        "import sys; from pathlib import Path; from carryover.cli.local_server import serving\n"
-        "with serving(Path('repository')) as address: print(address, flush=True); sys.stdin.read()\n"
-    )
+    # At work until the signal comes: a main thread that is just entering a system call may never see it.
+    code = """
+from pathlib import Path
+from carryover.cli.local_server import serving
+from carryover.client.sync import Client
+with serving(Path("repository")) as address, Client(address) as client:
+    print(address, flush=True)
+    while client.is_serving():
+        pass
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code]
-    process = subprocess.Popen(
-        command,
-        cwd=spelling.folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = subprocess.Popen(command, cwd=spelling.folder, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     found = process.stdout.readline().strip()
     process.terminate()
