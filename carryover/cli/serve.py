@@ -36,7 +36,7 @@ def serve(
         typer.Option(help="auto: CUDA where it works; cuda: nothing else will do.", show_default="auto"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads of one model's arithmetic.", show_default="one a core")
+        int | None, typer.Option(metavar="N", help="Threads of one model's arithmetic, at least 1.", show_default="1")
     ] = None,
     settings: Annotated[
         Path | None,

@@ -10,8 +10,9 @@ from carryover.cli.help import flow
 HELP = """Train the model that CONFIG describes, and leave a run folder.
 
 The run folder holds the best weights, the config, the vocabularies, the metrics and the data's fingerprint; it is what
-`evaluate` and `export` take. A run that was interrupted (Ctrl-C, SIGTERM, a crash) goes on where it stopped, to the
-same bits; a finished one is left as it is.
+`evaluate` and `export` take. A run that was interrupted (Ctrl-C, SIGTERM, a crash) goes on where it stopped; on a CPU
+it ends with the same bits as if nothing had happened, unless the config lets the clock decide (limits.max_minutes,
+schedule.follow_time). A finished run is left as it is.
 
 \b
 Examples:

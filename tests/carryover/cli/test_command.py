@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
-from carryover.cli.app import run
+from carryover.cli.app import app, run
+from service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("bench", "call", "demo", "evaluate", "export", "models", "serve", "train")
@@ -39,7 +41,8 @@ def test_the_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_loads_nothing_heavy() -> None:
     code = f"""
 import sys
-from carryover.cli.app import run
+from carryover.cli.app import app, run
+from service.settings import Settings
 for arguments in (["--help"], ["train", "--help"], ["call", "--help"]):
     assert run(arguments) == 0
 print("loaded:", [name for name in {HEAVY!r} if name in sys.modules])
@@ -127,3 +130,12 @@ def test_libraries_are_configured_unless_the_user_did(monkeypatch: pytest.Monkey
     assert run(["--version"]) == 0
     assert os.environ["GOMP_SPINCOUNT"] == "7"
     assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_the_defaults_that_serve_shows_are_those_of_the_settings() -> None:
+    group = typer.main.get_command(app)
+    options = group.commands["serve"].params  # type: ignore[attr-defined]  # a group, since there are several commands
+    shown = {option.name: option.show_default for option in options if isinstance(option.show_default, str)}
+    assert {"repository", "host", "port", "provider", "threads"} <= set(shown)
+    for name, default in shown.items():
+        assert default == str(Settings.model_fields[name].default), name
