@@ -20,17 +20,13 @@ from pydantic import ValidationError
 
 from export.manifest import MANIFEST_FILE, NAME_PATTERN, SCHEMA_VERSION, FileEntry, Manifest, Task
 from models.tokenizer import Tokenizer
+from models.vocabulary import VOCABULARY_ROLES
 
 # What a task cannot be served without.
 REQUIRED_GRAPHS: Final[dict[Task, tuple[str, ...]]] = {
     "tagger": ("sequence",),
     "encoder_decoder": ("encode", "step"),
     "language_model": ("sequence", "step"),
-}
-REQUIRED_TOKENIZERS: Final[dict[Task, tuple[str, ...]]] = {
-    "tagger": ("words", "characters", "tags"),
-    "encoder_decoder": ("source", "target"),
-    "language_model": ("tokens",),
 }
 _VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -191,7 +187,7 @@ def _check_complete(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{folder}: graphs: expected {kind!r} for task {manifest.task}, got {sorted(manifest.graphs)}"
             )
-    for role in REQUIRED_TOKENIZERS[manifest.task]:
+    for role in VOCABULARY_ROLES[manifest.task]:
         if role not in manifest.tokenizers:
             raise BundleError(
                 f"{folder}: tokenizers: expected {role!r} for task {manifest.task}, got {sorted(manifest.tokenizers)}"

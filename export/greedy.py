@@ -15,8 +15,8 @@ from export.backend import Array, Backend, Ints
 from export.checks import FIRST, INITIAL
 from export.manifest import Manifest
 from export.real_inputs import Batch, Sample, memory_rows, tagger_batches, text_batches
+from models.symbols import BOS_ID, EOS_ID
 from models.tokenizer import Tokenizer
-from models.vocabulary import BOS, EOS
 
 # A language model reads so many tokens of a text, then goes on for so many of its own.
 PROMPT_TOKENS: Final = 32
@@ -91,8 +91,7 @@ class Greedy:
             for batch in text_batches(self.samples, "source", self.tokenizers["source"]):
                 self._transduce(decoded, pair, tolerance, batch)
         else:
-            first = self._symbol("tokens", BOS)
-            for batch in text_batches(self.samples, "text", self.tokenizers["tokens"], [first], PROMPT_TOKENS):
+            for batch in text_batches(self.samples, "text", self.tokenizers["tokens"], [BOS_ID], PROMPT_TOKENS):
                 self._continue(decoded, pair, tolerance, batch)
         return decoded
 
@@ -112,7 +111,7 @@ class Greedy:
                 decoded.answers[sample] = tags[0][row, : batch.lengths[row]].tolist()
 
     def _transduce(self, decoded: Decoded, pair: Sequence[Backend], tolerance: float, batch: Batch) -> None:
-        num_rows, end = len(batch.lengths), self._symbol("target", EOS)
+        num_rows = len(batch.lengths)
         slots = FIRST + np.arange(num_rows)
         write, read = memory_rows(batch.lengths)
         for backend in pair:
@@ -120,11 +119,11 @@ class Greedy:
             feeds = {"source": batch.feeds["ids"], "lengths": batch.lengths, "source_rows": write, "write_slots": slots}
             backend.run("encode", feeds)
         known = {"read_slots": slots, "write_slots": slots, "source_rows": read, "source_lengths": batch.lengths}
-        tokens = np.full(num_rows, self._symbol("target", BOS))
+        tokens = np.full(num_rows, BOS_ID)
         alive = np.ones(num_rows, dtype=bool)
         for _ in range(self.manifest.decoding.max_tokens):
             tokens = self._step(decoded, pair, tolerance, {**known, "tokens": tokens}, alive)
-            alive &= tokens != end
+            alive &= tokens != EOS_ID
             for row in np.flatnonzero(alive):
                 decoded.answers.setdefault(batch.samples[row], []).append(int(tokens[row]))
             if not alive.any():
@@ -157,11 +156,6 @@ class Greedy:
         if len(pair) > 1:
             decoded.judge(outputs[0]["log_probs"], chosen[0], chosen[1], alive, tolerance)
         return chosen[0]
-
-    def _symbol(self, role: str, symbol: str) -> int:
-        found = self.tokenizers[role].vocabulary.special(symbol)
-        assert found is not None, symbol
-        return found
 
 
 def best(outputs: Mapping[str, Array]) -> Ints:

@@ -17,7 +17,7 @@ from export.checks import Checks
 from export.greedy import Greedy
 from export.manifest import GraphKind, Manifest
 from export.probes import Probes, inputs, outputs, pool_specs
-from export.quantize import DEFAULT_LIMITS, QualityLimits, measure_quality
+from export.quality import DEFAULT_LIMITS, QualityLimits, measure_quality
 from export.real_inputs import Sample
 from export.reference import TorchBackend
 from export.report import ParityReport, Worst

@@ -10,10 +10,11 @@ from export.emit.emit import emit
 from export.manifest import DecodingDefaults, Manifest, Precision
 from export.parity import check_parity
 from export.publish import publish, staging
-from export.quantize import DEFAULT_LIMITS, QualityLimits
+from export.quality import DEFAULT_LIMITS, QualityLimits
 from export.report import ParityError, ParityReport
 from export.write import write_bundle
 from models.training.checkpoint import Checkpoint, load
+from models.vocabulary import VOCABULARY_ROLES
 
 MAX_BEAM_SIZE: Final = 8
 # Candidates of a step for each live beam: at most half of them end a hypothesis.
@@ -87,8 +88,8 @@ def export_run(
 
 def decoding_defaults(checkpoint: Checkpoint, vocabulary_sizes: dict[str, int]) -> DecodingDefaults:
     """Take the decoding that training was evaluated with; return as many outputs a step as the widest beam needs."""
-    evaluation, family = checkpoint.config.evaluation, checkpoint.config.model.family
-    num_outputs = vocabulary_sizes[{"tagger": "tags", "encoder_decoder": "target", "language_model": "tokens"}[family]]
+    evaluation = checkpoint.config.evaluation
+    num_outputs = vocabulary_sizes[VOCABULARY_ROLES[checkpoint.config.model.family][-1]]
     max_beam_size = max(MAX_BEAM_SIZE, evaluation.beam_size)
     return DecodingDefaults(
         beam_size=evaluation.beam_size,

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from models.output import NEVER_LOG_PROB
+from models.symbols import EOS_ID, NEVER_LOG_PROB
 
-END_ID = 3
 FinishReason = Literal["end", "length"]
 
 
@@ -84,7 +83,7 @@ class Beam:
         live: list[tuple[tuple[int, ...], float]] = []
         parents: list[int] = []
         for rank, (log_prob, parent, tokens, token) in enumerate(candidates):
-            if token == END_ID:
+            if token == EOS_ID:
                 if rank < self.beam_size:
                     self._finish(tokens, log_prob, len(tokens) + 1, "end")
             elif len(live) < self.beam_size:

@@ -6,12 +6,7 @@ from models.config import EncoderDecoderConfig, LanguageModelConfig, ModelConfig
 from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.tagger import Tagger
-
-VOCABULARY_ROLES = {
-    "tagger": ("words", "characters", "tags"),
-    "encoder_decoder": ("source", "target"),
-    "language_model": ("tokens",),
-}
+from models.vocabulary import VOCABULARY_ROLES
 
 
 def build_model(config: ModelConfig, vocabulary_sizes: dict[str, int]) -> nn.Module:

@@ -15,8 +15,7 @@ from models.initialise import initialise_embedding, initialise_linear
 from models.masks import length_mask
 from models.output import next_log_probs
 from models.recurrent import RecurrentStack, States
-
-PAD_ID = 0
+from models.symbols import PAD_ID
 
 
 class EncoderDecoder(nn.Module):

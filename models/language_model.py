@@ -7,8 +7,7 @@ from models.config import LanguageModelConfig
 from models.initialise import initialise_embedding, initialise_linear
 from models.output import next_log_probs
 from models.recurrent import RecurrentStack, States
-
-PAD_ID = 0
+from models.symbols import PAD_ID
 
 
 class LanguageModel(nn.Module):

@@ -1,13 +1,9 @@
 """From scores over a vocabulary to log-probabilities of what may come next."""
 
-from typing import Final
-
 import torch
 from torch import Tensor
 
-# Ids of <pad> and <s>, which no text ever continues with, and the log-probability that they get.
-NEVER_NEXT: Final = (0, 2)
-NEVER_LOG_PROB: Final = -1e9
+from models.symbols import NEVER_LOG_PROB, NEVER_NEXT
 
 
 def next_log_probs(logits: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ give the same answers.
 import torch
 from torch import Tensor
 
-from models.beam import END_ID, Beam, Hypothesis, length_penalty
+from models.beam import Beam, Hypothesis, length_penalty
 from models.encoder_decoder import EncoderDecoder
-
-BEGIN_ID = 2
+from models.symbols import BOS_ID, EOS_ID
 
 
 @torch.inference_mode()
@@ -32,22 +31,22 @@ def greedy_search(
     if max_tokens < 1:
         raise ValueError(f"max_tokens: expected at least 1, got {max_tokens}")
     memory, keys, states = model.encode(source, lengths)
-    tokens = torch.full_like(lengths, BEGIN_ID)
+    tokens = torch.full_like(lengths, BOS_ID)
     ended = torch.zeros_like(lengths, dtype=torch.bool)
     chosen, chosen_log_probs = [], []
     for _ in range(max_tokens):
         log_probs, states = model.step(tokens, states, memory, keys, lengths)
         tokens = _top(log_probs, 1)[1].squeeze(1)
         gained = log_probs.gather(1, tokens[:, None]).squeeze(1)
-        chosen.append(tokens.masked_fill(ended, END_ID))
+        chosen.append(tokens.masked_fill(ended, EOS_ID))
         chosen_log_probs.append(gained.double().masked_fill(ended, 0.0))
-        ended = ended | (tokens == END_ID)
+        ended = ended | (tokens == EOS_ID)
         if bool(ended.all()):
             break
     totals = torch.stack(chosen_log_probs, dim=1).cumsum(dim=1)[:, -1].tolist()
     results = []
     for ids, total in zip(torch.stack(chosen, dim=1).tolist(), totals, strict=True):
-        end = ids.index(END_ID) if END_ID in ids else None
+        end = ids.index(EOS_ID) if EOS_ID in ids else None
         length = len(ids) if end is None else end + 1
         score = total / length_penalty(length, alpha)
         results.append(Hypothesis(tuple(ids[:end]), total, score, "length" if end is None else "end"))
@@ -82,7 +81,7 @@ def beam_search(
     memory, keys, states = model.encode(source, lengths)
     k = min(2 * beam_size, model.target_size)
     origin = list(range(len(beams)))  # by row of the batch, whose hypothesis it is; a source's rows are adjacent
-    last = [BEGIN_ID] * len(beams)
+    last = [BOS_ID] * len(beams)
     while origin:
         owners = torch.tensor(origin, device=source.device)
         tokens = torch.tensor(last, device=source.device)

@@ -11,9 +11,7 @@ from models.crf import LinearChainCrf
 from models.initialise import initialise_embedding, initialise_linear
 from models.masks import length_mask
 from models.recurrent import RecurrentStack, States
-
-PAD_ID = 0
-UNK_ID = 1
+from models.symbols import PAD_ID, UNK_ID
 
 
 class Tagger(nn.Module):

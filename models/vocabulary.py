@@ -4,8 +4,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-PAD, UNK, BOS, EOS = "<pad>", "<unk>", "<s>", "</s>"
+from models.symbols import BOS, EOS, PAD, SPECIALS, UNK
+
+__all__ = ["BOS", "EOS", "PAD", "UNK", "VOCABULARY_ROLES", "Vocabulary"]
+
+# The vocabularies of each family, what it reads first, what it answers in last.
+VOCABULARY_ROLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "tagger": ("words", "characters", "tags"),
+    "encoder_decoder": ("source", "target"),
+    "language_model": ("tokens",),
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ class Vocabulary:
     def build(
         cls,
         counts: Mapping[str, int],
-        specials: Sequence[str] = (PAD, UNK, BOS, EOS),
+        specials: Sequence[str] = SPECIALS,
         min_count: int = 1,
         max_size: int | None = None,
     ) -> "Vocabulary":

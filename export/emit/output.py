@@ -3,7 +3,7 @@
 import numpy as np
 
 from export.emit.builder import GraphBuilder
-from models.output import NEVER_LOG_PROB, NEVER_NEXT
+from models.symbols import NEVER_LOG_PROB, NEVER_NEXT
 
 
 def emit_next_log_probs(graph: GraphBuilder, logits: str, vocabulary_size: int) -> str:

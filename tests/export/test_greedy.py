@@ -8,7 +8,7 @@ from export.backend import Array, Feeds, Floats
 from export.greedy import NEW_TOKENS, PROMPT_TOKENS, Decoded, Greedy, best
 from export.manifest import GraphKind, Manifest
 from export.parity import OnnxBackend
-from export.quantize import QualityLimits, measure_quality
+from export.quality import QualityLimits, measure_quality
 from export.real_inputs import memory_rows, tagger_batches, text_batches
 from models.tokenizer import Tokenizer
 from models.training.errors import RunError

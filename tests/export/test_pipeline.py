@@ -17,7 +17,7 @@ from export.emit.emitted import EmittedModel
 from export.manifest import GraphKind
 from export.parity import OnnxBackend
 from export.pipeline import export_run
-from export.quantize import QualityLimits
+from export.quality import QualityLimits
 from export.report import ParityError, ParityReport
 from models.search import greedy_search
 from models.tagger import Tagger

@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from models.beam import END_ID, Beam, Hypothesis, length_penalty
+from models.beam import Beam, Hypothesis, length_penalty
 from models.config import EncoderDecoderConfig
 from models.encoder_decoder import EncoderDecoder
-from models.search import BEGIN_ID, beam_search, greedy_search
+from models.search import beam_search, greedy_search
+from models.symbols import BOS_ID, EOS_ID
 
 Scorer = Callable[[tuple[int, ...]], list[float]]
 
@@ -21,7 +22,7 @@ def _model(seed: int, target_size: int = 6, sharpness: float = 8.0, end_bias: fl
     with torch.no_grad():
         model.output.weight.mul_(sharpness)
         model.target_embedding.weight.mul_(sharpness)
-        model.output.bias[END_ID] += end_bias
+        model.output.bias[EOS_ID] += end_bias
     return model
 
 
@@ -35,7 +36,7 @@ def _scorer(model: EncoderDecoder, source: torch.Tensor, length: int) -> Scorer:
 
     def score(prefix: tuple[int, ...]) -> list[float]:
         with torch.inference_mode():
-            logits = model(source[None, :length], torch.tensor([length]), torch.tensor([[BEGIN_ID, *prefix]]))
+            logits = model(source[None, :length], torch.tensor([length]), torch.tensor([[BOS_ID, *prefix]]))
         log_probs = torch.log_softmax(logits[0, -1], dim=-1)
         return [float("-inf") if i in (0, 2) else float(x) for i, x in enumerate(log_probs)]
 
@@ -47,10 +48,10 @@ def _exhaustive(
 ) -> list[tuple[tuple[int, ...], float]]:
     found = []
     for n in range(max_tokens + 1):
-        for tokens in itertools.product([t for t in vocabulary if t != END_ID], repeat=n):
+        for tokens in itertools.product([t for t in vocabulary if t != EOS_ID], repeat=n):
             log_prob = sum(score(tokens[:i])[tokens[i]] for i in range(n))
             if n < max_tokens:
-                log_prob += score(tokens)[END_ID]
+                log_prob += score(tokens)[EOS_ID]
             length = n if n == max_tokens else n + 1
             found.append((tokens, log_prob / ((5 + length) / 6) ** alpha))
     return sorted(found, key=lambda pair: -pair[1])
@@ -68,9 +69,9 @@ def _reference(
             ranked = sorted(enumerate(score(prefix)), key=lambda pair: -pair[1])[: min(2 * beam, vocabulary_size)]
             pool += [(-(total + s), parent, rank, prefix, t) for rank, (t, s) in enumerate(ranked) if s > -1e8]
         pool.sort(key=lambda c: c[:3])
-        ending = [(c[3], -c[0] / ((5 + len(c[3]) + 1) / 6) ** alpha) for c in pool[:beam] if c[4] == END_ID]
+        ending = [(c[3], -c[0] / ((5 + len(c[3]) + 1) / 6) ** alpha) for c in pool[:beam] if c[4] == EOS_ID]
         done += ending
-        live = [((*c[3], c[4]), -c[0]) for c in pool if c[4] != END_ID][:beam]
+        live = [((*c[3], c[4]), -c[0]) for c in pool if c[4] != EOS_ID][:beam]
         if not live or (beam == 1 and ending):
             return sorted(done, key=lambda d: -d[1])
         if len(done) >= beam:
@@ -125,7 +126,7 @@ def test_greedy_takes_the_best_token_at_every_step() -> None:
         tokens: list[int] = []
         while len(tokens) < 4:
             scores = score(tuple(tokens))
-            if (best := scores.index(max(scores))) == END_ID:
+            if (best := scores.index(max(scores))) == EOS_ID:
                 break
             tokens.append(best)
         assert hypothesis.tokens == tuple(tokens)
@@ -144,9 +145,9 @@ def test_equal_candidates_keep_the_order_of_parents_then_tokens() -> None:
 
 def test_an_end_symbol_that_ranks_past_the_beam_does_not_finish() -> None:
     beam = Beam(beam_size=2, alpha=0.0, max_tokens=5)
-    beam.advance([[-1.0, -1.5, -2.0]], [[4, 5, END_ID]])
+    beam.advance([[-1.0, -1.5, -2.0]], [[4, 5, EOS_ID]])
     assert beam.finished == []
-    beam.advance([[-1.0, -1.5], [-9.0, -9.5]], [[4, END_ID], [4, 5]])
+    beam.advance([[-1.0, -1.5], [-9.0, -9.5]], [[4, EOS_ID], [4, 5]])
     assert [h.tokens for h in beam.finished] == [(4,)]
 
 

@@ -16,8 +16,8 @@ from export.greedy import Greedy, initial_states
 from export.manifest import Manifest
 from export.real_inputs import Sample, gold, gold_tags, text_batches
 from export.report import Quality
+from models.symbols import BOS_ID, EOS_ID
 from models.tokenizer import Tokenizer
-from models.vocabulary import BOS, EOS
 
 # Perplexity looks at so many tokens of a text.
 SCORED_TOKENS: Final = 64
@@ -139,15 +139,13 @@ def _perplexity(graphs: Backend, reference: Backend, greedy: Greedy, limit: floa
 
 def _score(backend: Backend, manifest: Manifest, samples: Sequence[Sample], tokenizer: Tokenizer) -> tuple[float, int]:
     """Perplexity of the samples, exp(mean nats a token), and how many tokens that is over."""
-    begin, end = (tokenizer.vocabulary.special(symbol) for symbol in (BOS, EOS))
-    assert begin is not None and end is not None
     nats, count = 0.0, 0
-    for batch in text_batches(samples, "text", tokenizer, [begin], SCORED_TOKENS):
+    for batch in text_batches(samples, "text", tokenizer, [BOS_ID], SCORED_TOKENS):
         tokens, last = batch.feeds["ids"], batch.lengths - 1
         targets = np.concatenate([tokens[:, 1:], np.zeros((len(tokens), 1), np.int64)], axis=1)
         # What was cut off at SCORED_TOKENS does not end there.
         real = np.arange(tokens.shape[1]) < (last + (batch.lengths < SCORED_TOKENS))[:, None]
-        targets[np.arange(len(tokens)), last] = end
+        targets[np.arange(len(tokens)), last] = EOS_ID
         feeds = {"tokens": tokens, "targets": targets, "lengths": batch.lengths}
         scores = backend.run("sequence", {**feeds, **initial_states(manifest, len(tokens))})["target_log_probs"]
         nats -= float(scores[real].sum(dtype=np.float64))
