@@ -10,9 +10,8 @@ from pathlib import Path
 
 from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf, load_manifest, load_tokenizers
 from export.manifest import Manifest
+from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
-from models.vocabulary import BOS, EOS
-from service.engine.tasks.task import BEGIN, END
 from service.runner import ProviderUnavailable, Runner, RunnerConfig, first_line, open_runner
 
 _log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def _check_search(folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tok
     if manifest.task not in _GENERATING_ROLES:
         return
     vocabulary = tokenizers[_GENERATING_ROLES[manifest.task]].vocabulary
-    for symbol, expected in ((BOS, BEGIN), (EOS, END)):
+    for symbol, expected in ((BOS, BOS_ID), (EOS, EOS_ID)):
         if vocabulary.special(symbol) != expected:
             raise BundleError(f"{folder}: {symbol}: expected id {expected}, got {vocabulary.special(symbol)}")
     if manifest.task != "encoder_decoder":

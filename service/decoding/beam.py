@@ -5,19 +5,19 @@ with the length penalty of Wu et al. 2016, eq. 14 (https://arxiv.org/abs/1609.08
 rules in torch, batched; the two agree token for token.
 
 At each step every live hypothesis is expanded by its best 2 * beam_size tokens, and all candidates are ranked by
-log-probability (ties: lower parent, then lower rank among the parent's tokens); tokens of -1e9 can never come and are
-no candidates. One that ends counts only while it
-ranks among the first beam_size; the others fill the beam. The search ends when nothing is live, when no live
-hypothesis can beat the worst of the beam_size best finished ones, or at max_tokens.
+log-probability (ties: lower parent, then lower rank among the parent's tokens); tokens of NEVER_LOG_PROB are no
+candidates. One that ends counts only while it ranks among the first beam_size; the others fill the beam. The search
+ends when nothing is live, when no live hypothesis can beat the worst of the beam_size best finished ones, or at
+max_tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
+from models.symbols import NEVER_LOG_PROB
+from service.decoding.errors import NotANumber, check_number
 from service.engine.interface import FinishReason, Hypothesis
-
-NEVER: Final = -1e9  # what the graphs give to `<pad>` and `<s>`
 
 
 class Decided(NamedTuple):
@@ -90,14 +90,21 @@ class BeamSearch:
 
         Returns:
             The tokens that have become certain with this step.
+
+        Raises:
+            NotANumber: The model gave NaN.
         """
+        for row in log_probs:
+            check_number(sum(row))
         width = 2 * self._beam_size
         candidates = sorted(
             (-(node.total + log_prob), parent, rank, log_prob, token)
             for parent, (node, row_probs, row_tokens) in enumerate(zip(self._live, log_probs, tokens, strict=True))
             for rank, (log_prob, token) in enumerate(zip(row_probs[:width], row_tokens[:width], strict=True))
-            if log_prob > NEVER
+            if log_prob > NEVER_LOG_PROB
         )
+        if not candidates:
+            raise NotANumber(f"expected a token that may come, got {len(log_probs)} rows without")
         live: list[_Node] = []
         parents: list[int] = []
         for place, (cost, parent, _, log_prob, token) in enumerate(candidates):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from service.decoding.beam import Decided, length_penalty
+from service.decoding.errors import check_number
 from service.engine.interface import Hypothesis
 
 
@@ -33,8 +34,12 @@ class GreedySearch:
 
         Returns:
             The token that it decided, if it is not the end.
+
+        Raises:
+            NotANumber: The model gave NaN.
         """
         token, log_prob = tokens[0][0], log_probs[0][0]
+        check_number(log_prob)
         self._total += log_prob
         if token == self._end:
             self._ended = self.done = True

@@ -5,13 +5,13 @@ it other people's requests.
 """
 
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 
 from export.manifest import GraphKind, Manifest
 from service.engine.batch import row_inputs
-from service.engine.interface import Decode, Generate, Request, RunSequence, StepSession
+from service.engine.interface import Decode, Generate, OpenSession, Request, RunSequence, StepSession
 from service.engine.pages import PAGE_ROWS, MemoryPages
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.generate import GenerateTask
@@ -20,18 +20,26 @@ from service.engine.tasks.session import Session, SessionStepTask
 from service.engine.tasks.task import Task
 from service.errors import InvalidInput, WrongTask
 
+_WANTED: Final[Mapping[type[Request], str]] = {
+    RunSequence: "that reads whole sequences, as taggers and language models do",
+    Decode: "that transduces, an encoder_decoder",
+    Generate: "that generates, a language_model",
+    OpenSession: "that keeps sessions, one that can be stepped from left to right",
+    StepSession: "that keeps sessions, one that can be stepped from left to right",
+}
+
 
 class Admission:
     """Makes tasks for one model.
 
     Args:
         manifest: Which graphs there are, what they take and give.
-        num_slots: State rows that a single task could hold.
-        num_rows: Memory rows that a single task could hold.
+        num_slots: State rows that a single task may hold.
+        num_rows: Memory rows that a single task may hold.
     """
 
     def __init__(self, manifest: Manifest, num_slots: int, num_rows: int) -> None:
-        self._graphs = manifest.graphs
+        self._name, self._task, self._graphs = manifest.name, manifest.task, manifest.graphs
         self._attends = bool(manifest.memories)
         self._num_slots, self._num_rows = num_slots, num_rows
         self._step_inputs: Set[str] = frozenset()
@@ -80,7 +88,7 @@ class Admission:
             WrongTask: It cannot.
         """
         if self._attends:
-            raise WrongTask(f"{type(request).__name__}: expected a model that steps by itself, got one that attends")
+            raise self._wrong_task(request)
         self._require("step", request)
 
     def _sequence(self, request: RunSequence) -> SequenceTask:
@@ -100,7 +108,10 @@ class Admission:
 
     def _require(self, graph: GraphKind, request: Request) -> None:
         if graph not in self._graphs:
-            raise WrongTask(f"{type(request).__name__}: expected a model with {graph}, got {sorted(self._graphs)}")
+            raise self._wrong_task(request)
+
+    def _wrong_task(self, request: Request) -> WrongTask:
+        return WrongTask(f"model: expected one {_WANTED[type(request)]}, got {self._name!r} (task {self._task})")
 
 
 def _check_inputs(expected: Set[str], inputs: Mapping[str, npt.NDArray[Any]], num_steps: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import GraphKind, GraphSpec
+from models.symbols import PAD_ID
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.sequence import SequenceTask
@@ -51,7 +52,7 @@ def _step(names: Mapping[str, int], tasks: Sequence[StepTask]) -> dict[str, Ints
         values: list[Any] = list(chain.from_iterable(task.inputs[name] for task in tasks))
         if num_dimensions == 2:
             width = max(map(len, values))
-            values = [value + [0] * (width - len(value)) for value in values]
+            values = [value + [PAD_ID] * (width - len(value)) for value in values]
         arrays[name] = np.array(values, dtype=np.int64)
     if tasks[0].memory is not None:
         memories = [task.memory for task in tasks for _ in task.read_rows if task.memory is not None]
@@ -60,7 +61,7 @@ def _step(names: Mapping[str, int], tasks: Sequence[StepTask]) -> dict[str, Ints
 
 
 def _encode(tasks: Sequence[DecodeTask]) -> dict[str, Ints]:
-    source, lengths = _ragged([np.array(task.source, dtype=np.int64) for task in tasks], 0)
+    source, lengths = _ragged([np.array(task.source, dtype=np.int64) for task in tasks], PAD_ID)
     rows, _ = _ragged([task.memory.rows for task in tasks if task.memory is not None], SCRATCH_ROW)
     slots = np.array([task.slots[0].row for task in tasks], dtype=np.int64)
     return {"source": source, "lengths": lengths, "source_rows": rows, "write_slots": slots}
@@ -72,7 +73,7 @@ def _sequence(tasks: Sequence[SequenceTask]) -> dict[str, Ints]:
         given = [task.inputs[name] for task in tasks]
         shape = (len(tasks), *(max(sizes) for sizes in zip(*(array.shape for array in given), strict=True)))
         # Padding is a word of one character.
-        arrays[name] = np.full(shape, 1 if name.endswith("lengths") else 0, dtype=np.int64)
+        arrays[name] = np.full(shape, 1 if name.endswith("lengths") else PAD_ID, dtype=np.int64)
         for row, array in enumerate(given):
             real: tuple[int | slice, ...] = (row, *(slice(size) for size in array.shape))
             arrays[name][real] = array

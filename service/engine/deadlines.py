@@ -1,7 +1,6 @@
-"""Which request runs out of time next."""
+"""Which requests have run out of time."""
 
 import heapq
-from collections.abc import Container
 
 from service.engine.interface import RequestId
 
@@ -22,9 +21,3 @@ class Deadlines:
         while self._heap and self._heap[0][0] <= now:
             due.append(heapq.heappop(self._heap)[1])
         return due
-
-    def next(self, alive: Container[RequestId]) -> float | None:
-        """When the first of those still alive is due; None: never."""
-        while self._heap and self._heap[0][1] not in alive:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None

@@ -24,7 +24,7 @@ from service.engine.roster import Roster
 from service.engine.schedule import Batch, ScheduleLimits, schedule
 from service.engine.slots import NUM_RESERVED
 from service.engine.tasks.task import Outputs
-from service.errors import InternalFailure, ServiceError, ShuttingDown
+from service.errors import InternalFailure, ShuttingDown
 
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
@@ -49,7 +49,8 @@ class EngineLimits:
     """Bounds of one engine; what runs is bounded by the runner's slots and memory rows.
 
     Args:
-        max_sessions: Most sessions open at a time.
+        max_sessions: Most sessions open at a time, of a model that can be stepped by callers. A session keeps its slot
+            for as long as its caller likes, so some must be left for requests, which are short.
         max_waiting: Most requests for new work that wait to run.
         batch: Bounds of one batch.
     """
@@ -66,7 +67,11 @@ class Engine:
         runner: Runs the graphs; the engine owns it from now on.
         limits: Bounds.
         publish: Takes events, on the engine thread; must not block.
+        on_stopped: Called once on the engine thread, after the last events, if a bug ended the engine.
         clock: Seconds, on which deadlines are told.
+
+    Attributes:
+        failed: Whether a bug ended the engine. It takes nothing any more.
     """
 
     def __init__(
@@ -74,12 +79,15 @@ class Engine:
         runner: GraphRunner,
         limits: EngineLimits,
         publish: Publish,
+        on_stopped: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        usable = runner.num_slots - NUM_RESERVED
-        if not 0 <= limits.max_sessions <= usable or limits.max_waiting < 1:
-            raise ValueError(f"limits: expected max_sessions at most {usable} and max_waiting at least 1, got {limits}")
+        most = runner.num_slots - NUM_RESERVED - 1
+        if not 0 <= limits.max_sessions <= most or limits.max_waiting < 1:
+            raise ValueError(f"limits: expected max_sessions at most {most} and max_waiting at least 1, got {limits}")
+        self.failed = False
         self._runner, self._limits, self._publish_events, self._clock = runner, limits, publish, clock
+        self._on_stopped = on_stopped
         manifest = runner.manifest
         self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
         self._pace = Pace()
@@ -88,8 +96,6 @@ class Engine:
             manifest, runner.num_slots, runner.num_memory_rows, limits.max_sessions, self._pace.retry_after_s
         )
         self._closing = False
-        self._drained = threading.Event()
-        self._stats: EngineStats
         self._count()
         self._thread = threading.Thread(target=self._live, name=f"engine-{manifest.name}", daemon=True)
 
@@ -105,25 +111,16 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Counts as of the last turn."""
-        return self._stats
+        return EngineStats(*self._counts)
 
     def start(self) -> None:
         """Begin to serve."""
         self._thread.start()
 
-    def drain(self, timeout_s: float) -> bool:
-        """Refuse new work and finish what was admitted; open sessions stay open and may step and close.
-
-        Returns:
-            Whether everything finished within `timeout_s` seconds.
-        """
-        self._inbox.drain()
-        return self._drained.wait(timeout_s)
-
     def close(self) -> None:
         """Stop after the batch that runs; what has not finished fails with ShuttingDown."""
         self._closing = True
-        self._inbox.close()
+        self._inbox.close(_shut_down)
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
             if self._thread.is_alive():
@@ -136,29 +133,35 @@ class Engine:
     # ------------------------------------------------------------------------------------------- the engine thread
 
     def _live(self) -> None:
-        error: ServiceError = ShuttingDown("the service shut down before the answer was ready")
         try:
             while not self._closing:
                 self._turn()
         except Exception:
             _log.critical("engine %s: stopped by a bug", self._runner.manifest.name, exc_info=True)
-            error = InternalFailure("the model has stopped")
-        finally:
-            self._inbox.close()
-            for request in self._inbox.take(0)[0]:
-                self._roster.admit(request)
-            self._roster.end_all(error)
-            self._publish()
-            self._count()
-            self._drained.set()
+            self.failed = True
+        reason = _broken if self.failed else _shut_down
+        self._inbox.close(reason)
+        for request in self._inbox.take(0)[0]:
+            self._roster.admit(request)
+        try:
+            self._roster.end_all(reason())
+        except Exception:
+            _log.exception("engine %s: ended with its books wrong", self._runner.manifest.name)
+        self._publish()
+        self._count()
+        if self.failed and self._on_stopped is not None:
+            self._on_stopped()
 
     def _turn(self) -> None:
-        requests, cancels = self._inbox.take(self._patience_s())
+        # While anybody is here there is something to run, so no deadline is slept through.
+        requests, cancels = self._inbox.take(0.0 if self._roster.has_ready else _IDLE_WAIT_S)
         for request in requests:
             self._roster.admit(request)
         for cancelled in cancels:
             self._roster.cancel(cancelled)
-        self._roster.expire(self._clock())
+        now = self._clock()
+        self._pace.work(now)
+        self._roster.expire(now)
         plan = schedule(self._roster.ready(), self._limits.batch)
         self._count()
         self._publish()  # whom a batch has nothing to say to does not wait for it
@@ -167,24 +170,33 @@ class Engine:
             self._publish()
         self._count()
         if self._roster.num_tasks == 0:
-            self._rest(idle=not (requests or cancels or plan))
+            self._pace.rest()
+        if not (requests or cancels or plan):  # an idle engine has the time
+            self._roster.check_integrity()
 
     def _run(self, batch: Batch) -> None:
-        """Bind, run, decide. What breaks in a batch breaks for its requests alone."""
+        """Bind, run, decide. A run that breaks ends the requests of its batch, a decision that breaks its own alone."""
         tasks = self._roster.take(batch.requests)
         try:
             wanted = dict.fromkeys(name for task in tasks for name in task.outputs)
             inputs = feeds(batch.graph, self._step_inputs, tasks)
             outputs = Outputs(self._runner.run(batch.graph, inputs, tuple(wanted)))
-            row = 0
-            for task in tasks:
-                num_rows = task.work.rows
-                self._roster.settle(task, task.advance(outputs, row))
-                row += num_rows
         except Exception:
             _log.exception("engine %s: a %s batch failed", self._runner.manifest.name, batch.graph)
             for task in tasks:
-                self._roster.fail(task, InternalFailure("the model failed on this request"))
+                self._roster.fail(task, _failure())
+            return
+        row = 0
+        for task in tasks:
+            num_rows = task.work.rows
+            try:
+                events = task.advance(outputs, row)
+            except Exception:
+                _log.exception("engine %s: request %d failed", self._runner.manifest.name, task.request.id)
+                self._roster.fail(task, _failure())
+            else:
+                self._roster.settle(task, events)
+            row += num_rows
 
     def _publish(self) -> None:
         if events := self._roster.events:
@@ -195,30 +207,28 @@ class Engine:
             except Exception:
                 _log.exception("engine %s: nobody took %d events", self._runner.manifest.name, len(events))
 
-    def _patience_s(self) -> float:
-        """How long the inbox may be waited for, in seconds."""
-        if self._roster.has_ready:
-            return 0.0
-        deadline = self._roster.next_deadline()
-        return _IDLE_WAIT_S if deadline is None else min(_IDLE_WAIT_S, max(0.0, deadline - self._clock()))
-
-    def _rest(self, idle: bool) -> None:
-        """Nothing is in hand. Draining may be over, and an idle engine has the time to check its books."""
-        if self._inbox.draining and not len(self._inbox):
-            self._drained.set()
-        if idle:
-            self._roster.check_integrity()
-
     def _count(self) -> None:
-        """Tell the inbox and whoever asks for `stats` how things stand."""
+        """Tell the inbox and whoever asks for `stats` how things stand; an `EngineStats` is made when asked for."""
         roster = self._roster
         self._inbox.set_backlog(roster.num_new, roster.num_steps)
-        self._stats = EngineStats(
-            waiting=roster.num_new + len(self._inbox),
-            running=roster.num_tasks - roster.num_new,
-            free_slots=roster.slots.num_free,
-            num_slots=roster.slots.num_usable,
-            free_memory_rows=roster.pages.num_free_rows,
-            num_memory_rows=roster.pages.num_usable_rows,
-            sessions=roster.num_sessions,
+        self._counts = (
+            roster.num_new + len(self._inbox),
+            roster.num_tasks - roster.num_new,
+            roster.room.slots.num_free,
+            roster.room.slots.num_usable,
+            roster.room.pages.num_free_rows,
+            roster.room.pages.num_usable_rows,
+            roster.num_sessions,
         )
+
+
+def _shut_down() -> ShuttingDown:
+    return ShuttingDown("the service is shutting down and takes no more requests")
+
+
+def _broken() -> InternalFailure:
+    return InternalFailure("the model has stopped")
+
+
+def _failure() -> InternalFailure:
+    return InternalFailure("the model failed on this request")

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from service.engine.interface import CloseSession, Request, RequestId, StepSession
-from service.errors import Overloaded, ShuttingDown
+from service.errors import Overloaded, ServiceError
 
 
 class Inbox:
@@ -13,9 +13,6 @@ class Inbox:
 
     New work and steps of open sessions are bounded apart, so that a crowd of one cannot lock the other out. Closes
     are always taken: they free something, and there is one a session.
-
-    Attributes:
-        draining: Whether new work is refused.
 
     Args:
         max_new: Most requests for new work that wait, in here and in the engine.
@@ -30,8 +27,9 @@ class Inbox:
         self._requests: deque[Request] = deque()
         self._cancels: deque[RequestId] = deque()
         self._new_here = self._steps_here = 0
-        self._new_inside = self._steps_inside = 0  # taken, and still waiting in the engine
-        self.draining = self._closed = False
+        # Taken, and still waiting in the engine. Only the engine's thread writes this, always whole: no lock.
+        self._inside = (0, 0)  # new work, steps
+        self._closed: Callable[[], ServiceError] | None = None
         self._stirred = False  # whether the next `take` must not wait, though nothing arrived
 
     def put(self, request: Request) -> None:
@@ -39,19 +37,19 @@ class Inbox:
 
         Raises:
             Overloaded: Too many wait.
-            ShuttingDown: New work is no longer taken.
+            ServiceError: What `close` was told to say.
         """
         with self._changed:
             is_step = isinstance(request, StepSession)
             is_close = isinstance(request, CloseSession)
-            if self._closed or (self.draining and not (is_step or is_close)):
-                raise ShuttingDown("the service is shutting down: expected no new requests")
+            if self._closed is not None:
+                raise self._closed()
             if is_step:
-                if self._steps_here + self._steps_inside >= self._max_steps:
+                if self._steps_here + self._inside[1] >= self._max_steps:
                     self._refuse(f"{self._max_steps} session steps are unanswered", self._max_steps)
                 self._steps_here += 1
             elif not is_close:
-                if self._new_here + self._new_inside >= self._max_new:
+                if self._new_here + self._inside[0] >= self._max_new:
                     self._refuse(f"{self._max_new} requests are waiting", self._max_new)
                 self._new_here += 1
             self._requests.append(request)
@@ -73,26 +71,19 @@ class Inbox:
             self._requests.clear()
             self._cancels.clear()
             # Until `set_backlog` says better, all that was taken counts as waiting.
-            self._new_inside += self._new_here
-            self._steps_inside += self._steps_here
+            self._inside = (self._inside[0] + self._new_here, self._inside[1] + self._steps_here)
             self._new_here = self._steps_here = 0
             return requests, cancels
 
     def set_backlog(self, num_new: int, num_steps: int) -> None:
         """Say how many of those taken still wait in the engine."""
-        with self._changed:
-            self._new_inside, self._steps_inside = num_new, num_steps
+        self._inside = (num_new, num_steps)
 
-    def drain(self) -> None:
-        """Refuse new work from now on."""
+    def close(self, reason: Callable[[], ServiceError]) -> None:
+        """Refuse everything from now on, each time with a new `reason()`; the first one told stands."""
         with self._changed:
-            self.draining = self._stirred = True
-            self._changed.notify()
-
-    def close(self) -> None:
-        """Refuse everything from now on."""
-        with self._changed:
-            self._closed = self._stirred = True
+            self._closed = self._closed or reason
+            self._stirred = True
             self._changed.notify()
 
     def __len__(self) -> int:

@@ -205,7 +205,8 @@ class EngineDoor(Protocol):
 
         Raises:
             Overloaded: The inbox is full. Nothing was admitted.
-            ShuttingDown: The engine is draining; only steps and closes of open sessions are still taken.
+            ShuttingDown: The engine was closed.
+            InternalFailure: A bug has ended the engine.
         """
 
     def cancel(self, request: RequestId) -> None:

@@ -1,7 +1,7 @@
 """Who is here, what each holds, and what each wants next.
 
-The roster turns requests into tasks, gives them slots and memory in the order in which they came, and is the only one
-that ends them: `_end` emits the one terminal event and takes everything back. It belongs to the engine thread.
+The roster turns requests into tasks, keeps the sessions, and is the only one that ends either: `_end` emits the one
+terminal event and takes everything back. It belongs to the engine thread.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from export.manifest import Manifest
 from service.engine.admission import Admission
 from service.engine.deadlines import Deadlines
-from service.engine.integrity import IntegrityError, check_holdings
+from service.engine.integrity import IntegrityError
 from service.engine.interface import (
     Cancelled,
     CloseSession,
@@ -24,9 +24,8 @@ from service.engine.interface import (
     StepSession,
     TokensDecided,
 )
-from service.engine.pages import PAGE_ROWS, MemoryPages
+from service.engine.room import Room
 from service.engine.schedule import WorkItem
-from service.engine.slots import SlotTable
 from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.session import Session, SessionStepTask
 from service.engine.tasks.task import Task
@@ -62,13 +61,14 @@ class Roster:
         retry_after_s: Callable[[int], float],
     ) -> None:
         self.events: list[Event] = []  # since the last publishing
-        self.slots = SlotTable(num_slots)
-        self.pages = MemoryPages(num_memory_rows)
-        self._admission = Admission(manifest, self.slots.num_usable, self.pages.num_usable_rows)
-        self._max_sessions = max_sessions
+        self.room = Room(num_slots, num_memory_rows)
+        # A model that attends has no sessions; all slots are for requests. What requests may need is never less than
+        # what sessions leave: whoever is admitted gets it when those before have ended, which they do.
+        self._max_sessions = 0 if manifest.memories else max_sessions
+        num_slots_left = self.room.slots.num_usable - self._max_sessions
+        self._admission = Admission(manifest, num_slots_left, self.room.pages.num_usable_rows)
         self._retry_after_s = retry_after_s
         self._tasks: dict[RequestId, Task] = {}
-        self._waiting: dict[RequestId, Task] = {}  # for slots and memory, first come first served
         self._ready: dict[RequestId, WorkItem] = {}  # the longest waiting first
         self._sessions: dict[SessionId, Session] = {}
         self._deadlines = Deadlines()
@@ -99,7 +99,7 @@ class Roster:
         task = self._admission.task(request)
         self._add(task)
         if task.num_slots:
-            self._waiting[request.id] = task
+            self.room.wait(task)
         else:
             self._ready[request.id] = task.work
 
@@ -117,9 +117,12 @@ class Roster:
     def _open(self, request: OpenSession) -> None:
         self._admission.require_steps(request)
         self._start_waiting()  # they came before
-        slots = self.slots.allocate(1) if len(self._sessions) < self._max_sessions else None
+        if len(self._sessions) >= self._max_sessions:
+            limit = f"{self._max_sessions} sessions are open"
+            raise Overloaded(f"the model is at its limit: {limit}", self._retry_after_s(1))
+        slots = self.room.slots.allocate(1)
         if slots is None:
-            limit = f"{len(self._sessions)} sessions are open and {self.slots.num_free} slots are free"
+            limit = f"{self.room.slots.num_usable} sequences are in progress"
             raise Overloaded(f"the model is at its limit: {limit}", self._retry_after_s(1))
         self._sessions[request.session] = Session(request.session, slots[0])
         self.events.append(Finished(request.id, None))
@@ -159,7 +162,7 @@ class Roster:
 
     def _end_session(self, session: Session) -> None:
         del self._sessions[session.id]
-        self.slots.free((session.slot,))
+        self.room.slots.free((session.slot,))
 
     # ------------------------------------------------------------------------------------------------------------ work
 
@@ -169,19 +172,8 @@ class Roster:
         return list(self._ready.values())
 
     def _start_waiting(self) -> None:
-        while task := self._next_to_start():
-            del self._waiting[task.request.id]
-            slots = self.slots.allocate(task.num_slots)
-            assert slots is not None
-            task.begin(slots, self.pages.allocate(task.num_positions) if task.num_positions else None)
+        for task in self.room.start():
             self._ready[task.request.id] = task.work
-
-    def _next_to_start(self) -> Task | None:
-        """Who waits longest, if there is room; nobody overtakes, or wide beams would wait for ever."""
-        task = next(iter(self._waiting.values()), None)
-        if task is None or task.num_slots > self.slots.num_free:
-            return None
-        return task if self.pages.num_pages(task.num_positions) * PAGE_ROWS <= self.pages.num_free_rows else None
 
     def take(self, requests: Iterable[RequestId]) -> list[Task]:
         """The tasks of a batch, which are ready no more."""
@@ -212,10 +204,6 @@ class Roster:
             if task := self._tasks.get(request):
                 self._end(task, Failed(request, DeadlineExceeded("the deadline passed before the answer was ready")))
 
-    def next_deadline(self) -> float | None:
-        """When `expire` has something to do next, on the engine's clock."""
-        return self._deadlines.next(self._tasks)
-
     def fail(self, task: Task, error: ServiceError) -> None:
         """End a task whose run broke; a session whose state is no longer known ends with all that it has pending."""
         if task.request.id not in self._tasks:
@@ -226,17 +214,20 @@ class Roster:
         session = task.session
         pending = list(session.pending)
         session.pending.clear()
-        self._end_session(session)
         for request in pending:
             if isinstance(request, CloseSession):
                 self.events.append(Failed(request.id, error))
             else:
                 self._end(request, Failed(request.request.id, error))
+        self._end_session(session)
 
     def end_all(self, error: ServiceError) -> None:
-        """End every request and every session."""
+        """End every request and every session, even where a bug has left the books wrong."""
         for task in list(self._tasks.values()):
-            self.fail(task, error)
+            try:
+                self.fail(task, error)
+            except Exception:  # its event is out: what is held comes last
+                _log.exception("request %d ended with its books wrong", task.request.id)
         for session in list(self._sessions.values()):
             self._end_session(session)
 
@@ -245,12 +236,8 @@ class Roster:
         request = task.request.id
         del self._tasks[request]
         self._ready.pop(request, None)
-        self._waiting.pop(request, None)
         self.events.append(event)
-        if task.slots:
-            self.slots.free(task.slots)
-        if task.memory is not None:
-            self.pages.free(task.memory)
+        self.room.leave(task)
         if isinstance(task, SequenceTask):
             self._num_sequences -= 1
         elif isinstance(task, SessionStepTask):
@@ -265,7 +252,7 @@ class Roster:
     @property
     def has_ready(self) -> bool:
         """Whether anything could run without anybody arriving."""
-        return bool(self._ready) or self._next_to_start() is not None
+        return bool(self._ready) or self.room.can_start
 
     @property
     def num_tasks(self) -> int:
@@ -275,7 +262,7 @@ class Roster:
     @property
     def num_new(self) -> int:
         """Those of them that are new work and have not started."""
-        return len(self._waiting) + self._num_sequences
+        return self.room.num_waiting + self._num_sequences
 
     @property
     def num_steps(self) -> int:
@@ -293,11 +280,8 @@ class Roster:
         Raises:
             IntegrityError: Something was lost or given out twice.
         """
-        slots = [slot.row for task in self._tasks.values() for slot in task.slots]
-        slots += [session.slot.row for session in self._sessions.values()]
-        pages = [page for task in self._tasks.values() if task.memory for page in task.memory.pages]
-        check_holdings("slots", slots, self.slots.num_free, self.slots.num_usable)
-        num_pages = (self.pages.num_free_rows // PAGE_ROWS, self.pages.num_usable_rows // PAGE_ROWS)
-        check_holdings("pages", pages, *num_pages)
-        if stray := (self._ready.keys() | self._waiting.keys()) - self._tasks.keys():
-            raise IntegrityError(f"expected every task to be known, got {sorted(stray)}")
+        self.room.check_integrity(self._tasks.values(), (session.slot for session in self._sessions.values()))
+        if stray := self._ready.keys() - self._tasks.keys():
+            raise IntegrityError(f"expected those who are ready to be known, got {sorted(stray)}")
+        if self._tasks and not self.has_ready:
+            raise IntegrityError(f"expected something to run while requests wait, got {len(self._tasks)} that wait")

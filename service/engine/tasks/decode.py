@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from models.symbols import BOS_ID, EOS_ID
 from service.decoding.beam import BeamSearch
 from service.decoding.greedy import GreedySearch
 from service.engine.interface import Decode, Event, Finished, TokensDecided
 from service.engine.schedule import WorkItem
-from service.engine.tasks.task import BEGIN, END, TOP, Outputs, StepTask
+from service.engine.tasks.task import TOP, Outputs, StepTask
 
 
 class DecodeTask(StepTask):
@@ -27,9 +28,9 @@ class DecodeTask(StepTask):
         self._encoded = False
         alpha, max_tokens = request.length_penalty, request.max_tokens
         self._search: BeamSearch | GreedySearch = (
-            GreedySearch(alpha, max_tokens, BEGIN, END)
+            GreedySearch(alpha, max_tokens, BOS_ID, EOS_ID)
             if request.beam_size == 1
-            else BeamSearch(request.beam_size, request.num_best, alpha, max_tokens, BEGIN, END)
+            else BeamSearch(request.beam_size, request.num_best, alpha, max_tokens, BOS_ID, EOS_ID)
         )
 
     def advance(self, outputs: Outputs, row: int) -> Sequence[Event]:
@@ -56,4 +57,4 @@ class DecodeTask(StepTask):
         self.inputs = {"tokens": tokens}
         self.read_rows = [self.slots[parent].row for parent in self._search.parents]
         self.write_rows = [slot.row for slot in self.slots[: len(tokens)]]
-        self.work = WorkItem(self.request.id, "step", len(tokens), 1)
+        self.work = WorkItem(self.request.id, "step", len(tokens), 1, width=self.num_positions)

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from models.symbols import EOS_ID
 from service.decoding.sampling import sample
 from service.engine.interface import Event, Finished, Generate, TokensDecided
 from service.engine.pages import Memory
 from service.engine.schedule import WorkItem
 from service.engine.slots import INITIAL_SLOT, Slot
-from service.engine.tasks.task import END, TOP, Outputs, StepTask
+from service.engine.tasks.task import TOP, Outputs, StepTask
 
 
 class GenerateTask(StepTask):
@@ -40,12 +41,13 @@ class GenerateTask(StepTask):
             self._ask_for(self._prompt[self._num_read], self.slots[0].row)
             return ()
         if self._sampling.temperature == 0:
+            outputs.check_top(row)
             token, log_prob = outputs.top_tokens[row][0], outputs.top_log_probs[row][0]
         else:
             log_probs = outputs.arrays["log_probs"][row]  # (V,)
             token = sample(log_probs, self._sampling, self._num_sampled)
             log_prob = float(log_probs[token])
-        if token == END:
+        if token == EOS_ID:
             return (Finished(self.request.id, "end"),)
         self._num_sampled += 1
         decided = TokensDecided(self.request.id, (token,), (log_prob,))

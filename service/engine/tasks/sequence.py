@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from export.manifest import TensorSpec
+from service.decoding.errors import NotANumber
 from service.engine.interface import Event, Finished, RunSequence
 from service.engine.schedule import WorkItem
 from service.engine.tasks.task import Outputs, Task
@@ -17,7 +20,8 @@ class SequenceTask(Task):
     """
 
     def __init__(self, request: RunSequence, specs: Mapping[str, TensorSpec]) -> None:
-        super().__init__(request, WorkItem(request.id, "sequence", 1, request.length))
+        width = max((array.shape[1] for array in request.inputs.values() if array.ndim > 1), default=1)
+        super().__init__(request, WorkItem(request.id, "sequence", 1, request.length, width))
         self.inputs = request.inputs
         self.length = request.length
         self.outputs = request.outputs
@@ -29,4 +33,6 @@ class SequenceTask(Task):
             name: outputs.arrays[name][row, : self.length] if has_time else outputs.arrays[name][row]
             for name, has_time in self._has_time.items()
         }
+        if any(np.isnan(array).any() for array in value.values()):
+            raise NotANumber("expected numbers from the model, got NaN")
         return (Finished(self.request.id, value),)

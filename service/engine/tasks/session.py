@@ -55,6 +55,7 @@ class SessionStepTask(StepTask):
         """Keep the best outputs of the step."""
         self.session.num_steps += 1
         if self._num_top:
+            outputs.check_top(row)
             one, num_top = slice(row, row + 1), self._num_top
             tokens = outputs.arrays["top_tokens"][one, :num_top]
             log_probs = outputs.arrays["top_log_probs"][one, :num_top]

@@ -13,13 +13,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from service.decoding.errors import NotANumber
 from service.engine.interface import Event, Request
 from service.engine.pages import Memory
 from service.engine.schedule import WorkItem
 from service.engine.slots import Slot
 
-BEGIN: Final = 2  # `<s>`, the same in every vocabulary (docs/architecture.md)
-END: Final = 3  # `</s>`
 TOP: Final = ("top_log_probs", "top_tokens")
 
 
@@ -44,6 +43,19 @@ class Outputs:
         """(B, k) natural-log probabilities."""
         log_probs: list[list[float]] = self.arrays["top_log_probs"].tolist()
         return log_probs
+
+    def check_top(self, row: int) -> None:
+        """Refuse NaN among the best of a row.
+
+        Raises:
+            NotANumber: There is one.
+        """
+        if self._broken_rows and row in self._broken_rows:
+            raise NotANumber("expected log-probabilities from the model, got NaN")
+
+    @cached_property
+    def _broken_rows(self) -> frozenset[int]:
+        return frozenset(np.flatnonzero(np.isnan(self.arrays["top_log_probs"]).any(axis=1)).tolist())
 
 
 class Task(ABC):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from models.beam import Beam
 from service.decoding.beam import BeamSearch, length_penalty
+from service.decoding.errors import NotANumber
 from service.decoding.greedy import GreedySearch
 from service.engine.interface import Hypothesis
 from tests.service import tiny_models as tiny
@@ -167,3 +168,21 @@ def test_impossible_searches_are_refused(arguments: tuple[int, int, int]) -> Non
         BeamSearch(beam_size, num_best, 0.6, max_tokens, BEGIN, END)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         GreedySearch(0.6, 0, BEGIN, END)
+
+
+@pytest.mark.parametrize("search", [BeamSearch(2, 1, 0.6, 10, BEGIN, END), GreedySearch(0.6, 10, BEGIN, END)])
+def test_a_row_that_is_no_number_is_refused_by_name(search: BeamSearch | GreedySearch) -> None:
+    with pytest.raises(NotANumber, match="got NaN"):
+        search.advance([[float("nan"), float("nan"), -1e9, -1e9]], [[4, 5, 0, 2]])
+
+
+def test_one_broken_row_among_good_ones_is_refused_too() -> None:
+    search = BeamSearch(2, 1, 0.6, 10, BEGIN, END)
+    search.advance([[-0.5, -1.0, -2.0, -3.0]], [[4, 5, 6, END]])
+    with pytest.raises(NotANumber, match="got NaN"):
+        search.advance([[-0.5, -1.0, -2.0, -3.0], [-0.5, -1.0, float("nan"), -3.0]], [[4, 5, 6, END]] * 2)
+
+
+def test_a_row_of_nothing_that_may_come_is_refused_by_name() -> None:
+    with pytest.raises(NotANumber, match="a token that may come"):
+        BeamSearch(2, 1, 0.6, 10, BEGIN, END).advance([[-1e9, -1e9]], [[0, 2]])

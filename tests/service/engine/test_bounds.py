@@ -22,7 +22,7 @@ from service.engine.interface import (
 )
 from service.errors import DeadlineExceeded, InvalidInput, Overloaded, SessionNotFound, ShuttingDown, WrongTask
 from tests.service import tiny_models as tiny
-from tests.service.engine.harness import PATIENCE_S, Harness, open_tiny, running
+from tests.service.engine.harness import Harness, open_tiny, running
 from tests.service.engine.scripted import Gate, ScriptedRunner
 
 TABLE = tiny.make_table()
@@ -119,15 +119,6 @@ def test_a_deadline_that_passes_while_running_frees_the_slots_after_that_step(tm
     assert len(runner.calls) == 2
 
 
-def test_an_idle_engine_wakes_for_a_deadline(tmp_path: Path) -> None:
-    model = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=3)
-    with running(model) as engine:
-        engine.open(1)  # holds the only slot, so nothing can run
-        waiting = engine.submit(Generate(engine.new_id(), (2,), GREEDY, 5, deadline_s=time.monotonic() + 0.05))
-        assert isinstance(engine.error(waiting), DeadlineExceeded)
-        engine.close(1)
-
-
 def test_a_cancel_takes_effect_before_the_next_run(tmp_path: Path) -> None:
     with gated(tmp_path) as (engine, gate, runner):
         request = submit_decode(engine, beam_size=3)
@@ -170,29 +161,6 @@ def test_a_cancel_of_what_has_ended_is_ignored(tmp_path: Path) -> None:
         assert len([event for event in engine.events[request] if isinstance(event, Finished | Cancelled)]) == 1
 
 
-def test_draining_finishes_what_was_admitted_and_refuses_what_is_new(tmp_path: Path) -> None:
-    with gated(tmp_path) as (engine, gate, _):
-        requests = [submit_decode(engine, beam_size=2) for _ in range(6)]
-        gate.wait_inside()
-        assert not engine.engine.drain(0.0)
-        with pytest.raises(ShuttingDown):
-            submit_decode(engine)
-        gate.open()
-        assert engine.engine.drain(PATIENCE_S)
-        for request in requests:
-            assert isinstance(engine.events[request][-1], Finished)
-
-
-def test_an_idle_engine_drains_at_once_and_open_sessions_step_on(tmp_path: Path) -> None:
-    with running(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))) as engine:
-        engine.open(1)
-        assert engine.engine.drain(PATIENCE_S)
-        assert engine.steps(1, [4]).shape == (1, 1)
-        with pytest.raises(ShuttingDown):
-            engine.submit(OpenSession(engine.new_id(), 2))
-        engine.close(1)
-
-
 def test_closing_fails_what_is_unfinished_and_takes_everything_back(tmp_path: Path) -> None:
     gate, harness = Gate(), Harness()
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), num_slots=4)
@@ -215,25 +183,54 @@ def test_closing_fails_what_is_unfinished_and_takes_everything_back(tmp_path: Pa
     engine.close()  # twice does no harm
 
 
-def test_what_the_model_cannot_do_is_said(tmp_path: Path) -> None:
-    (tmp_path / "tagger").mkdir()
+def test_what_the_model_cannot_do_is_said_in_the_callers_words(tmp_path: Path) -> None:
+    for name in ("tagger", "lm"):
+        (tmp_path / name).mkdir()
+    words = np.array([4])
     with gated(tmp_path) as (engine, gate, _):
         gate.open()
-        for request in (
-            OpenSession(engine.new_id(), 1),
-            Generate(engine.new_id(), (2,), GREEDY, 5),
-            RunSequence(engine.new_id(), {"words": np.array([4])}, 1, ("emissions",)),
+        for request, wanted in (
+            (OpenSession(engine.new_id(), 1), "that keeps sessions, one that can be stepped from left to right"),
+            (Generate(engine.new_id(), (2,), GREEDY, 5), "that generates, a language_model"),
+            (
+                RunSequence(engine.new_id(), {"words": words}, 1, ("emissions",)),
+                "that reads whole sequences, as taggers and language models do",
+            ),
         ):
-            assert isinstance(engine.error(engine.submit(request)), WrongTask)
+            error = engine.error(engine.submit(request))
+            assert isinstance(error, WrongTask)
+            assert str(error) == f"model: expected one {wanted}, got 'tiny' (task encoder_decoder)"
         assert isinstance(engine.error(engine.step(1, [4])), SessionNotFound)
     tagger = open_tiny(tmp_path / "tagger", tiny.write_tagger(tmp_path / "tagger", TABLE))
     with running(tagger, EngineLimits(max_sessions=0)) as engine:
-        assert isinstance(engine.error(submit_decode(engine)), WrongTask)
-        unknown = RunSequence(engine.new_id(), {"words": np.array([4])}, 1, ("emissions",))
+        error = engine.error(submit_decode(engine))
+        assert isinstance(error, WrongTask)
+        assert str(error) == "model: expected one that transduces, an encoder_decoder, got 'tiny' (task tagger)"
+        unknown = RunSequence(engine.new_id(), {"words": words}, 1, ("emissions",))
         assert isinstance(engine.error(engine.submit(unknown)), InvalidInput)
-        inputs = {"words": np.array([4]), "characters": np.array([[4]])}
+        inputs = {"words": words, "characters": np.array([[4]])}
         nowhere = RunSequence(engine.new_id(), inputs, 1, ("tags",))
         assert "emissions" in str(engine.error(engine.submit(nowhere)))
+
+
+def test_requests_are_served_however_many_sessions_stay_open(tmp_path: Path) -> None:
+    runner = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=6)
+    with running(runner, EngineLimits(max_sessions=3)) as engine:
+        for session in range(3):
+            engine.open(session)
+        busy = [engine.step(session, [4] * 50) for session in range(3)]
+        for _ in range(3):
+            assert engine.value(engine.submit(Generate(engine.new_id(), (2,), GREEDY, 3))) in ("end", "length")
+        for request in busy:
+            engine.value(request)
+        for session in range(3):
+            engine.close(session)
+
+
+def test_a_model_that_attends_keeps_all_slots_for_requests(tmp_path: Path) -> None:
+    runner = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), num_slots=5)
+    with running(runner, EngineLimits(max_sessions=2)) as engine:
+        engine.value(submit_decode(engine, beam_size=3))
 
 
 def test_stats_count_what_waits_and_what_runs(tmp_path: Path) -> None:
@@ -251,8 +248,8 @@ def test_stats_count_what_waits_and_what_runs(tmp_path: Path) -> None:
             engine.value(request)
 
 
-@pytest.mark.parametrize("limits", [EngineLimits(max_sessions=4), EngineLimits(max_sessions=0, max_waiting=0)])
+@pytest.mark.parametrize("limits", [EngineLimits(max_sessions=3), EngineLimits(max_sessions=0, max_waiting=0)])
 def test_limits_that_cannot_be_kept_are_refused(tmp_path: Path, limits: EngineLimits) -> None:
     runner = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=5)
-    with pytest.raises(ValueError, match="max_sessions at most 3 and max_waiting at least 1"):
+    with pytest.raises(ValueError, match="max_sessions at most 2 and max_waiting at least 1"):
         Engine(runner, limits, lambda events: None)

@@ -8,12 +8,3 @@ def test_what_is_due_comes_out_once_and_in_order() -> None:
     assert deadlines.due(0.5) == []
     assert deadlines.due(3.0) == [2, 3, 1]
     assert deadlines.due(3.0) == []
-
-
-def test_the_next_deadline_is_that_of_somebody_alive() -> None:
-    deadlines = Deadlines()
-    for deadline_s, request in ((1.0, 1), (2.0, 2), (3.0, 3)):
-        deadlines.add(deadline_s, request)
-    assert deadlines.next({1, 2, 3}) == 1.0
-    assert deadlines.next({3}) == 3.0
-    assert deadlines.next(set()) is None

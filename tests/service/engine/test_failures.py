@@ -4,12 +4,16 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from export.manifest import GraphKind
 from service.engine.engine import Engine, EngineLimits
 from service.engine.integrity import IntegrityError
-from service.engine.interface import CloseSession, Decode, Event
+from service.engine.interface import CloseSession, Decode, Event, Generate, RunSequence, Sampling
+from service.engine.slots import StaleSlot
+from service.engine.tasks.decode import DecodeTask
+from service.engine.tasks.task import Outputs
 from service.errors import InternalFailure, SessionNotFound
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
@@ -104,17 +108,17 @@ def test_an_idle_engine_that_finds_its_books_wrong_stops(
     def broken() -> None:
         raise IntegrityError("slots: one is lost")
 
+    monkeypatch.setattr("service.engine.engine._IDLE_WAIT_S", 0.01)
     harness = Harness()
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    engine = Engine(model, EngineLimits(max_sessions=0), harness.publish)
+    engine = Engine(model, EngineLimits(max_sessions=0), harness.publish, harness.stopped.set)
     engine.start()
-    engine.cancel(1)  # a turn that is not idle: nothing is checked
-    assert engine.drain(PATIENCE_S)
+    assert harness.stopped.wait(PATIENCE_S)
     engine.close()
     assert "slots: one is lost" in caplog.text
 
 
-def test_a_bug_in_the_loop_ends_every_request_and_refuses_new_ones(
+def test_a_bug_in_the_loop_ends_every_request_tells_the_owner_and_refuses_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -123,5 +127,100 @@ def test_a_bug_in_the_loop_ends_every_request_and_refuses_new_ones(
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
     with running(model, EngineLimits(max_sessions=0)) as engine:
         monkeypatch.setattr("service.engine.engine.schedule", broken)
+        assert not engine.engine.failed
         request = engine.submit(Decode(engine.new_id(), (4, 5), 1, 1, 0.6, 20))
         assert isinstance(engine.error(request), InternalFailure)
+        assert engine.stopped.wait(PATIENCE_S)
+        assert engine.engine.failed
+        # It is not the service that shuts down, and coming back later does not help.
+        with pytest.raises(InternalFailure, match="the model has stopped"):
+            engine.submit(Decode(engine.new_id(), (4, 5), 1, 1, 0.6, 20))
+
+
+def test_an_engine_that_was_closed_has_not_failed(tmp_path: Path) -> None:
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    with running(model, EngineLimits(max_sessions=0)) as engine:
+        pass
+    assert not engine.stopped.is_set() and not engine.engine.failed
+
+
+def test_requests_end_even_where_the_bug_is_in_the_books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: object) -> None:
+        raise StaleSlot("slot 2")
+
+    gate, harness = Gate(), Harness()
+    model = ScriptedRunner(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE)), lambda *_: gate.stop())
+    engine = harness.engine = Engine(model, EngineLimits(max_sessions=4), harness.publish, harness.stopped.set)
+    engine.start()
+    harness.open(1)
+    steps = [harness.step(1, [4]) for _ in range(2)]
+    texts = [harness.submit(Generate(harness.new_id(), (2,), Sampling(0.0, 0, 1.0, 0), 1)) for _ in range(3)]
+    gate.wait_inside()
+    monkeypatch.setattr("service.engine.slots.SlotTable.free", lost)
+    gate.open()
+    for request in (*steps, *texts):
+        harness.wait(request)
+    assert harness.stopped.wait(PATIENCE_S)
+    harness.check_one_end_each()
+
+
+def test_a_decision_that_breaks_ends_its_own_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    advance = DecodeTask.advance
+
+    def broken_for_one(self: DecodeTask, outputs: Outputs, row: int) -> Sequence[Event]:
+        if self.source == (4, 4, 4) and self.work.graph == "step":
+            raise IndexError(SECRET)
+        return advance(self, outputs, row)
+
+    monkeypatch.setattr(DecodeTask, "advance", broken_for_one)
+    gate = Gate()
+    runner = ScriptedRunner(open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE)), lambda *_: gate.stop())
+    with running(runner, EngineLimits(max_sessions=0)) as engine:
+        requests = [Decode(engine.new_id(), source, 2, 1, 0.6, 20) for source in ((5,), (4, 4, 4), (6, 5), (4, 6))]
+        engine.submit(requests[0])
+        gate.wait_inside()
+        for request in requests[1:]:
+            engine.submit(request)
+        gate.open()
+        assert isinstance(engine.error(requests[1].id), InternalFailure)
+        for request in (requests[0], *requests[2:]):  # one of them before it in the batch, two behind
+            assert engine.hypotheses(request.id) == oracle.decode(TABLE, request)
+    assert SECRET in caplog.text
+
+
+def test_nan_in_a_row_fails_that_request_and_is_never_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A poisoned state names a row of the table that is no number; the rows beside it go on."""
+    table = TABLE.copy()
+    broken_state = tiny.next_hash(0, 6)
+    table[broken_state] = np.nan
+    with running(open_tiny(tmp_path, tiny.write_language_model(tmp_path, table))) as engine:
+        for session in (1, 2):
+            engine.open(session)
+        greedy, drawn = Sampling(0.0, 0, 1.0, 0), Sampling(1.0, 0, 1.0, 0)
+        bad = [engine.submit(Generate(engine.new_id(), (6,), sampling, 1)) for sampling in (greedy, drawn)]
+        bad.append(engine.step(1, [6], num_top=2))
+        good = engine.step(2, [4], num_top=1)
+        for request in bad:
+            assert isinstance(engine.error(request), InternalFailure)
+        engine.value(good)
+        assert isinstance(engine.error(engine.step(1, [4])), SessionNotFound)
+        engine.close(2)
+    assert caplog.text.count("NotANumber: ") == 3
+
+
+def test_nan_in_a_sequence_fails_that_request_alone(tmp_path: Path) -> None:
+    table = TABLE.copy()
+    table[9] = np.nan
+    with running(open_tiny(tmp_path, tiny.write_tagger(tmp_path, table)), EngineLimits(max_sessions=0)) as engine:
+
+        def ask(word: int) -> int:
+            inputs = {"words": np.array([word]), "characters": np.array([[4]])}
+            return engine.submit(RunSequence(engine.new_id(), inputs, 1, ("emissions",)))
+
+        good, bad = ask(4), ask(5)
+        engine.value(good)
+        assert isinstance(engine.error(bad), InternalFailure)

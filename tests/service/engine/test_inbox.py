@@ -6,7 +6,7 @@ import pytest
 
 from service.engine.inbox import Inbox
 from service.engine.interface import CloseSession, Decode, OpenSession, Request, StepSession
-from service.errors import Overloaded, ShuttingDown
+from service.errors import InternalFailure, Overloaded, ShuttingDown
 
 
 def new(request: int) -> Request:
@@ -55,26 +55,24 @@ def test_steps_are_bounded_apart_and_closes_always_taken() -> None:
         inbox.put(new(21))
 
 
-def test_draining_takes_steps_and_closes_alone_and_closing_nothing() -> None:
+def test_a_closed_inbox_takes_nothing_and_says_why_in_an_error_of_its_own() -> None:
     inbox = make()
-    inbox.drain()
-    for request in (new(1), OpenSession(2, 1)):
-        with pytest.raises(ShuttingDown):
-            inbox.put(request)
     inbox.put(step(3))
-    inbox.put(CloseSession(4, 1))
-    inbox.close()
-    for request in (step(5), CloseSession(6, 1)):
-        with pytest.raises(ShuttingDown):
+    inbox.close(lambda: InternalFailure("the model has stopped"))
+    inbox.close(lambda: ShuttingDown("later"))  # what was said first stands
+    refusals = []
+    for request in (new(1), step(5), CloseSession(6, 1)):
+        with pytest.raises(InternalFailure, match="the model has stopped") as refusal:
             inbox.put(request)
-    assert [request.id for request in inbox.take(0)[0]] == [3, 4]
+        refusals.append(refusal.value)
+    assert len(set(map(id, refusals))) == 3  # an error that is raised twice grows two tracebacks
+    assert [request.id for request in inbox.take(0)[0]] == [3]
 
 
 WAKERS: dict[str, Callable[[Inbox], None]] = {
     "put": lambda inbox: inbox.put(new(1)),
     "cancel": lambda inbox: inbox.cancel(1),
-    "drain": lambda inbox: inbox.drain(),
-    "close": lambda inbox: inbox.close(),
+    "close": lambda inbox: inbox.close(lambda: ShuttingDown("bye")),
 }
 
 

@@ -25,7 +25,7 @@ VOCABULARY = 30
 
 
 def open_emitted(folder: Path, model: torch.nn.Module, task: Task, num_slots: int = 300) -> Runner:
-    emitted = emit(model, top_k=16)
+    emitted = emit(model, "fp32", top_k=16)
     for kind, graph in emitted.graphs.items():
         onnx.save(graph, folder / emitted.specs[kind].file)
     manifest = Manifest(

@@ -63,7 +63,7 @@ def test_log_probabilities_belong_to_their_tokens(tmp_path: Path) -> None:
 
 
 def test_the_next_holder_of_a_slot_starts_from_the_initial_state(tmp_path: Path) -> None:
-    with running(language_model(tmp_path, num_slots=3)) as engine:
+    with running(language_model(tmp_path, num_slots=4)) as engine:
         for session in range(1, 4):
             engine.open(session)
             assert engine.steps(session, [4]).tolist() == [oracle.best_tokens(TABLE, tiny.next_hash(0, 4), 1)]
@@ -147,25 +147,26 @@ def test_sessions_beyond_the_limit_are_refused_until_one_closes(tmp_path: Path) 
             engine.close(session)
 
 
-@pytest.mark.parametrize(("num_slots", "fits"), [(4, False), (5, True)])
+@pytest.mark.parametrize(("num_slots", "fits"), [(5, False), (6, True)])
 def test_a_session_gets_what_those_before_it_leave(tmp_path: Path, num_slots: int, fits: bool) -> None:
     gate = Gate()
     runner = ScriptedRunner(language_model(tmp_path, num_slots), lambda *_: gate.stop())
-    with running(runner) as engine:
+    with running(runner, EngineLimits(max_sessions=2)) as engine:
         engine.open(1)
         step = engine.step(1, [4])
         gate.wait_inside()
-        # Both arrive in one turn, with one or two slots free.
-        text = engine.submit(Generate(engine.new_id(), (2,), Sampling(0.0, 0, 1.0, 0), 1))
+        # All arrive in one turn, with two or three slots free.
+        texts = [engine.submit(Generate(engine.new_id(), (2,), Sampling(0.0, 0, 1.0, 0), 1)) for _ in range(2)]
         opening = engine.submit(OpenSession(engine.new_id(), 2))
         gate.open()
-        for request in (step, text):
+        for request in (step, *texts):
             engine.value(request)
         if fits:
             engine.value(opening)
             engine.close(2)
         else:
-            assert isinstance(engine.error(opening), Overloaded)
+            refusal = engine.error(opening)
+            assert isinstance(refusal, Overloaded) and "3 sequences are in progress" in str(refusal)
         engine.close(1)
 
 

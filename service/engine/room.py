@@ -1,0 +1,76 @@
+"""What requests hold while they run: rows of the state pool and of the attention memory, and the queue for them.
+
+First come, first served: nobody overtakes, or wide beams would wait for ever.
+"""
+
+from collections.abc import Collection, Iterable
+
+from service.engine.integrity import IntegrityError, check_holdings
+from service.engine.interface import RequestId
+from service.engine.pages import PAGE_ROWS, MemoryPages
+from service.engine.slots import Slot, SlotTable
+from service.engine.tasks.task import Task
+
+
+class Room:
+    """Hands out slots and memory together.
+
+    Args:
+        num_slots: Rows of the state pool.
+        num_memory_rows: Rows of the attention memory.
+    """
+
+    def __init__(self, num_slots: int, num_memory_rows: int) -> None:
+        self.slots = SlotTable(num_slots)
+        self.pages = MemoryPages(num_memory_rows)
+        self._waiting: dict[RequestId, Task] = {}
+
+    @property
+    def num_waiting(self) -> int:
+        """Tasks that wait."""
+        return len(self._waiting)
+
+    @property
+    def can_start(self) -> bool:
+        """Whether there is room for who has waited longest."""
+        task = next(iter(self._waiting.values()), None)
+        if task is None or task.num_slots > self.slots.num_free:
+            return False
+        return self.pages.num_pages(task.num_positions) * PAGE_ROWS <= self.pages.num_free_rows
+
+    def wait(self, task: Task) -> None:
+        """Queue for what a task needs."""
+        self._waiting[task.request.id] = task
+
+    def start(self) -> list[Task]:
+        """Begin the tasks that there is room for, in order."""
+        started = []
+        while self.can_start:
+            task = self._waiting.pop(next(iter(self._waiting)))
+            slots = self.slots.allocate(task.num_slots)
+            assert slots is not None
+            task.begin(slots, self.pages.allocate(task.num_positions) if task.num_positions else None)
+            started.append(task)
+        return started
+
+    def leave(self, task: Task) -> None:
+        """Take back what an ended task held, or its place in the queue."""
+        self._waiting.pop(task.request.id, None)
+        if task.slots:
+            self.slots.free(task.slots)
+        if task.memory is not None:
+            self.pages.free(task.memory)
+
+    def check_integrity(self, tasks: Collection[Task], session_slots: Iterable[Slot]) -> None:
+        """Prove that every slot and page is either free or held by exactly one task or session.
+
+        Raises:
+            IntegrityError: Something was lost or given out twice.
+        """
+        slots = [slot.row for task in tasks for slot in task.slots] + [slot.row for slot in session_slots]
+        pages = [page for task in tasks if task.memory for page in task.memory.pages]
+        check_holdings("slots", slots, self.slots.num_free, self.slots.num_usable)
+        num_pages = (self.pages.num_free_rows // PAGE_ROWS, self.pages.num_usable_rows // PAGE_ROWS)
+        check_holdings("pages", pages, *num_pages)
+        if stray := self._waiting.keys() - {task.request.id for task in tasks}:
+            raise IntegrityError(f"expected those who wait to be known, got {sorted(stray)}")
