@@ -1,5 +1,6 @@
 """The `carryover` command: one file a subcommand, none of which imports anything heavy before it is called."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ ENVIRONMENT = {
     # PyTorch's threads otherwise spin between operators, for long: where another process has one of the cores, training
     # was 10 to 50 times slower. 1000 turns is what OpenMP itself takes when it knows that it has too few cores.
     "GOMP_SPINCOUNT": "1000",
+    "GRPC_VERBOSITY": "NONE",  # gRPC's own log lines: what matters of them comes back as errors
 }
 
 app = typer.Typer(
@@ -63,6 +65,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without Unicode shows what it cannot as \u escapes
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=arguments, prog_name="carryover")
     except SystemExit as stop:

@@ -125,9 +125,12 @@ def _texts(arguments: list[str] | None) -> Iterator[str]:
             lines = ((f"standard input, line {i}", line.rstrip(b"\r\n")) for i, line in enumerate(sys.stdin.buffer, 1))
         for where, raw in lines:
             try:
-                yield raw.decode()
+                decoded = raw.decode()
             except UnicodeDecodeError as error:
                 raise CommandError(f"{where}: expected UTF-8, got byte 0x{raw[error.start]:02x}") from None
+            if not decoded.strip() and not arguments:
+                raise CommandError(f"{where}: expected a text, got a blank line; what comes after it was not sent")
+            yield decoded
 
     return checked()
 

@@ -29,14 +29,16 @@ def serve(
         str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.", show_default="127.0.0.1")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(metavar="PORT", help="Port; 0 takes a free one.", show_default="8001")
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Port; 0 takes a free one.", show_default="8001"),
     ] = None,
     provider: Annotated[
         Literal["auto", "cuda", "cpu"] | None,
         typer.Option(help="auto: CUDA where it works; cuda: nothing else will do.", show_default="auto"),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads of one model's arithmetic, at least 1.", show_default="1")
+        int | None,
+        typer.Option(metavar="N", min=1, max=1024, help="Threads of one model's arithmetic.", show_default="1"),
     ] = None,
     settings: Annotated[
         Path | None,

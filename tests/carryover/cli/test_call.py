@@ -64,7 +64,7 @@ class Scripted(pb_grpc.CarryoverServicer):
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:
         ref = pb.ModelRef(name="g2p", version=2)
         warnings = ["LSTM runs on the CPU"]
-        model = pb.Model(ref=ref, task=TASKS["g2p"], precision="int8", metrics={"dev/wer": 0.25}, warnings=warnings)
+        model = pb.Model(ref=ref, task=TASKS["g2p"], precision=pb.PRECISION_INT8, metrics={"dev/wer": 0.25}, warnings=warnings)
         refused = pb.RefusedModel(model=pb.ModelRef(name="old", version=1), reason="wrong hash of [step.onnx]")
         return pb.ListModelsResponse(models=[model], refused=[refused])
 
@@ -182,6 +182,32 @@ def test_bytes_that_are_no_text_are_refused_with_their_line(
     said = capsys.readouterr()
     assert said.out == "a b\n"
     assert said.err == "carryover: standard input, line 2: expected UTF-8, got byte 0xff\n"
+
+
+def test_a_blank_line_of_standard_input_is_refused_by_its_number(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"ab\n \ncd\n")))
+    assert call(server, "g2p") == 1
+    said = capsys.readouterr()
+    assert said.out == "a b\n"
+    assert said.err.startswith("carryover: standard input, line 2: expected a text, got a blank line")
+
+
+def test_a_terminal_without_unicode_shows_escapes(server: Server) -> None:
+    command = [sys.executable, "-m", "carryover", "call", "g2p", "né", "--server", server[1]]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=ascii_only, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, b"n \\xe9\n")
+
+
+def test_without_a_server_there_is_one_line() -> None:
+    command = [sys.executable, "-m", "carryover", "call", "g2p", "cat", "--server", "", "--timeout", "5"]
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("GRPC_")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=quiet, timeout=30, check=False, text=True)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("carryover: ")
 
 
 @pytest.mark.parametrize(
