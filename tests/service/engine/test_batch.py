@@ -6,6 +6,7 @@ from export.manifest import GraphSpec, TensorSpec
 from service.engine.batch import feeds, row_inputs
 from service.engine.interface import Decode, RunSequence, StepSession
 from service.engine.pages import Memory
+from service.engine.schedule import WorkItem
 from service.engine.slots import Slot
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.sequence import SequenceTask
@@ -43,6 +44,12 @@ def test_sequences_are_padded_with_zeros_and_words_of_one_character() -> None:
     assert got["characters"].tolist() == [[[9, 9, 9], [9, 9, 9], [0, 0, 0]], [[9, 0, 0], [9, 0, 0], [9, 0, 0]]]
 
 
+def test_a_sequence_costs_the_characters_of_its_longest_word() -> None:
+    inputs = {"words": np.zeros(5, dtype=IDS), "characters": np.zeros((5, 12), dtype=IDS)}
+    assert SequenceTask(RunSequence(1, inputs, 5, ()), {}).work == WorkItem(1, "sequence", 1, 5, 12)
+    assert SequenceTask(RunSequence(1, {"tokens": np.zeros(5, dtype=IDS)}, 5, ()), {}).work.width == 1
+
+
 def decode(request: int, source: tuple[int, ...], beam_size: int, slots: tuple[int, ...], page: int) -> DecodeTask:
     task = DecodeTask(Decode(request, source, beam_size, 1, 0.6, 9))
     task.begin(tuple(Slot(row, 0) for row in slots), Memory((page,), len(source)))
@@ -58,6 +65,7 @@ def test_sources_are_padded_to_read_the_zero_row_and_to_write_the_scratch_row() 
     assert encode["write_slots"].tolist() == [2, 4]
     for row, task in enumerate(tasks):
         assert task.advance(Outputs({}), row) == ()
+    assert [task.work for task in tasks] == [WorkItem(1, "step", 1, 1, 3), WorkItem(2, "step", 1, 1, 1)]
     first = feeds("step", {"tokens": 1}, tasks)
     assert first["tokens"].tolist() == [2, 2]
     assert first["source_rows"].tolist() == [[8, 9, 10], [16, 0, 0]]

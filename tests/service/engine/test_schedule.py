@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from export.manifest import GraphKind
 from service.engine.schedule import Batch, ScheduleLimits, WorkItem, schedule
 
-LIMITS = ScheduleLimits(max_rows=16, max_padded_tokens=100)
+LIMITS = ScheduleLimits(max_rows=16, max_padded_tokens=100, max_padded_cells=400)
 GRAPHS: tuple[GraphKind, ...] = ("step", "encode", "sequence")
 
 
@@ -18,7 +18,7 @@ def arrivals(draw: st.DrawFn) -> list[WorkItem]:
     for request in range(draw(st.integers(0, 60))):
         graph = draw(st.sampled_from(GRAPHS))
         rows, length = (draw(st.integers(1, 20)), 1) if graph == "step" else (1, draw(st.integers(1, 120)))
-        made.append(WorkItem(request, graph, rows, length))
+        made.append(WorkItem(request, graph, rows, length, draw(st.integers(1, 30))))
     return made
 
 
@@ -40,7 +40,9 @@ def test_batches_keep_their_bounds_unless_one_item_alone_exceeds_them(ready: lis
         assert all(item.graph == batch.graph for item in items)
         rows = sum(item.rows for item in items)
         padded = rows * max(item.length for item in items)
+        cells = padded * max(item.width for item in items)
         if len(items) > 1:
+            assert cells <= LIMITS.max_padded_cells
             assert rows <= LIMITS.max_rows
             assert batch.graph == "step" or padded <= LIMITS.max_padded_tokens
 
@@ -57,7 +59,7 @@ def test_nobody_starves_whoever_keeps_arriving(ready: list[WorkItem], rng: rando
             ready = [item for item in ready if item.request not in batch.requests]
             for _ in batch.requests:
                 length = 1 if batch.graph == "step" else rng.randint(1, 120)
-                ready.append(WorkItem(1000 + rng.randrange(10**9), batch.graph, 1, length))
+                ready.append(WorkItem(1000 + rng.randrange(10**9), batch.graph, 1, length, rng.randint(1, 30)))
         turns += 1
 
 
@@ -99,3 +101,33 @@ def test_random_lengths_are_padded_by_little() -> None:
         num_batches += 1
     assert useful / padded > 0.85  # arrival order gives about 0.55
     assert num_batches < 40
+
+
+def test_characters_are_what_a_tagger_pays_for() -> None:
+    """Two sentences of 512 words keep the bound of tokens; with a long word each they are 262144 characters."""
+    ready = [WorkItem(i, "sequence", 1, 512, 256) for i in range(2)]
+    assert schedule(ready, ScheduleLimits()) == [Batch("sequence", (0,))]
+    short = [WorkItem(i, "sequence", 1, 512, 8) for i in range(2)]
+    assert schedule(short, ScheduleLimits()) == [Batch("sequence", (0, 1))]
+
+
+def test_a_long_word_is_not_what_everybody_is_padded_to() -> None:
+    ready = [WorkItem(i, "sequence", 1, 10, 60 if i == 7 else 8) for i in range(16)]
+    [batch] = schedule(ready, ScheduleLimits())
+    assert batch.requests == (*range(7), *range(8, 16))
+    [alone] = schedule([ready[7], *ready[8:]], ScheduleLimits())
+    assert alone.requests[0] == 7  # it leads as soon as it is the oldest
+
+
+def test_steps_that_attend_to_long_sources_share_a_bound() -> None:
+    ready = [WorkItem(i, "step", 4, 1, width) for i, width in enumerate((10, 10, 512, 10))]
+    limits = ScheduleLimits(max_padded_cells=4096)
+    assert schedule(ready, limits) == [Batch("step", (0, 1))]  # 12 rows of 512 positions would be too many
+    assert schedule(ready[2:], limits) == [Batch("step", (2, 3))]
+
+
+def test_a_crowd_is_planned_in_far_less_time_than_its_batch_runs() -> None:
+    rng = random.Random(0)
+    ready = [WorkItem(i, "sequence", 1, rng.randint(5, 50), rng.randint(6, 16)) for i in range(50_000)]
+    few = ready[:1000]
+    assert schedule(few, ScheduleLimits()) == schedule(ready, ScheduleLimits())  # only the oldest are looked at

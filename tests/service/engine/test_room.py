@@ -1,0 +1,64 @@
+"""Room is given out together, in order, and comes back."""
+
+import pytest
+
+from service.engine.integrity import IntegrityError
+from service.engine.interface import Decode
+from service.engine.room import Room
+from service.engine.tasks.decode import DecodeTask
+
+
+def task(request: int, beam_size: int, length: int) -> DecodeTask:
+    return DecodeTask(Decode(request, (4,) * length, beam_size, 1, 0.6, 9))
+
+
+def test_nobody_overtakes_whoever_waits_for_slots() -> None:
+    room = Room(num_slots=6, num_memory_rows=40)  # four slots, four pages
+    first, wide, narrow = task(1, 2, 9), task(2, 3, 5), task(3, 1, 5)
+    for each in (first, wide, narrow):
+        room.wait(each)
+    assert room.start() == [first]
+    assert (room.num_waiting, room.can_start) == (2, False)
+    room.leave(first)
+    assert room.start() == [wide, narrow]
+
+
+def test_nobody_overtakes_whoever_waits_for_memory() -> None:
+    room = Room(num_slots=12, num_memory_rows=40)  # four pages
+    first, long, short = task(1, 1, 9), task(2, 1, 17), task(3, 1, 1)
+    for each in (first, long, short):
+        room.wait(each)
+    assert room.start() == [first]  # three pages are wanted, two are free
+    room.leave(first)
+    assert room.start() == [long, short]
+
+
+def test_who_leaves_the_queue_makes_way() -> None:
+    room = Room(num_slots=4, num_memory_rows=40)
+    first, wide, narrow = task(1, 1, 5), task(2, 2, 5), task(3, 1, 5)
+    for each in (first, wide, narrow):
+        room.wait(each)
+    assert room.start() == [first]
+    room.leave(wide)
+    assert room.start() == [narrow]
+    for each in (first, narrow):
+        room.leave(each)
+    room.check_integrity([], [])
+
+
+def test_the_books_are_of_those_who_are_here() -> None:
+    room = Room(num_slots=6, num_memory_rows=40)
+    holds, waits = task(1, 3, 9), task(2, 3, 9)
+    for each in (holds, waits):
+        room.wait(each)
+    room.start()
+    room.check_integrity([holds, waits], [])
+    with pytest.raises(IntegrityError, match="those who wait"):
+        room.check_integrity([holds], [])
+    with pytest.raises(IntegrityError, match="slots: expected 4 in all"):
+        room.check_integrity([waits], [])
+    slots = room.slots.allocate(1)
+    assert slots is not None
+    with pytest.raises(IntegrityError, match="slots: expected 4 in all"):
+        room.check_integrity([holds, waits], [])
+    room.check_integrity([holds, waits], slots)
