@@ -1,15 +1,18 @@
 """The ceiling: the same step graph under raw ONNX Runtime, in process, its pools updated in place."""
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from bench.tokens import token
 from export.bundle import load_manifest
 from export.manifest import Manifest
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which is when it counts
+import onnxruntime
 
 
 @dataclass(frozen=True)

@@ -23,17 +23,18 @@ def publish(repository: Path) -> Path:
     from export.manifest import Manifest, TokenizerSpec
     from models.build import build_model
     from models.config import LanguageModelConfig
-    from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+    from models.symbols import SPECIALS
+    from models.vocabulary import Vocabulary
 
     torch.manual_seed(0)
     config = LanguageModelConfig(cell="lstm", dim=EMBEDDING, hidden=HIDDEN, layers=LAYERS, dropout=0.0)
-    emitted = emit(build_model(config, {"tokens": VOCABULARY}).eval(), top_k=1)
+    emitted = emit(build_model(config, {"tokens": VOCABULARY}).eval(), "fp32", top_k=1)
     bundle = repository / NAME / "1"
     bundle.mkdir(parents=True)
     for kind, graph in emitted.graphs.items():
         (bundle / emitted.specs[kind].file).write_bytes(graph.SerializeToString())
-    words = (PAD, UNK, BOS, EOS, *(f"w{i}" for i in range(VOCABULARY - 4)))
-    Vocabulary(words, 4).save(bundle / "tokens.json")
+    words = (f"w{i}" for i in range(VOCABULARY - len(SPECIALS)))
+    Vocabulary((*SPECIALS, *words), len(SPECIALS)).save(bundle / "tokens.json")
     manifest = Manifest(
         name=NAME,
         version=1,

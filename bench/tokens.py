@@ -1,6 +1,8 @@
 """Which tokens a benchmark session feeds: a function of (session, step), so that any answer can be checked later."""
 
-FIRST_WORD = 4  # ids below are special symbols
+from models.symbols import SPECIALS
+
+FIRST_WORD = len(SPECIALS)
 
 
 def token(session: int, step: int, vocabulary: int) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from export.backend import Array, Backend, Feeds, Floats, Ints
 from export.compare import difference, pairs, rounding
 from export.manifest import GraphKind
-from export.probes import Probes, extents, outputs, row_of, updated_pools
+from export.probes import Probes, extents, num_positions, outputs, row_of, updated_pools
 from export.report import Worst
 
 MAX_ROWS: Final = 8
@@ -147,14 +147,16 @@ class Checks:
     def _compare_reference(
         self, kind: GraphKind, feeds: Feeds, check: str, got: Mapping[str, Array], after: Mapping[str, Floats]
     ) -> None:
+        longest = num_positions(self.probes.manifest.graphs[kind], feeds)
         want, true = self.reference.run(kind, feeds), self.exact.run(kind, feeds)
         for (tensor, left, right), (_, _, double) in zip(pairs(got, want), pairs(got, true), strict=True):
             valid = self._valid(kind, tensor, left, feeds)
-            self._add(check, kind, tensor, left[valid], right[valid], self.limit, rounding(right[valid], double[valid]))
+            own = rounding(right[valid], double[valid])
+            self._add(check, kind, tensor, left[valid], right[valid], self.limit, own, longest)
         for name in updated_pools(self.probes.manifest, kind):
             kept = np.arange(len(after[name])) != SCRATCH
             pool, double = self.reference.pools[name][kept], self.exact.pools[name][kept]
-            self._add(check, kind, name, after[name][kept], pool, self.limit, rounding(pool, double))
+            self._add(check, kind, name, after[name][kept], pool, self.limit, rounding(pool, double), longest)
 
     def _copy_pools(self, kind: GraphKind) -> dict[str, Floats]:
         """The pools as they are; none for a graph that takes no pools."""
@@ -210,9 +212,10 @@ class Checks:
         want: Array,
         limit: float | None,
         rounding: float | None = None,
+        longest: int | None = None,
     ) -> None:
         apart = difference(got, want, exact=limit == 0)
-        self.worst.add(check, kind, tensor, apart, limit, got.size, rounding)
+        self.worst.add(check, kind, tensor, apart, limit, got.size, rounding, longest)
 
 
 def written(probes: Probes, kind: GraphKind, pool: str, feeds: Feeds) -> list[int]:

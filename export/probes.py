@@ -106,6 +106,12 @@ def row_of(graph: GraphSpec, feeds: Feeds, row: int) -> dict[str, Array]:
     return alone
 
 
+def num_positions(graph: GraphSpec, feeds: Feeds) -> int:
+    """Steps or source positions (T or S) of a batch, padding included; 1 for a graph that takes single steps."""
+    sized = [(spec, symbol) for spec in graph.inputs for symbol in "TS" if symbol in spec.shape]
+    return int(next((feeds[spec.name].shape[spec.shape.index(symbol)] for spec, symbol in sized), 1))
+
+
 def extents(feeds: Feeds, row: int) -> dict[str, int]:
     """The true sizes of one row of a batch, by symbol."""
     sizes = {}

@@ -31,15 +31,12 @@ class QualityLimits:
         disagreement: Share of greedy decisions, on the same history, that differ from fp32's.
         accuracy: Of tags, absolute.
         error_rate: Tokens of greedy answers that are wrong, as a share of the right answers' tokens, absolute.
-        divergence: The same where no right answers are known and fp32's are taken for right. It is wider: one other
-            decision changes what follows, into what may be as good an answer.
         perplexity: Relative.
     """
 
     disagreement: float = 0.02
     accuracy: float = 0.01
     error_rate: float = 0.01
-    divergence: float = 0.05
     perplexity: float = 0.02
 
 
@@ -74,53 +71,52 @@ def measure_quality(
     else:
         answers, fp32_answers = greedy.decode(graphs).answers, decoded.answers
         measure = _accuracy if greedy.manifest.task == "tagger" else _error_rate
-        rows.extend(measure(answers, fp32_answers, greedy, limits))
+        rows.append(measure(answers, fp32_answers, greedy, limits))
     return tuple(rows)
 
 
 def _accuracy(
     answers: Mapping[int, list[int]], fp32_answers: Mapping[int, list[int]], greedy: Greedy, limits: QualityLimits
-) -> list[Quality]:
-    """Share of right tags; nothing where the samples have none (then agreement says as much as can be said)."""
+) -> Quality:
+    """Share of right tags."""
     truth = [gold_tags(sample, greedy.tokenizers["tags"]) for sample in greedy.samples]
     count = sum(map(len, truth))
-    if count == 0:
-        return []
 
     def share(found: Mapping[int, list[int]]) -> float:
-        right = [tag == true for i, tags in enumerate(truth) if tags for tag, true in zip(found[i], tags, strict=True)]
-        return sum(right) / count
+        right = [tag == true for i, tags in enumerate(truth) for tag, true in zip(found[i], tags, strict=True)]
+        return sum(right) / max(1, count)
 
     fp32, quantized = share(fp32_answers), share(answers)
-    loss = fp32 - quantized
-    return [
-        Quality(measure="token accuracy", fp32=fp32, quantized=quantized, loss=loss, limit=limits.accuracy, count=count)
-    ]
+    return Quality(
+        measure="token accuracy",
+        fp32=fp32,
+        quantized=quantized,
+        loss=fp32 - quantized,
+        limit=limits.accuracy,
+        count=count,
+    )
 
 
 def _error_rate(
     answers: Mapping[int, list[int]], fp32_answers: Mapping[int, list[int]], greedy: Greedy, limits: QualityLimits
-) -> list[Quality]:
-    """Token error rate of greedy answers against the nearest right one; without any, against fp32's answer."""
+) -> Quality:
+    """Edit distance of greedy answers to the nearest right one, as a share of the tokens of the shortest right one."""
     truth = [gold(sample, greedy.tokenizers["target"]) for sample in greedy.samples]
-    known = any(truth)
-    if not known:
-        truth = [[fp32_answers[index]] for index in range(len(truth))]
-    count = sum(max(1, min(map(len, targets))) for targets in truth if targets)
+    count = sum(max(1, min(map(len, targets))) for targets in truth)
 
     def rate(found: Mapping[int, list[int]]) -> float:
-        errors = [
-            min(Levenshtein.distance(found[index], target) for target in targets)
-            for index, targets in enumerate(truth)
-            if targets
-        ]
-        return sum(errors) / count
+        errors = [min(Levenshtein.distance(found[i], target) for target in targets) for i, targets in enumerate(truth)]
+        return sum(errors) / max(1, count)
 
     fp32, quantized = rate(fp32_answers), rate(answers)
-    measure = "token error rate" if known else "token error rate, fp32's answers taken for right"
-    limit = limits.error_rate if known else limits.divergence
-    loss = quantized - fp32
-    return [Quality(measure=measure, fp32=fp32, quantized=quantized, loss=loss, limit=limit, count=count)]
+    return Quality(
+        measure="token error rate",
+        fp32=fp32,
+        quantized=quantized,
+        loss=quantized - fp32,
+        limit=limits.error_rate,
+        count=count,
+    )
 
 
 def _perplexity(graphs: Backend, reference: Backend, greedy: Greedy, limit: float) -> Quality:

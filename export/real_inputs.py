@@ -85,16 +85,19 @@ def memory_rows(lengths: Ints) -> tuple[Ints, Ints]:
 
 
 def gold(sample: Sample, tokenizer: Tokenizer) -> list[list[int]]:
-    """The right answers of an encoder-decoder sample as ids, none where the run recorded none."""
-    targets = sample.get("targets", [sample["target"]] if "target" in sample else [])
-    return [tokenizer.encode(str(target)) for target in targets] if isinstance(targets, list) else []
+    """The right answers of an encoder-decoder sample as ids, at least one."""
+    targets = _list(sample, "targets")
+    if not targets:
+        raise RunError("samples.jsonl: targets: expected at least one right answer, got none")
+    return [tokenizer.encode(str(target)) for target in targets]
 
 
 def gold_tags(sample: Sample, tokenizer: Tokenizer) -> list[int]:
-    """The right tags of a tagger sample, -1 for one that training never saw; none where the run recorded none."""
-    vocabulary = tokenizer.vocabulary
-    tags = map(str, _list(sample, "tags")) if "tags" in sample else ()
-    return [vocabulary.id_of(tag) if tag in vocabulary else -1 for tag in tags]
+    """The right tags of a tagger sample, one a word; -1 for a tag that the vocabulary does not have."""
+    words, tags = _list(sample, "words"), list(map(str, _list(sample, "tags")))
+    if len(tags) != len(words):
+        raise RunError(f"samples.jsonl: tags: expected {len(words)}, one a word, got {len(tags)}")
+    return [tokenizer.vocabulary.id_of(tag) if tag in tokenizer.vocabulary else -1 for tag in tags]
 
 
 def _by_length(lengths: Sequence[int], key: str) -> Iterator[list[int]]:

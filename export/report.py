@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 PARITY_FILE: Final = "parity.json"
@@ -26,18 +27,20 @@ class ParityError(Exception):
 
 
 class Check(BaseModel):
-    """The largest difference of one tensor in one check.
+    """How one tensor came through one check, at the length at which it is worst relative to its limit.
 
     Args:
         check: Which check.
         graph: Which graph of the bundle.
         tensor: Output, state or memory.
+        longest: The length: steps or source positions of the batches; None where batches of all lengths are judged
+            together.
         difference: Largest absolute difference; for tokens, how many differ. Infinite where a value is not a number.
         rounding: Largest absolute difference between PyTorch in float32 and in float64 on the same feeds; None where
             nothing is compared with PyTorch.
         limit: The most that passes: the check's own limit, or `ROUNDINGS` times the rounding where that is more. None
             where the difference is only reported.
-        count: Values compared.
+        count: Values compared, at all lengths.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -45,6 +48,7 @@ class Check(BaseModel):
     check: str
     graph: str
     tensor: str
+    longest: int | None = None
     difference: float
     rounding: float | None = None
     limit: float | None
@@ -105,11 +109,12 @@ class ParityReport(BaseModel):
         lost = [row for row in self.quality if not row.passed]
         if failed:
             # A count of tokens is no match for a tensor: it says that, not where, the graph is wrong.
-            worst = max(failed, key=lambda row: (row.tensor != "tokens", row.difference))
+            worst = max(failed, key=lambda row: (row.tensor != "tokens", row.difference - (row.limit or 0)))
+            expected = "any difference" if worst.limit is None else f"a difference of at most {worst.limit:g}"
             got = "nothing compared" if worst.count == 0 else f"{worst.difference:.3g}"
             return (
-                f"parity: worst tensor {worst.graph}.{worst.tensor} in check {worst.check!r}: expected a difference of "
-                f"at most {worst.limit:g}, got {got}; {len(failed) + len(lost)} of {total} rows failed"
+                f"parity: worst tensor {worst.graph}.{worst.tensor} in check {worst.check!r}: expected {expected}, "
+                f"got {got}; {len(failed) + len(lost)} of {total} rows failed"
             )
         if lost:
             loss = max(lost, key=lambda row: row.loss - row.limit)
@@ -123,8 +128,10 @@ class ParityReport(BaseModel):
 
     def tables(self) -> list[Table]:
         """Lay the rows out for a terminal."""
-        checks = Table("check", "graph", "tensor", title=f"Parity with PyTorch, {self.precision}", title_justify="left")
-        for heading in ("difference", "PyTorch's own rounding", "limit", "compared"):
+        # Without lines between the columns the longest names fit 100 columns.
+        title = f"Parity with PyTorch, {self.precision} (rounding: PyTorch's own, float32 against float64)"
+        checks = Table("check", "graph", "tensor", title=title, title_justify="left", box=SIMPLE_HEAD, padding=0)
+        for heading in ("difference", "rounding", "limit", "compared"):
             checks.add_column(heading, justify="right")
         checks.add_column("")
         for row in self.checks:
@@ -150,10 +157,15 @@ class ParityReport(BaseModel):
 
 
 class Worst:
-    """Collects the largest difference of each (check, graph, tensor), in the order in which they first came."""
+    """Collects comparisons; of each (check, graph, tensor), the batches of that length that are worst for their limit.
+
+    Batches of one length are judged together, since one alone is too few numbers to say what PyTorch rounds; those of
+    another length have a limit of their own, so that a long sequence excuses no short one. Rows keep the order in which
+    they first came.
+    """
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, str, str], Check] = {}
+        self._rows: dict[tuple[str, str, str], dict[int | None, Check]] = {}
 
     def add(
         self,
@@ -164,21 +176,34 @@ class Worst:
         limit: float | None,
         count: int,
         rounding: float | None = None,
+        longest: int | None = None,
     ) -> None:
-        """Count in one comparison; not-a-number becomes infinite, so that it can never pass."""
+        """Count in one comparison; not-a-number becomes infinite, so that it can never pass.
+
+        Args:
+            check: Which check.
+            graph: Which graph.
+            tensor: Output, state or memory.
+            difference: The largest absolute one.
+            limit: The check's own; None reports only.
+            count: Values compared.
+            rounding: Of the reference on the same feeds; None where nothing is compared with it.
+            longest: Steps or source positions of the batch.
+        """
         if math.isnan(difference):
             difference = math.inf
-        key = (check, graph, tensor)
-        if key in self._rows:
-            row = self._rows[key]
+        lengths = self._rows.setdefault((check, graph, tensor), {})
+        if longest in lengths:
+            row = lengths[longest]
             difference, count = max(difference, row.difference), count + row.count
             rounding = None if rounding is None else max(rounding, row.rounding or 0.0)
         if limit is not None and rounding is not None:
             limit = max(limit, ROUNDINGS * rounding)
-        self._rows[key] = Check(
+        lengths[longest] = Check(
             check=check,
             graph=graph,
             tensor=tensor,
+            longest=longest,
             difference=difference,
             rounding=rounding,
             limit=limit,
@@ -186,9 +211,24 @@ class Worst:
         )
 
     def rows(self) -> tuple[Check, ...]:
-        """Everything collected, graph by graph and check by check."""
+        """The worst of everything collected, graph by graph and check by check."""
         graphs, checks = (list(dict.fromkeys(key[part] for key in self._rows)) for part in (1, 0))
-        return tuple(sorted(self._rows.values(), key=lambda row: (graphs.index(row.graph), checks.index(row.check))))
+        worst = []
+        for lengths in self._rows.values():
+            total = sum(row.count for row in lengths.values())
+            worst.append(max(lengths.values(), key=_severity).model_copy(update={"count": total}))
+        return tuple(sorted(worst, key=lambda row: (graphs.index(row.graph), checks.index(row.check))))
+
+    def widest_limit(self, tensor: str) -> float:
+        """The widest limit that a tensor has against the reference at any length; 0 where it was not compared."""
+        rows = [row for lengths in self._rows.values() for row in lengths.values()]
+        limits = [row.limit for row in rows if row.tensor == tensor and row.rounding is not None]
+        return max((limit for limit in limits if limit is not None), default=0.0)
+
+
+def _severity(row: Check) -> tuple[bool, float, float]:
+    """What orders rows of one tensor: those that fail last, then by difference relative to the limit."""
+    return not row.passed, row.difference / row.limit if row.limit else 0.0, row.difference
 
 
 def _mark(passed: bool) -> str:

@@ -12,7 +12,7 @@ from models.language_model import LanguageModel
 from models.tagger import Tagger
 
 
-def emit(model: nn.Module, precision: Precision = "fp32", top_k: int = 16) -> EmittedModel:
+def emit(model: nn.Module, precision: Precision, top_k: int = 16) -> EmittedModel:
     """Emit the graphs of a model, as docs/architecture.md defines them.
 
     Args:

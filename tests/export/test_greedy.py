@@ -144,7 +144,7 @@ def transduction(manifest: Manifest) -> Greedy:
         update={"task": "encoder_decoder", "decoding": manifest.decoding.model_copy(update={"max_tokens": 6})}
     )
     samples = [
-        {"source": text, "target": text[:6]}
+        {"source": text, "targets": ["aaaaaaaaa", text[:6]]}
         for text in ("a", "bc", "abcdefgh", "hg", "e" * 6, "cab", "dd", "f", "gfe", "ab")
     ]
     tokenizer = Tokenizer("characters", Vocabulary(TOKENS, 4))
@@ -154,7 +154,7 @@ def transduction(manifest: Manifest) -> Greedy:
 def test_sources_are_decoded_to_their_end_or_to_the_limit(transduction: Greedy) -> None:
     decoded = transduction.decode(Transducer(), Transducer())
     assert decoded.answers == {
-        index: transduction.tokenizers["target"].encode(str(sample["target"]))
+        index: transduction.tokenizers["target"].encode(str(sample["source"])[:6])
         for index, sample in enumerate(transduction.samples)
     }
     assert (decoded.differing, decoded.count) == (
@@ -171,12 +171,12 @@ def test_one_wrong_decision_counts_once_in_agreement_and_once_in_errors(transduc
     assert errors.quantized == pytest.approx(long_enough / errors.count)
 
 
-def test_without_right_answers_fp32s_are_taken(transduction: Greedy) -> None:
-    bare = [{"source": sample["source"]} for sample in transduction.samples]
+@pytest.mark.parametrize("known", [{}, {"targets": []}, {"targets": "abc"}])
+def test_without_right_answers_the_cost_cannot_be_told(transduction: Greedy, known: dict[str, object]) -> None:
+    bare = [{"source": sample["source"], **known} for sample in transduction.samples]
     greedy = Greedy(transduction.manifest, bare, transduction.tokenizers)
-    errors = measure_quality(Transducer(stutters_at=2), Transducer(), greedy)[1]
-    assert (errors.measure, errors.limit) == ("token error rate, fp32's answers taken for right", 0.05)
-    assert errors.fp32 == 0 and errors.loss == errors.quantized > 0
+    with pytest.raises(RunError, match=r"samples\.jsonl: targets: expected"):
+        measure_quality(Transducer(), Transducer(), greedy)
 
 
 class Chooser:
@@ -193,8 +193,7 @@ class Chooser:
         return {"emissions": np.where(tags[..., None] == np.arange(3), 1, 0).astype(np.float32)}
 
 
-@pytest.mark.parametrize("with_gold", [True, False])
-def test_a_taggers_quality_is_its_agreement_and_its_accuracy(with_gold: bool, manifest: Manifest) -> None:
+def tagging(manifest: Manifest, *tags: list[str]) -> Greedy:
     words = Tokenizer("none", Vocabulary(("<pad>", "<unk>", "<s>", "</s>", "the", "cat", "sat"), 4))
     tokenizers = {
         "words": words,
@@ -202,22 +201,23 @@ def test_a_taggers_quality_is_its_agreement_and_its_accuracy(with_gold: bool, ma
         "tags": Tokenizer("none", Vocabulary(("X", "Y", "Z"), 0)),
     }
     # By id: "the" 4 -> Y, "cat" 5 -> Z, "sat" 6 -> X; of six right tags the model knows five, and one is new to it.
-    samples: list[dict[str, object]] = [{"words": ["the", "cat", "sat"]}, {"words": ["cat"]}, {"words": ["sat", "cat"]}]
-    for sample, tags in zip(samples, (["Y", "Z", "X"], ["Z"], ["X", "NEW"]), strict=True):
-        if with_gold:
-            sample["tags"] = tags
-    greedy = Greedy(
-        manifest.model_copy(update={"task": "tagger", "states": ()}),
-        samples,
-        tokenizers,
-        lambda emissions, _: emissions.argmax(-1),
-    )
-    agreement, *accuracy = measure_quality(Chooser(wrong_about=6), Chooser(), greedy)
+    sentences = (["the", "cat", "sat"], ["cat"], ["sat", "cat"])
+    samples = [{"words": words, "tags": right} for words, right in zip(sentences, tags, strict=True)]
+    changed = manifest.model_copy(update={"task": "tagger", "states": ()})
+    return Greedy(changed, samples, tokenizers, lambda emissions, _: emissions.argmax(-1))
+
+
+def test_a_taggers_quality_is_its_agreement_and_its_accuracy(manifest: Manifest) -> None:
+    greedy = tagging(manifest, ["Y", "Z", "X"], ["Z"], ["X", "NEW"])
+    agreement, accuracy = measure_quality(Chooser(wrong_about=6), Chooser(), greedy)
     assert agreement.count == 6 and agreement.loss == pytest.approx(2 / 6)
-    assert len(accuracy) == with_gold
-    for row in accuracy:
-        assert row.fp32 == pytest.approx(5 / 6) and row.quantized == pytest.approx(3 / 6) and row.count == 6
-        assert row.loss == pytest.approx(2 / 6) and not row.passed
+    assert accuracy.fp32 == pytest.approx(5 / 6) and accuracy.quantized == pytest.approx(3 / 6)
+    assert accuracy.count == 6 and accuracy.loss == pytest.approx(2 / 6) and not accuracy.passed
+
+
+def test_a_sentence_with_fewer_tags_than_words_is_a_clear_error(manifest: Manifest) -> None:
+    with pytest.raises(RunError, match=r"samples\.jsonl: tags: expected 2, one a word, got 1"):
+        measure_quality(Chooser(), Chooser(), tagging(manifest, ["Y", "Z", "X"], ["Z"], ["X"]))
 
 
 def test_the_best_token_is_the_first_of_the_best_few() -> None:

@@ -85,12 +85,56 @@ def test_the_worst_of_each_row_is_kept_and_not_a_number_never_passes() -> None:
     assert (second.tensor, second.difference, second.passed) == ("cell_0", math.inf, False)
 
 
-def test_the_limit_of_a_row_grows_with_the_references_own_rounding() -> None:
+def test_the_limit_grows_with_the_references_rounding_at_that_length_alone() -> None:
     worst = Worst()
-    for difference, rounding in ((3e-5, 2e-6), (1e-5, 9e-6), (1e-7, 1e-6)):
-        worst.add("random inputs", "step", "hidden_0", difference, 1e-5, 4, rounding)
-    (grown,) = worst.rows()
-    assert (grown.difference, grown.rounding, grown.passed) == (3e-5, 9e-6, True)
-    assert grown.limit == pytest.approx(3.6e-5)
-    worst.add("random inputs", "step", "hidden_0", 3.7e-5, 1e-5, 4, 0.0)
-    assert not worst.rows()[0].passed
+
+    def add(longest: int, difference: float, rounding: float) -> Check:
+        worst.add("random inputs", "step", "hidden_0", difference, 1e-5, 4, rounding, longest)
+        (row,) = worst.rows()
+        return row
+
+    long = add(33, 3e-5, 9e-6)
+    assert (long.longest, long.difference, long.rounding, long.count) == (33, 3e-5, 9e-6, 4)
+    assert long.limit == pytest.approx(3.6e-5) and long.passed
+    near = add(1, 9e-6, 1e-6)
+    assert (near.longest, near.difference, near.rounding, near.limit) == (1, 9e-6, 1e-6, 1e-5), "nearer to its limit"
+    assert near.passed and near.count == 8
+    assert add(33, 1e-5, 9e-6) == near.model_copy(update={"count": 12}), "larger, and further from its limit"
+    over = add(1, 1.1e-5, 1e-6)
+    assert not over.passed, "what the long batches are allowed is no excuse here"
+    assert (over.longest, over.difference, over.limit, over.count) == (1, 1.1e-5, 1e-5, 16)
+    assert add(1, 0, 5e-6).passed, "batches of one length are judged together"
+    assert worst.widest_limit("hidden_0") == pytest.approx(3.6e-5) and worst.widest_limit("cell_0") == 0
+
+
+@pytest.mark.parametrize("differences", [(0.0, 1e-9, 0.0), (1e-9, 0.0, 1e-10)])
+def test_of_probes_that_allow_nothing_the_largest_difference_is_kept(differences: tuple[float, ...]) -> None:
+    worst = Worst()
+    for difference in differences:
+        worst.add("alone = batched", "step", "hidden_0", difference, 0, 4)
+    (row,) = worst.rows()
+    assert row.difference == 1e-9 and not row.passed
+
+
+def test_the_longest_names_fit_a_terminal_of_100_columns() -> None:
+    longest = Check(
+        check="greedy, real inputs",
+        graph="sequence",
+        tensor="final_hidden_7_backward",
+        difference=1.2e-5,
+        rounding=3.4e-6,
+        limit=1.4e-5,
+        count=9_999_999,
+    )
+    output = StringIO()
+    for table in report(longest, row("hidden_0", 1.0)).tables():
+        Console(file=output, width=100).print(table)
+    (line,) = (line for line in output.getvalue().splitlines() if "final_hidden" in line)
+    assert line.split() == [
+        *("greedy,", "real", "inputs", "sequence", "final_hidden_7_backward"),
+        *("1.2e-05", "3.4e-06", "1.4e-05", "9,999,999", "ok"),
+    ]
+
+
+def test_a_row_that_compared_nothing_is_named_even_where_nothing_is_demanded() -> None:
+    assert "expected any difference, got nothing compared" in report(row("hidden_0", 0, None, count=0)).verdict()

@@ -48,13 +48,13 @@ def test_a_graph_that_is_not_valid_is_refused() -> None:
 
 
 def test_graphs_are_of_an_opset_that_every_provider_has() -> None:
-    for model in emit(tiny(LanguageModelConfig(dim=4, hidden=4))).graphs.values():
+    for model in emit(tiny(LanguageModelConfig(dim=4, hidden=4)), "fp32").graphs.values():
         assert [(o.domain, o.version <= 21) for o in model.opset_import] == [("", True)]
         onnx.checker.check_model(model, full_check=True)
 
 
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="top_k: expected at least 1, got 0"):
-        emit(tiny(LanguageModelConfig(dim=4, hidden=4)), top_k=0)
+        emit(tiny(LanguageModelConfig(dim=4, hidden=4)), "fp32", top_k=0)
     with pytest.raises(TypeError, match="got Linear"):
-        emit(nn.Linear(2, 2))
+        emit(nn.Linear(2, 2), "fp32")

@@ -37,7 +37,7 @@ def test_encoding_and_five_steps_match_torch(
     )
     model = tiny(config)
     assert isinstance(model, EncoderDecoder)
-    emitted = emit(model, top_k=VOCABULARY)
+    emitted = emit(model, "fp32", top_k=VOCABULARY)
     encode, step = session(emitted.graphs["encode"]), session(emitted.graphs["step"])
     rng = np.random.default_rng(0)
     lengths = np.array([7, 1, 4, 2])
@@ -77,7 +77,7 @@ def test_encoding_and_five_steps_match_torch(
 
 def test_pools_are_updated_in_place_and_only_where_told() -> None:
     model = tiny(_config("lstm"))
-    emitted = emit(model, top_k=4)
+    emitted = emit(model, "fp32", top_k=4)
     pools = make_pools(emitted, num_slots=6, num_rows=9)
     for value in pools.values.values():
         value.numpy()[2:] = 7.0
@@ -106,7 +106,7 @@ def test_pools_are_updated_in_place_and_only_where_told() -> None:
 
 
 def test_what_can_never_come_next_comes_last() -> None:
-    emitted = emit(tiny(_config("gru")), top_k=VOCABULARY)
+    emitted = emit(tiny(_config("gru")), "fp32", top_k=VOCABULARY)
     pools = make_pools(emitted, num_slots=4, num_rows=4)
     step = {
         "tokens": np.array([2]),
@@ -121,7 +121,7 @@ def test_what_can_never_come_next_comes_last() -> None:
 
 
 def test_the_specs_are_the_contract() -> None:
-    emitted = emit(tiny(_config("lstm", decoder_layers=2)), top_k=50)
+    emitted = emit(tiny(_config("lstm", decoder_layers=2)), "fp32", top_k=50)
     assert [state.name for state in emitted.states] == ["hidden_0", "cell_0", "hidden_1", "cell_1"]
     assert [(memory.name, memory.shape) for memory in emitted.memories] == [("memory", (16,)), ("keys", (7,))]
     step = emitted.specs["step"]

@@ -25,7 +25,7 @@ def _model(cell: Cell, layers: int, tied: bool) -> LanguageModel:
 @pytest.mark.parametrize(("cell", "layers", "tied"), CASES)
 def test_scores_of_texts_match_torch(cell: Cell, layers: int, tied: bool) -> None:
     model = _model(cell, layers, tied)
-    emitted = emit(model)
+    emitted = emit(model, "fp32")
     tokens, targets = torch.randint(0, 40, (3, 9)), torch.randint(0, 40, (3, 9))
     lengths = torch.tensor([9, 1, 5])
     states = tuple(torch.randn(3, 8) for _ in emitted.states)
@@ -43,7 +43,7 @@ def test_scores_of_texts_match_torch(cell: Cell, layers: int, tied: bool) -> Non
 @pytest.mark.parametrize(("cell", "layers", "tied"), CASES)
 def test_five_steps_in_the_pool_match_torch(cell: Cell, layers: int, tied: bool) -> None:
     model = _model(cell, layers, tied)
-    emitted = emit(model, top_k=6)
+    emitted = emit(model, "fp32", top_k=6)
     step, pools = session(emitted.graphs["step"]), make_pools(emitted, num_slots=9)
     rng = np.random.default_rng(1)
     states, slots = model.initial_states(4), np.zeros(4, np.int64)  # slot 0 holds the initial state

@@ -26,7 +26,7 @@ def _model(cell: Cell, layers: int, bidirectional: bool, crf: bool = False) -> T
 @pytest.mark.parametrize(("layers", "bidirectional"), [(1, True), (3, True), (2, False)])
 def test_emissions_match_torch(cell: Cell, layers: int, bidirectional: bool) -> None:
     model = _model(cell, layers, bidirectional)
-    emitted = emit(model)
+    emitted = emit(model, "fp32")
     words, characters = torch.randint(0, 30, (3, 8)), torch.randint(0, 20, (3, 8, 5))
     word_lengths, lengths = torch.randint(1, 6, (3, 8)), torch.tensor([8, 1, 4])
     states = tuple(torch.randn(3, 7) for _ in emitted.states)
@@ -44,7 +44,7 @@ def test_emissions_match_torch(cell: Cell, layers: int, bidirectional: bool) -> 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_stepping_word_by_word_is_tagging_the_sentence(cell: Cell) -> None:
     model = _model(cell, layers=2, bidirectional=False)
-    emitted = emit(model, top_k=9)
+    emitted = emit(model, "fp32", top_k=9)
     step, pools = session(emitted.graphs["step"]), make_pools(emitted, num_slots=6)
     words, characters = torch.randint(0, 30, (3, 5)), torch.randint(0, 20, (3, 5, 4))
     word_lengths = torch.randint(1, 5, (3, 5))
@@ -65,6 +65,6 @@ def test_stepping_word_by_word_is_tagging_the_sentence(cell: Cell) -> None:
 
 @pytest.mark.parametrize(("bidirectional", "crf"), [(True, False), (False, True), (True, True)])
 def test_no_step_graph_where_words_ahead_matter(bidirectional: bool, crf: bool) -> None:
-    emitted = emit(_model("lstm", 1, bidirectional, crf))
+    emitted = emit(_model("lstm", 1, bidirectional, crf), "fp32")
     assert set(emitted.graphs) == set(emitted.specs) == {"sequence"}
     assert all(state.pool_input is None for state in emitted.states)
