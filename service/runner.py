@@ -7,6 +7,7 @@ ONNX Runtime really does so is proved on the actual buffers when the runner open
 This is the only file of the service that imports onnxruntime.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from export.manifest import GraphKind, GraphSpec, Manifest, MemorySpec, StateSpec
 from service import probe
+from service.placement import working_nodes
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -27,7 +29,9 @@ Array = npt.NDArray[Any]
 Provider = Literal["auto", "cuda", "cpu"]
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
-_RECURRENT_OPS: Final = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
+# A step's (B, V), the one output that is large: fresh memory for it costs the kernel more than the copy. It lies in one
+# buffer, which the next run overwrites.
+_OVERWRITTEN: Final = frozenset({"log_probs"})
 _CUDA_OPTIONS: Final = {
     "arena_extend_strategy": "kSameAsRequested",  # batches vary in shape; doubling would waste device memory
     "use_tf32": "0",  # ten bits of mantissa would break parity with what was exported
@@ -76,7 +80,9 @@ def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> "Runn
         return Runner(folder, manifest, config, CPU)
     if CUDA not in ort.get_available_providers():
         if config.provider == "cuda":
-            raise ProviderUnavailable(f"provider cuda: expected {CUDA}, got an ONNX Runtime with {_available()} only")
+            raise ProviderUnavailable(
+                f"provider cuda: expected {CUDA}, got an ONNX Runtime with {', '.join(ort.get_available_providers())} only"
+            )
         return Runner(folder, manifest, config, CPU)
     try:
         return Runner(folder, manifest, config, CUDA)
@@ -120,9 +126,9 @@ class Runner:
         self.warnings = warnings
         if provider != CPU:
             self.warnings += tuple(
-                f"graph {kind}: {len(nodes)} recurrent nodes run on the CPU ({', '.join(nodes[:4])})"
+                f"graph {kind}: {len(nodes)} nodes run on the CPU ({', '.join(nodes[:4])})"
                 for kind, session in sessions.items()
-                if (nodes := recurrent_nodes_on_cpu(session))
+                if (nodes := working_nodes(session.get_provider_graph_assignment_info(), CPU))
             )
         for kind, graph in self._graphs.items():
             self._prove_in_place(kind, graph)
@@ -145,7 +151,7 @@ class Runner:
             outputs: Those wanted; the others are not copied out of the runtime.
 
         Returns:
-            The wanted outputs by name, in fresh arrays.
+            The wanted outputs by name, in fresh arrays; `log_probs` is good until the next run.
 
         Raises:
             RunnerError: The inputs are not those of the graph.
@@ -164,17 +170,6 @@ class Runner:
             probe.probe_graph(graph, self.read_pool, self._write_pool)
         except probe.ProbeFailure as failure:
             raise RunnerError(f"graph {kind} on {self.provider}: {failure}") from None
-
-
-def recurrent_nodes_on_cpu(session: ort.InferenceSession) -> list[str]:
-    """Names of the recurrent nodes that a session runs on the CPU; it must have recorded where its nodes went."""
-    return [
-        node.name
-        for part in session.get_provider_graph_assignment_info()
-        if part.ep_name == CPU
-        for node in part.get_nodes()
-        if node.op_type in _RECURRENT_OPS
-    ]
 
 
 def _pool_sizes(manifest: Manifest, config: RunnerConfig) -> list[tuple[StateSpec | MemorySpec, int]]:
@@ -205,6 +200,7 @@ class _Graph:
         # Initial states: inputs of the sequence graph that are zeros unless given.
         self._initial = {s.sequence_input for s in manifest.states if s.sequence_input is not None}
         self._bindings: dict[tuple[str, ...], ort.IOBinding] = {}
+        self._buffers: dict[str, Array] = {}
 
     def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
         binding = self._bindings.get(outputs)
@@ -235,10 +231,20 @@ class _Graph:
         for name in outputs:
             tensor = self._outputs[name]
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
-            result = results[name] = np.empty(shape, dtype=tensor.dtype)
+            result = results[name] = self._space(name, shape, tensor.dtype)
             binding.bind_output(name, "cpu", 0, result.dtype.type, shape, result.ctypes.data)
         self._session.run_with_iobinding(binding)
         return results
+
+    def _space(self, name: str, shape: list[int], dtype: str) -> Array:
+        """Where an output goes."""
+        if name not in _OVERWRITTEN:
+            return np.empty(shape, dtype=dtype)
+        size = math.prod(shape)
+        buffer = self._buffers.get(name)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[name] = np.empty(size, dtype=dtype)
+        return buffer[:size].reshape(shape)
 
     def run_apart(self, inputs: Mapping[str, Array], pools: Mapping[str, Array]) -> dict[str, Array]:
         """Run on copies of the pools, the plain way, and return the updated pools by their input's name."""
@@ -286,10 +292,6 @@ def _check_signature(spec: GraphSpec, session: ort.InferenceSession) -> None:
 
 def _device(provider: str) -> str:
     return "cuda" if provider == CUDA else "cpu"
-
-
-def _available() -> str:
-    return ", ".join(ort.get_available_providers())
 
 
 def first_line(error: BaseException) -> str:

@@ -51,6 +51,25 @@ def sample(log_probs: Floats, sampling: Sampling, position: int) -> int:
     return place if kept is None else int(kept[place])
 
 
+def sample_from_top(top_log_probs: Floats, top_tokens: Ids, sampling: Sampling, position: int) -> tuple[int, float]:
+    """Choose as `sample` does, of the best alone, which must be at least `sampling.top_k`.
+
+    Args:
+        top_log_probs: (k,), best first, ties by id.
+        top_tokens: (k,) their ids.
+        sampling: How.
+        position: As in `sample`.
+
+    Returns:
+        The token, the same that `sample` draws from the whole row, and its log-probability.
+    """
+    tokens = top_tokens[: sampling.top_k]
+    order = tokens.argsort()  # as in the whole row, so that the noise points to the same token
+    log_probs = top_log_probs[: sampling.top_k][order]
+    place = sample(log_probs, sampling, position)
+    return int(tokens[order[place]]), float(log_probs[place])
+
+
 def noise(seed: int, position: int) -> float:
     """A number in [0, 1), uniform over positions of one seed and over seeds (uint64) at one position."""
     raw = np.random.Philox(key=seed, counter=position).random_raw()

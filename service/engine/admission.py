@@ -67,7 +67,7 @@ class Admission:
                 return self._that_fits(DecodeTask(request))
             case Generate():
                 self.require_steps(request)
-                return self._that_fits(GenerateTask(request))
+                return self._that_fits(GenerateTask(request, self._top_k))
         raise InvalidInput("request", "a kind that the engine knows", type(request).__name__)
 
     def step(self, request: StepSession, session: Session) -> SessionStepTask:

@@ -41,7 +41,7 @@ class GraphRunner(Protocol):
     def run(
         self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run a graph once, updating the pools."""
+        """Run a graph once, updating the pools. `log_probs` is good until the next run."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from service.runner import (
     RunnerConfig,
     RunnerError,
     open_runner,
-    recurrent_nodes_on_cpu,
 )
 from tests.service import tiny_models as tiny
 
@@ -55,11 +54,23 @@ def test_a_step_reads_and_writes_the_rows_it_is_told(tmp_path: Path) -> None:
 
 def test_outputs_of_one_run_survive_the_next(tmp_path: Path) -> None:
     runner = open_language_model(tmp_path)
-    kept = runner.run("step", step_feeds([4], [0], [2]), ("log_probs",))["log_probs"]
+    kept = runner.run("step", step_feeds([4], [0], [2]), ("top_log_probs",))["top_log_probs"]
     copy = kept.copy()
     for rows in (1, 3, 1):
-        runner.run("step", step_feeds([5] * rows, [0] * rows, [2] * rows), ("log_probs",))
+        runner.run("step", step_feeds([5] * rows, [0] * rows, [2] * rows), ("top_log_probs",))
     np.testing.assert_array_equal(kept, copy)
+
+
+def test_whole_rows_of_log_probabilities_share_one_buffer_that_grows(tmp_path: Path) -> None:
+    runner = open_language_model(tmp_path)
+    largest = runner.run("step", step_feeds([4, 5, 6], [0] * 3, [2, 3, 4]), ("log_probs",))["log_probs"]
+    for tokens in ([6], [5, 4]):
+        got = runner.run("step", step_feeds(tokens, [0] * len(tokens), [2, 3][: len(tokens)]), ("log_probs",))
+        np.testing.assert_array_equal(got["log_probs"], TABLE[[tiny.next_hash(0, token) for token in tokens]])
+        assert np.shares_memory(got["log_probs"], largest)
+    tokens = [4, 5, 6, 4, 5]
+    got = runner.run("step", step_feeds(tokens, [0] * 5, [2, 3, 4, 5, 6]), ("log_probs",))
+    np.testing.assert_array_equal(got["log_probs"], TABLE[[tiny.next_hash(0, token) for token in tokens]])
 
 
 def test_encode_writes_memory_and_state_and_a_step_reads_both(tmp_path: Path) -> None:
@@ -210,25 +221,6 @@ def test_cuda_that_is_installed_and_broken_is_reported(tmp_path: Path, monkeypat
     assert "CUDAExecutionProvider is installed but does not work" in runner.warnings[0]
     with pytest.raises(ProviderUnavailable):
         open_runner(tmp_path, manifest, RunnerConfig("cuda", 1, 16, 32))
-
-
-def test_recurrent_nodes_on_the_cpu_are_found(tmp_path: Path) -> None:
-    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["T", "B", 2])]
-    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
-    weights = [
-        numpy_helper.from_array(np.ones((1, 9, 2), dtype=np.float32), "w"),
-        numpy_helper.from_array(np.ones((1, 9, 3), dtype=np.float32), "r"),
-    ]
-    nodes = [
-        helper.make_node("GRU", ["x", "w", "r"], ["h"], "recurrence", hidden_size=3),
-        helper.make_node("Neg", ["h"], ["y"], "other"),
-    ]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
-    assert recurrent_nodes_on_cpu(session) == ["recurrence"]
 
 
 @pytest.mark.parametrize("config", [{"threads": -1}, {"num_slots": 2}, {"num_memory_rows": 15}])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from models.symbols import EOS_ID
-from service.decoding.sampling import sample
+from service.decoding.sampling import sample, sample_from_top
 from service.engine.interface import Event, Finished, Generate, TokensDecided
 from service.engine.pages import Memory
 from service.engine.schedule import WorkItem
@@ -16,14 +16,17 @@ class GenerateTask(StepTask):
 
     Args:
         request: What to generate; the prompt has at least one id.
+        num_top: Best outputs a row that the graph gives. Where no more can be drawn, they are all that is asked of it.
     """
 
     num_slots = 1
 
-    def __init__(self, request: Generate) -> None:
+    def __init__(self, request: Generate, num_top: int) -> None:
         super().__init__(request, WorkItem(request.id, "step", 1, 1))
         self._prompt = request.prompt
-        self._sampling = request.sampling
+        self._sampling = sampling = request.sampling
+        self._from_top = sampling.temperature > 0 and 0 < sampling.top_k <= num_top
+        self._wanted = TOP if sampling.temperature == 0 or self._from_top else ("log_probs",)
         self._max_tokens = request.max_tokens
         self._num_read = 0
         self._num_sampled = 0
@@ -43,6 +46,14 @@ class GenerateTask(StepTask):
         if self._sampling.temperature == 0:
             outputs.check_top(row)
             token, log_prob = outputs.top_tokens[row][0], outputs.top_log_probs[row][0]
+        elif self._from_top:
+            outputs.check_top(row)
+            token, log_prob = sample_from_top(
+                outputs.arrays["top_log_probs"][row],
+                outputs.arrays["top_tokens"][row],
+                self._sampling,
+                self._num_sampled,
+            )
         else:
             log_probs = outputs.arrays["log_probs"][row]  # (V,)
             token = sample(log_probs, self._sampling, self._num_sampled)
@@ -60,4 +71,4 @@ class GenerateTask(StepTask):
         self.inputs = {"tokens": (token,)}
         self.read_rows = (read_row,)
         if self._num_read >= len(self._prompt) - 1:
-            self.outputs = TOP if self._sampling.temperature == 0 else ("log_probs",)
+            self.outputs = self._wanted

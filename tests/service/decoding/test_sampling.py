@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.decoding.errors import NotANumber
-from service.decoding.sampling import noise, sample
+from service.decoding.sampling import noise, sample, sample_from_top
 from service.engine.interface import Sampling
 
 PLAIN = Sampling(temperature=1.0, top_k=0, top_p=1.0, seed=7)
@@ -91,6 +91,29 @@ def test_only_tokens_that_are_kept_by_definition_are_drawn(
     # Alone or as a row of any batch: a function of the row and (seed, position).
     batch = np.stack([log_probs[::-1], log_probs, np.roll(log_probs, 1)])
     assert sample(batch[1], sampling, position) == token
+
+
+@given(
+    weights=st.lists(st.sampled_from([0.1, 0.25, 0.5, 1.0]), min_size=4, max_size=40),
+    sampling=st.builds(
+        Sampling,
+        temperature=st.floats(0.05, 10.0),
+        top_k=st.integers(1, 4),
+        top_p=st.floats(0.01, 1.0),
+        seed=st.integers(0, 2**64 - 1),
+    ),
+    position=st.integers(0, 10_000),
+    spare=st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_the_best_alone_give_the_token_that_the_whole_row_gives(
+    weights: list[float], sampling: Sampling, position: int, spare: int
+) -> None:
+    log_probs = row(*(weight / sum(weights) for weight in weights))
+    best = np.argsort(-log_probs, kind="stable")[: sampling.top_k + spare]
+    expected = sample(log_probs, sampling, position)
+    got = sample_from_top(log_probs[best], best, sampling, position)
+    assert got == (expected, float(log_probs[expected]))
 
 
 def test_equal_weights_at_the_edge_of_top_k_go_to_the_lower_ids() -> None:

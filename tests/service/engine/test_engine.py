@@ -134,7 +134,9 @@ def test_only_wanted_outputs_are_asked_of_the_runtime(tmp_path: Path) -> None:
         engine.open(1)
         engine.steps(1, [4], num_top=0)
         engine.steps(1, [4], num_top=2)
-        sampling = Sampling(1.0, 0, 1.0, 1)
-        engine.value(engine.submit(Generate(engine.new_id(), (2, 4), sampling, 1)))
+        for top_k in (0, tiny.TOP_K, tiny.TOP_K + 1):
+            sampling = Sampling(1.0, top_k, 1.0, 1)
+            engine.value(engine.submit(Generate(engine.new_id(), (2, 4), sampling, 1)))
         engine.close(1)
-    assert asked == [(), ("top_log_probs", "top_tokens"), (), ("log_probs",)]
+    top = ("top_log_probs", "top_tokens")
+    assert asked == [(), top, (), ("log_probs",), (), top, (), ("log_probs",)]
