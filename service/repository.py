@@ -7,15 +7,25 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from typing import Final
 
 from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf, load_manifest, load_tokenizers
-from export.manifest import Manifest
+from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
 from service.runner import ProviderUnavailable, Runner, RunnerConfig, first_line, open_runner
 
+RefusalKind = Literal["bundle", "graphs"]
+
 _log = logging.getLogger(__name__)
 _GENERATING_ROLES = {"encoder_decoder": "target", "language_model": "tokens"}
+# Outputs as wide as a vocabulary: graph, output, role. An encoder_decoder gives its best targets alone.
+_VOCABULARY_OUTPUTS: Final[Mapping[Task, tuple[tuple[GraphKind, str, str], ...]]] = {
+    "tagger": (("sequence", "emissions", "tags"),),
+    "language_model": (("step", "log_probs", "tokens"),),
+    "encoder_decoder": (),
+}
 
 
 @dataclass(frozen=True)
@@ -37,10 +47,18 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class RefusedBundle:
-    """One version that was found and cannot be served; `reason` is one line."""
+    """One version that was found and cannot be served.
+
+    Args:
+        name: Of the model.
+        version: Of the model.
+        kind: What is wrong: its files, or the graphs on this machine.
+        reason: One line, for the operator; may name paths of this machine.
+    """
 
     name: str
     version: int
+    kind: RefusalKind
     reason: str
 
 
@@ -73,23 +91,37 @@ def open_repository(folder: Path, config: RunnerConfig) -> Repository:
     for path in reversed(list_versions(folder)):
         if path.name in models:
             continue
+        kind: RefusalKind = "bundle"
         try:
-            models[path.name] = _open(path, config)
+            manifest, tokenizers, crf = _read(path)
+            kind = "graphs"
+            models[path.name] = ServedModel(manifest, tokenizers, open_runner(path.folder, manifest, config), crf)
         except ProviderUnavailable:
             raise
         except Exception as error:  # whatever is wrong with one bundle, the others serve
             expected = isinstance(error, BundleError)
             _log.debug("%s is refused", path.folder, exc_info=not expected)
-            refused.append(RefusedBundle(path.name, path.version, first_line(error)))
+            refused.append(RefusedBundle(path.name, path.version, kind, first_line(error)))
     return Repository(dict(sorted(models.items())), tuple(reversed(refused)))
 
 
-def _open(path: BundlePath, config: RunnerConfig) -> ServedModel:
+def _read(path: BundlePath) -> tuple[Manifest, Mapping[str, Tokenizer], Crf | None]:
     manifest = load_manifest(path.folder)
     tokenizers = load_tokenizers(path.folder, manifest)
+    _check_sizes(path.folder, manifest, tokenizers)
     _check_search(path.folder, manifest, tokenizers)
-    crf = load_crf(path.folder, manifest)
-    return ServedModel(manifest, tokenizers, open_runner(path.folder, manifest, config), crf)
+    return manifest, tokenizers, load_crf(path.folder, manifest)
+
+
+def _check_sizes(folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tokenizer]) -> None:
+    """Ids mean what the vocabulary says only if it has as many entries as the graphs have outputs."""
+    for graph, output, role in _VOCABULARY_OUTPUTS[manifest.task]:
+        if graph not in manifest.graphs:
+            continue
+        expected = {tensor.name: tensor.shape[-1] for tensor in manifest.graphs[graph].outputs}.get(output)
+        got = len(tokenizers[role].vocabulary)
+        if expected != got:
+            raise BundleError(f"{folder}: vocabulary of {role}: expected {expected} entries as {output} has, got {got}")
 
 
 def _check_search(folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tokenizer]) -> None:
@@ -102,12 +134,12 @@ def _check_search(folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tok
             raise BundleError(f"{folder}: {symbol}: expected id {expected}, got {vocabulary.special(symbol)}")
     if manifest.task != "encoder_decoder":
         return
-    # A beam expands each hypothesis by its best 2 * beam_size tokens.
+    # A beam expands each hypothesis by its best 2 * beam_size tokens; more than there are tokens cannot be.
     needed = min(2 * manifest.decoding.max_beam_size, len(vocabulary))
     shapes = {tensor.name: tensor.shape for tensor in manifest.graphs["step"].outputs}
     got = shapes.get("top_tokens", ("B", 0))[1]
-    if not isinstance(got, int) or got < needed:
+    if not isinstance(got, int) or not needed <= got <= len(vocabulary):
         raise BundleError(
-            f"{folder}: top_tokens of the step graph: expected at least {needed} a row for a beam of "
-            f"{manifest.decoding.max_beam_size}, got {got}"
+            f"{folder}: top_tokens of the step graph: expected {needed} to {len(vocabulary)} a row for a beam of "
+            f"{manifest.decoding.max_beam_size} and the target vocabulary, got {got}"
         )

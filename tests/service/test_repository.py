@@ -99,7 +99,8 @@ def test_broken_bundles_are_refused_with_one_line_and_the_others_serve(tmp_path:
     [
         (Vocabulary((PAD, UNK, EOS, BOS, "a", "b", "c"), 4), {}, "<s>: expected id 2, got 3"),
         (Vocabulary((PAD, UNK, BOS, "a", "b", "c", "d"), 3), {}, "</s>: expected id 3, got None"),
-        (WORDS, {"max_beam_size": 4}, "expected at least 7 a row for a beam of 4, got 6"),
+        (WORDS, {"max_beam_size": 4}, "expected 7 to 7 a row for a beam of 4 and the target vocabulary, got 6"),
+        (Vocabulary((PAD, UNK, BOS, EOS, "a"), 4), {}, "expected 5 to 5 a row for a beam of 3"),
     ],
 )
 def test_bundles_that_the_engine_could_not_search_are_refused(
@@ -109,6 +110,37 @@ def test_bundles_that_the_engine_could_not_search_are_refused(
     add_bundle(tmp_path, "g2p", 1, words=words, decoding=defaults)
     [refusal] = open_repository(tmp_path, CONFIG).refused
     assert isinstance(refusal, RefusedBundle) and reason in refusal.reason
+
+
+def write_scoring_language_model(folder: Path, table: npt.NDArray[np.float32]) -> Manifest:
+    manifest, tagger = tiny.write_language_model(folder, table), tiny.write_tagger(folder, table)
+    return manifest.model_copy(update={"graphs": {**manifest.graphs, **tagger.graphs}})
+
+
+@pytest.mark.parametrize("words", [("a", "b"), ("a", "b", "c", "d")])
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_scoring_language_model, "vocabulary of tokens: expected 7 entries as log_probs has, got {}"),
+        (tiny.write_tagger, "vocabulary of tags: expected 7 entries as emissions has, got {}"),
+    ],
+)
+def test_a_vocabulary_that_is_not_the_graphs_is_refused(
+    tmp_path: Path, write: Write, words: tuple[str, ...], reason: str
+) -> None:
+    vocabulary = Vocabulary((PAD, UNK, BOS, EOS, *words), 4)
+    add_bundle(tmp_path, "other", 1, write, vocabulary)
+    [refusal] = open_repository(tmp_path, CONFIG).refused
+    assert reason.format(len(vocabulary)) in refusal.reason
+
+
+def test_crf_scores_of_other_tags_are_refused(tmp_path: Path) -> None:
+    folder = add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
+    few, square = np.zeros(6, dtype=np.float32), np.zeros((6, 6), dtype=np.float32)
+    np.savez(folder / "crf.npz", start=few, end=few, transitions=square)
+    rehash(folder)
+    [refusal] = open_repository(tmp_path, CONFIG).refused
+    assert "CRF: expected scores of 7 tags, got 6" in refusal.reason
 
 
 def test_an_empty_repository_serves_nothing_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
