@@ -7,8 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-from typing import Final
+from typing import Final, Literal
 
 from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf, load_manifest, load_tokenizers
 from export.manifest import GraphKind, Manifest, Task
@@ -110,7 +109,11 @@ def _read(path: BundlePath) -> tuple[Manifest, Mapping[str, Tokenizer], Crf | No
     tokenizers = load_tokenizers(path.folder, manifest)
     _check_sizes(path.folder, manifest, tokenizers)
     _check_search(path.folder, manifest, tokenizers)
-    return manifest, tokenizers, load_crf(path.folder, manifest)
+    crf = load_crf(path.folder, manifest)
+    if crf is not None and len(crf.start) != len(tokenizers["tags"].vocabulary):
+        expected = len(tokenizers["tags"].vocabulary)
+        raise BundleError(f"{path.folder}: CRF: expected scores of {expected} tags, got {len(crf.start)}")
+    return manifest, tokenizers, crf
 
 
 def _check_sizes(folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tokenizer]) -> None:
