@@ -56,9 +56,20 @@ class LanguageModel(nn.Module):
         Returns:
             Logits (B, T, V) of the token after each, meaningless past the lengths, and the states after the last.
         """
+        hidden, states = self.hidden(tokens, lengths, states)
+        return functional.linear(hidden, *self.projection()), states
+
+    def hidden(
+        self, tokens: Tensor, lengths: Tensor | None = None, states: States | None = None
+    ) -> tuple[Tensor, States]:
+        """Read as `forward` does, and stop before the output: what `projection` turns into logits.
+
+        Returns:
+            (B, T, H), and the states after the last token.
+        """
         embedded = self.dropout(self.embedding(tokens))  # (B, T, E)
         outputs, states = self.stack(embedded, lengths, states)
-        return functional.linear(self.dropout(outputs), *self.projection()), states
+        return self.dropout(outputs), states
 
     def step(self, tokens: Tensor, states: States) -> tuple[Tensor, States]:
         """Read one token a row.

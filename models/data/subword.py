@@ -9,9 +9,9 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from models.data.errors import DataError
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.symbols import SPECIALS
+from models.vocabulary import Vocabulary
 
-_SPECIALS = (PAD, UNK, BOS, EOS)
 _NUM_BYTES = 256
 
 
@@ -28,9 +28,9 @@ def train_subwords(texts: Iterable[str], max_size: int) -> tuple[tokenizers.Toke
     Raises:
         DataError: `max_size` leaves no room for the bytes.
     """
-    if max_size < len(_SPECIALS) + _NUM_BYTES:
+    if max_size < len(SPECIALS) + _NUM_BYTES:
         raise DataError(
-            "subword vocabulary too small", expected=f"at least {len(_SPECIALS) + _NUM_BYTES}", got=str(max_size)
+            "subword vocabulary too small", expected=f"at least {len(SPECIALS) + _NUM_BYTES}", got=str(max_size)
         )
     model = tokenizers.Tokenizer(models.BPE())
     # The prefix space makes a word at the start of a text the same token as elsewhere; decoding takes it off again.
@@ -38,10 +38,10 @@ def train_subwords(texts: Iterable[str], max_size: int) -> tuple[tokenizers.Toke
     model.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=max_size,
-        special_tokens=[AddedToken(symbol, special=True) for symbol in _SPECIALS],
+        special_tokens=[AddedToken(symbol, special=True) for symbol in SPECIALS],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     model.train_from_iterator(texts, trainer)
     ids = model.get_vocab()
-    return model, Vocabulary(tuple(sorted(ids, key=ids.__getitem__)), len(_SPECIALS))
+    return model, Vocabulary(tuple(sorted(ids, key=ids.__getitem__)), len(SPECIALS))

@@ -11,11 +11,11 @@ from models.data.baselines.ngram import NGram
 from models.data.baselines.tags import MostFrequentTag
 from models.data.baselines.translation import WordByWord
 from models.data.examples import Pair, TaggedSentence
+from models.symbols import BOS_ID, EOS_ID
 from models.tokenizer import Tokenizer
 from models.training.language_scorer import language_metrics
 from models.training.pair_scorer import PairMetric, pair_metrics
 from models.training.tagger_scorer import SpanCounts
-from models.vocabulary import BOS, EOS
 
 WORD_ORDER, CHARACTER_ORDER = 3, 6
 """Order of the n-gram baselines: longer ones are no better on a few million words or characters."""
@@ -50,7 +50,5 @@ def language_baseline(
         tokenizer: Whose ids they are.
         order: n.
     """
-    bos, eos = tokenizer.vocabulary.special(BOS), tokenizer.vocabulary.special(EOS)
-    assert bos is not None and eos is not None
-    model = NGram(train, order, len(tokenizer.vocabulary), bos, eos)
+    model = NGram(train, order, len(tokenizer.vocabulary), BOS_ID, EOS_ID)
     return language_metrics(model.negative_log_likelihood(split), tokenizer.kind == "characters")

@@ -7,23 +7,19 @@ import numpy.typing as npt
 import torch
 
 from models.data.tracks import Chunk, Tracks
+from models.symbols import BOS_ID, EOS_ID, PAD_ID
 from models.tokenizer import Tokenizer
 from models.training.batches import ChunkBatch
-from models.vocabulary import BOS, EOS, PAD
 
 
 def encode_stream(texts: Sequence[str], tokenizer: Tokenizer) -> npt.NDArray[np.int32]:
     """Put texts one after another as token ids, (n,), `</s>` after each."""
-    eos = tokenizer.vocabulary.special(EOS)
-    assert eos is not None
-    return np.fromiter((i for text in texts for i in (*tokenizer.encode(text), eos)), np.int32)
+    return np.fromiter((i for text in texts for i in (*tokenizer.encode(text), EOS_ID)), np.int32)
 
 
-def lay_out(stream: npt.NDArray[np.int32], tokenizer: Tokenizer, tracks: int, chunk: int) -> Tracks:
+def lay_out(stream: npt.NDArray[np.int32], tracks: int, chunk: int) -> Tracks:
     """Cut a stream into parallel tracks; see `Tracks.of`."""
-    pad, bos, eos = (tokenizer.vocabulary.special(symbol) for symbol in (PAD, BOS, EOS))
-    assert pad is not None and bos is not None and eos is not None
-    return Tracks.of(stream, tracks, chunk, pad, bos, eos)
+    return Tracks.of(stream, tracks, chunk, PAD_ID, BOS_ID, EOS_ID)
 
 
 class ChunkTraining:

@@ -21,8 +21,9 @@ from models.training.data_config import (
     TextData,
 )
 from models.training.errors import ConfigError
+from models.training.yaml_file import read_yaml
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -40,11 +41,11 @@ class OptimiserConfig(Strict):
     """The optimiser and its peak learning rate."""
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: Positive = 1e-3
+    learning_rate: Positive = Field(default=1e-3, le=100)
     beta1: float = Field(default=0.9, ge=0, lt=1, description="adam, adamw")
     beta2: float = Field(default=0.999, ge=0, lt=1, description="adam, adamw")
     momentum: float = Field(default=0.0, ge=0, lt=1, description="sgd")
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, le=100)
 
 
 class ScheduleConfig(Strict):
@@ -76,7 +77,9 @@ class LimitsConfig(Strict):
 
     epochs: int | None = Field(default=None, ge=1)
     steps: int | None = Field(default=None, ge=1)
-    max_minutes: Positive | None = Field(default=None, description="training and its evaluations, resumes added up")
+    max_minutes: Positive | None = Field(
+        default=None, description="training and evaluations, resumes added up; depends on the machine"
+    )
     patience: int | None = Field(default=None, ge=1, description="evaluations without a better metric")
 
     @model_validator(mode="after")
@@ -94,9 +97,11 @@ class EvaluationConfig(Strict):
     max_examples: int | None = Field(default=None, ge=1, description="a fixed sample of dev; None: all of it")
     max_rows: int = Field(default=128, ge=1, description="examples decoded at once")
     tracks: int = Field(default=10, ge=1, description="language model: parallel pieces of the text")
-    beam_size: int = Field(default=1, ge=1, description="encoder-decoder: for `evaluate`; training decodes greedily")
-    length_penalty: float = Field(default=0.6, ge=0, description="exponent alpha of Wu et al. 2016")
-    max_tokens: int = Field(default=128, ge=1, description="encoder-decoder: longest answer")
+    beam_size: int = Field(
+        default=1, ge=1, le=1000, description="encoder-decoder: for `evaluate`; training decodes greedily"
+    )
+    length_penalty: float = Field(default=0.6, ge=0, le=10, description="exponent alpha of Wu et al. 2016")
+    max_tokens: int = Field(default=128, ge=1, le=10_000, description="encoder-decoder: longest answer")
 
 
 _FORMATS: dict[str, tuple[type[Strict], ...]] = {
@@ -141,8 +146,10 @@ class RunConfig(Strict):
     evaluation: EvaluationConfig
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    devices: int = Field(default=1, ge=1, description="how many, by Lightning")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of one operator; None: PyTorch's choice")
+    devices: int = Field(default=1, ge=1, le=64, description="how many, by Lightning")
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="CPU threads of one operator; None: PyTorch's choice"
+    )
     log_every_steps: int = Field(default=50, ge=1)
 
     @model_validator(mode="after")
@@ -205,14 +212,7 @@ def load_config(path: Path) -> RunConfig:
     Raises:
         ConfigError: One line that names the file, the key, what was expected and what was found.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
+    content = read_yaml(path)
     try:
         return RunConfig.model_validate(content, context={"folder": path.resolve().parent})
     except ValidationError as error:

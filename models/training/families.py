@@ -6,12 +6,12 @@ from torch.nn import functional
 from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.masks import length_mask
+from models.symbols import NEVER_NEXT, PAD_ID
 from models.tagger import Tagger
 from models.training.batches import Batch, ChunkBatch, PairBatch, TaggedBatch
 from models.training.chunked_loss import chunked_cross_entropy
 from models.training.module import TrainingModule
 
-PAD_ID = 0
 MANY_LOGITS = 8_000_000
 
 
@@ -32,12 +32,7 @@ class EncoderDecoderModule(TrainingModule):
         """Mean loss a target token, in nats, (), with label smoothing where configured."""
         assert isinstance(batch, PairBatch) and isinstance(self.model, EncoderDecoder)
         logits = self.model(batch.source, batch.source_lengths, batch.target_in)
-        return functional.cross_entropy(
-            logits.flatten(0, 1).float(),
-            batch.target_out.flatten(),
-            ignore_index=PAD_ID,
-            label_smoothing=self.config.label_smoothing,
-        )
+        return pair_loss(logits, batch.target_out, self.config.label_smoothing)
 
 
 class LanguageModelModule(TrainingModule):
@@ -52,24 +47,24 @@ class LanguageModelModule(TrainingModule):
         """Mean loss a token, in nats, ()."""
         assert isinstance(batch, ChunkBatch) and isinstance(self.model, LanguageModel)
         states = None if batch.first else self._states
-        embedded = self.model.dropout(self.model.embedding(batch.inputs))
-        outputs, states = self.model.stack(embedded, None, states)
+        hidden, states = self.model.hidden(batch.inputs, None, states)
         self._states = tuple(state.detach() for state in states)
-        return self._cross_entropy(self.model.dropout(outputs).flatten(0, 1), batch.targets.flatten())
+        return self._cross_entropy(hidden.flatten(0, 1), batch.targets.flatten())
 
     def _cross_entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean loss of outputs (N, H), without ever holding all logits where there are many."""
         assert isinstance(self.model, LanguageModel)
         weight, bias = self.model.projection()
+        # A process of several may have nothing but padding at the end of the text.
+        real = targets != PAD_ID
+        num_tokens = real.sum().clamp(min=1)
         # Mixed precision casts inside `linear`, which the chunked loss does without.
         if len(targets) * len(bias) < MANY_LOGITS or self.config.precision != "fp32":
-            return functional.cross_entropy(
-                functional.linear(hidden, weight, bias).float(), targets, ignore_index=PAD_ID
-            )
-        real = targets != PAD_ID
-        if not bool(real.all()):
-            hidden, targets = hidden[real], targets[real]
-        return chunked_cross_entropy(hidden, weight, bias, targets) / len(targets)
+            logits = functional.linear(hidden, weight, bias).float()
+            nats = functional.cross_entropy(logits, targets, ignore_index=PAD_ID, reduction="sum")
+        else:
+            nats = chunked_cross_entropy(hidden[real], weight, bias, targets[real])
+        return nats / num_tokens
 
     def carried(self) -> dict[str, Tensor]:
         """The recurrent state at the end of the last chunk, (tracks, H) each, by place."""
@@ -93,3 +88,25 @@ def tagger_loss(model: Tagger, emissions: Tensor, batch: TaggedBatch) -> Tensor:
         return -model.crf.log_likelihood(emissions, batch.tags, batch.lengths).sum()
     mask = length_mask(batch.lengths, emissions.shape[1])
     return functional.cross_entropy(emissions[mask], batch.tags[mask], reduction="sum")
+
+
+def pair_loss(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy of target tokens, in nats, ().
+
+    Source of the smoothing: Szegedy et al. 2016, section 7; what it spreads goes to the tokens that can come next, so
+    not to `<pad>` and `<s>`.
+
+    Args:
+        logits: (B, T, V).
+        targets: (B, T) int64; `<pad>` does not count.
+        label_smoothing: Share of the probability that is spread evenly.
+    """
+    logits, targets = logits.flatten(0, 1).float(), targets.flatten()
+    if label_smoothing == 0:
+        return functional.cross_entropy(logits, targets, ignore_index=PAD_ID)
+    real = targets != PAD_ID
+    log_probs = functional.log_softmax(logits[real], dim=-1)  # (tokens, V)
+    right = log_probs.gather(1, targets[real, None]).sum()
+    spread = log_probs.sum() - log_probs[:, list(NEVER_NEXT)].sum()
+    spread = spread / (logits.shape[1] - len(NEVER_NEXT))
+    return -((1 - label_smoothing) * right + label_smoothing * spread) / real.sum()

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -16,9 +17,10 @@ from models.build import build_model
 from models.training.checkpoint import METRICS, load_weights, vocabulary_sizes, write_json
 from models.training.config import RunConfig, load_config
 from models.training.corpus import read_corpus
-from models.training.errors import RunError
+from models.training.errors import ConfigError, RunError
 from models.training.evaluate import compare, show
 from models.training.keeper import Keeper
+from models.training.lock import locked
 from models.training.progress import Progress
 from models.training.report import Report
 from models.training.run import begin, check_same_config, go_on, is_begun, is_finished, state_path
@@ -55,11 +57,19 @@ def fit(config_path: Path, run: Path | None = None, resume: bool = True, console
     run = run or Path("runs") / config.name
     if is_begun(run):
         check_same_config(run, config)
-        if is_finished(run):
-            console.print(f"{run} is a finished run: nothing to train", highlight=False)
-            return run
-        if not resume:
+    if is_finished(run):
+        console.print(f"{run} is a finished run: nothing to train", highlight=False)
+        return run
+    _check_devices(config, config_path)
+    with locked(run) if first_process else nullcontext():
+        if is_begun(run) and not resume:
             raise RunError(f"{run}: expected no run, got an unfinished one; resume it or remove the folder")
+        _fit(config, run, console)
+    return run
+
+
+def _fit(config: RunConfig, run: Path, console: Console) -> None:
+    """Train and finish a run whose folder nobody else uses."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     corpus = read_corpus(config.data)
@@ -71,7 +81,19 @@ def fit(config_path: Path, run: Path | None = None, resume: bool = True, console
         metrics = compare(task, model.eval(), "dev")
         write_json(run / METRICS, dict(metrics))
         show(metrics, "dev", console)
-    return run
+
+
+def _check_devices(config: RunConfig, path: Path) -> None:
+    """Refuse devices that this machine has not.
+
+    Raises:
+        ConfigError: Says how many there are.
+    """
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if config.accelerator == "cuda" and config.devices > found:
+        raise ConfigError(f"{path}: accelerator: expected {config.devices} CUDA devices on this machine, got {found}")
+    if config.accelerator == "auto" and found and config.devices > found:
+        raise ConfigError(f"{path}: devices: expected at most {found}, got {config.devices}")
 
 
 def show_data(task: Task, console: Console) -> None:

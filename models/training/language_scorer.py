@@ -7,10 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.language_model import LanguageModel
+from models.symbols import PAD_ID
 from models.training.batches import Batch, ChunkBatch
 from models.training.scorer import Scorer
-
-PAD_ID = 0
 
 
 class LanguageScorer(Scorer):

@@ -9,13 +9,13 @@ from torch.nn import functional
 from models.data.examples import Pair
 from models.encoder_decoder import EncoderDecoder
 from models.search import beam_search, greedy_search
+from models.symbols import PAD_ID
 from models.tokenizer import Tokenizer
 from models.training.batches import Batch, PairBatch
 from models.training.scorer import Scorer
 from models.training.text_metrics import accuracy, bleu, error_rates
 
 PairMetric = Literal["error_rates", "bleu", "accuracy"]
-PAD_ID = 0
 
 
 class PairScorer(Scorer):

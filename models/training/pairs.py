@@ -9,9 +9,9 @@ from models.data.batching import BucketedBatches, Ints
 from models.data.errors import DataError
 from models.data.examples import Pair
 from models.data.ragged import Ragged
+from models.symbols import BOS_ID, EOS_ID, PAD_ID
 from models.tokenizer import Tokenizer
 from models.training.batches import PairBatch
-from models.vocabulary import BOS, EOS, PAD
 
 
 class EncodedPairs:
@@ -27,8 +27,6 @@ class EncodedPairs:
 
     def __init__(self, pairs: Sequence[Pair], tokenizers: Mapping[str, Tokenizer]) -> None:
         source, target = tokenizers["source"], tokenizers["target"]
-        special = {symbol: target.vocabulary.special(symbol) for symbol in (PAD, BOS, EOS)}
-        self._pad, bos, eos = (i for i in special.values() if i is not None)
         sources: list[list[int]] = []
         targets: list[list[int]] = []
         owners: list[int] = []
@@ -40,7 +38,7 @@ class EncodedPairs:
             sources.append(ids)
             primary.append(len(targets))
             for text in pair.targets:
-                targets.append([bos, *target.encode(text), eos])
+                targets.append([BOS_ID, *target.encode(text), EOS_ID])
                 owners.append(i)
         self.sources, self.targets = Ragged.of(sources), Ragged.of(targets)
         self.owners = np.array(owners, np.int64)
@@ -51,12 +49,12 @@ class EncodedPairs:
     def collate(self, targets: Ints) -> PairBatch:
         """Make a batch of some targets and their sources."""
         sources = self.owners[targets]
-        both = self.targets.padded(targets, self._pad)  # (B, 1 + T)
+        both = self.targets.padded(targets, PAD_ID)  # (B, 1 + T)
         target_in = both[:, :-1].copy()
         # The last symbol of a row is </s>, which is never read.
         last = self.targets.lengths[targets] - 1
         inside = last < both.shape[1] - 1
-        target_in[np.flatnonzero(inside), last[inside]] = self._pad
+        target_in[np.flatnonzero(inside), last[inside]] = PAD_ID
         return PairBatch(
             torch.from_numpy(self.sources.padded(sources)),
             torch.from_numpy(self.sources.lengths[sources]),

@@ -185,7 +185,7 @@ class LanguageModelTask(Task):
         """The chunks of one process."""
         tokenizer, batch = self.tokenizers["tokens"], self.config.batch
         stream = encode_stream(self.corpus.texts("train"), tokenizer)
-        return ChunkTraining(lay_out(stream, tokenizer, batch.tracks * world_size, batch.chunk), rank, world_size)
+        return ChunkTraining(lay_out(stream, batch.tracks * world_size, batch.chunk), rank, world_size)
 
     def evaluation(
         self, model: nn.Module, split: str, max_examples: int | None, final: bool
@@ -193,7 +193,7 @@ class LanguageModelTask(Task):
         """A scorer and the batches to score; `max_examples` counts texts, from the first on."""
         tokenizer = self.tokenizers["tokens"]
         stream = encode_stream(self.corpus.texts(split)[:max_examples], tokenizer)
-        tracks = lay_out(stream, tokenizer, self.config.evaluation.tracks, self.config.batch.chunk)
+        tracks = lay_out(stream, self.config.evaluation.tracks, self.config.batch.chunk)
         return LanguageScorer(cast(LanguageModel, model), self.characters), list(chunk_evaluation(tracks))
 
     def baselines(self, split: str) -> dict[str, dict[str, float]]:

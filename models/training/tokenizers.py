@@ -10,7 +10,7 @@ from models.data.subword import train_subwords
 from models.tokenizer import Tokenizer
 from models.training.config import RunConfig, TokenizerConfig
 from models.training.corpus import Corpus
-from models.vocabulary import Vocabulary
+from models.vocabulary import VOCABULARY_ROLES, Vocabulary
 
 FOLDER = "vocabulary"
 
@@ -76,13 +76,8 @@ def load_tokenizers(config: RunConfig, run: Path) -> dict[str, Tokenizer]:
     Raises:
         DataError: A file is missing or is no vocabulary.
     """
-    roles = {
-        "tagger": ("words", "characters", "tags"),
-        "encoder_decoder": ("source", "target"),
-        "language_model": ("tokens",),
-    }[config.model.family]
     tokenizers = {}
-    for role in roles:
+    for role in VOCABULARY_ROLES[config.model.family]:
         spec = TokenizerConfig(kind="none") if role == "tags" else config.tokenizer(role)
         file = f"{role}.tokenizer.json" if spec.kind == "subword" else None
         try:

@@ -35,6 +35,9 @@ def test_shipped_configs_are_valid_and_named_like_their_file(path: Path) -> None
         ({"tokenizers": {"source": {"kind": "none"}}}, "tokenizers.source: a tagger expects words and characters"),
         ({"tokenizers": {"words": {"kind": "subword"}}}, "tokenizers.words.kind: expected none, got subword"),
         ({"schedule": {"follow_time": True}}, "limits.max_minutes: expected a time budget for schedule.follow_time"),
+        ({"optimiser": {"learning_rate": float("inf")}}, "optimiser.learning_rate: input should be"),
+        ({"limits": {"max_minutes": float("nan")}}, "limits.max_minutes: input should be"),
+        ({"threads": 10**6}, "threads: input should be less than or equal to 1024, got 1000000"),
         ({"name": "My run"}, "name: String should match pattern"),
     ],
 )
@@ -83,7 +86,15 @@ def test_what_does_not_fit_together_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("a: [", "not YAML"), ("- a", "expected keys and values, got list"), ("", "got NoneType")]
+    ("text", "said"),
+    [
+        ("a: [", "not YAML"),
+        ("- a", "expected keys and values, got list"),
+        ("", "got NoneType"),
+        ("seed: 1\nmodel: {cell: gru, cell: lstm}", "expected each key once, got 'cell' on line 2 and on line 2"),
+        ("seed: 1\nseed: 2", "expected each key once, got 'seed' on line 1 and on line 2"),
+        ("[" * 5000, "expected a few levels of nesting, got too many"),
+    ],
 )
 def test_a_file_that_is_no_config_is_refused(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"

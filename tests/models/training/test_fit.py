@@ -19,6 +19,7 @@ from models.training.errors import ConfigError, DivergenceError, RunError
 from models.training.evaluate import evaluate
 from models.training.families import EncoderDecoderModule, TaggerModule
 from models.training.fit import fit
+from models.training.lock import locked
 from models.training.run import is_finished, state_path
 
 WriteConfig = Callable[..., Path]
@@ -316,3 +317,29 @@ def test_training_works_outside_the_main_thread(write_config: WriteConfig, tmp_p
     thread.start()
     thread.join(60)
     assert runs == [tmp_path / "run"]
+
+
+def test_a_folder_in_training_is_refused_to_a_second_process(
+    write_config: WriteConfig, tmp_path: Path, console: Console
+) -> None:
+    path, run = write_config("tagger", limits={"steps": 1}), tmp_path / "run"
+    # A lock is of the open file, so that this stands for another process.
+    with locked(run), pytest.raises(RunError, match="expected a folder that nobody uses, got one in training"):
+        fit(path, run, console=console)
+    assert not is_finished(run)
+    fit(path, run, console=console)
+    assert is_finished(run)
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(
+    write_config: WriteConfig, tmp_path: Path, console: Console
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="file/run: cannot be used as a run folder: Not a directory"):
+        fit(write_config("tagger"), tmp_path / "file" / "run", console=console)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused(write_config: WriteConfig, tmp_path: Path, console: Console) -> None:
+    with pytest.raises(ConfigError, match="accelerator: expected 1 CUDA devices on this machine, got 0"):
+        fit(write_config("tagger", accelerator="cuda"), tmp_path / "run", console=console)

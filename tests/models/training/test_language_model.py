@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from models.data.tracks import Tracks
 from models.language_model import LanguageModel
+from models.training.batches import ChunkBatch
 from models.training.chunks import ChunkTraining
 from models.training.config import load_config
 from models.training.families import LanguageModelModule
@@ -79,3 +80,13 @@ def test_evaluation_by_chunks_is_that_of_the_whole(module: LanguageModelModule) 
     for i in range(module.data.num_batches(0)):
         scorer.add(module.data.batch(0, i))
     assert scorer.metrics()["loss"] == pytest.approx(float(whole_loss(module.model).detach()) / 34, rel=1e-5)
+
+
+@pytest.mark.parametrize("many", [1, 10**9])
+def test_nothing_but_padding_costs_nothing(
+    many: int, module: LanguageModelModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.training.families.MANY_LOGITS", many)
+    batch = module.data.batch(0, 0)
+    assert isinstance(batch, ChunkBatch)
+    assert float(module.loss(batch._replace(targets=torch.zeros_like(batch.targets))).detach()) == 0

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from models.training.chunked_loss import chunked_cross_entropy
+from models.training.families import pair_loss
 from models.training.language_scorer import language_metrics
 from models.training.scorer import is_better
 from models.training.tagger_scorer import SpanCounts, spans
@@ -95,3 +96,18 @@ def test_the_chunked_loss_is_cross_entropy(slice_numbers: int, monkeypatch: pyte
 
     for got, expected in zip(run(chunked_cross_entropy), run(plain), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+def test_label_smoothing_mixes_in_the_tokens_that_can_come_next() -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, 3, 7, generator=generator)
+    targets = torch.tensor([[4, 5, 3], [6, 3, 0]])
+    log_probs = torch.log_softmax(logits, -1)
+    expected = []
+    for row, step in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]:
+        goal = torch.tensor([0, 0.1, 0, 0.1, 0.1, 0.1, 0.1]) / 5
+        goal[targets[row, step]] += 0.9
+        expected.append(-(goal * log_probs[row, step]).sum())
+    torch.testing.assert_close(pair_loss(logits, targets, 0.1), torch.stack(expected).mean())
+    plain = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=0)
+    torch.testing.assert_close(pair_loss(logits, targets, 0.0), plain)
