@@ -7,6 +7,7 @@
     |-- SessionNotFound      no such session, or it belongs to somebody else
     |   `-- SessionExpired   it was idle for too long and was closed
     |-- SessionClosed        it was closed on this stream before
+    |-- StepMismatch         the session has taken another number of steps than the caller says
     |-- Overloaded           a queue, the slots or the attention memory are full: come back later
     |-- DeadlineExceeded     the caller's time ran out before the answer was ready
     |-- RequestCancelled     the caller went away or asked to stop
@@ -70,6 +71,24 @@ class SessionClosed(ServiceError):
     """The session was closed earlier on this stream."""
 
     reason = "SESSION_CLOSED"
+
+
+class StepMismatch(ServiceError):
+    """The caller's count of a session's steps is not ours. Nothing was changed.
+
+    Args:
+        field: Path of the field with the count.
+        taken: Steps that the session has taken, those in flight included.
+        got: The caller's count.
+    """
+
+    reason = "STEP_MISMATCH"
+
+    def __init__(self, field: str, taken: int, got: int) -> None:
+        super().__init__(f"{field}: expected {taken}, the steps that the session has taken by then, got {got}")
+        self.field = field
+        self.expected = str(taken)
+        self.got = str(got)
 
 
 class Overloaded(ServiceError):

@@ -1,6 +1,9 @@
 """From settings to a running service, and from SIGTERM to exit status 0.
 
 open the repository -> one engine a model -> gRPC -> wait for a signal -> drain -> close
+
+A model whose engine dies of a bug ends the process in the same order with exit status 1: health says NOT_SERVING while
+the other models finish what they have, and whoever supervises the process starts a sound one.
 """
 
 import asyncio
@@ -8,6 +11,7 @@ import gc
 import logging
 import signal
 import sys
+from collections.abc import Callable
 from functools import partial
 
 import uvloop
@@ -30,36 +34,55 @@ log = logging.getLogger(__name__)
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SWITCH_INTERVAL_S = 0.0005  # Python's default of 5 ms is as long as a whole batch
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_REFUSAL_REASON = {"bundle": pb.REFUSAL_REASON_BUNDLE, "graphs": pb.REFUSAL_REASON_GRAPHS}
 
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Prints `serving on <host>:<port>` once it answers; the log goes to stderr.
 
     Returns:
-        Exit status: 0 after an orderly end, 1 where it could not start (the log's last line says why).
+        Exit status: 0 after an orderly end, 1 where it could not start or a model broke (the log says why).
     """
     logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
     config = RunnerConfig(settings.provider, settings.threads, settings.num_slots, settings.num_memory_rows)
+    for number in SIGNALS:  # opening large bundles takes a while, and nothing runs yet that would have to finish
+        signal.signal(number, _stop_early)
     try:
         repository = open_repository(settings.repository, config)
+        _report(repository, settings)
+        if repository.models:
+            return uvloop.run(_serve(settings, repository))
+        log.error("cannot serve: expected at least one model in %s that can be served, got none", settings.repository)
     except (BundleError, RunnerError) as error:
         log.error("cannot serve: %s", error)
-        return 1
-    _report(repository, settings)
-    if not repository.models:
-        log.error("cannot serve: expected at least one model in %s that can be served, got none", settings.repository)
-        return 1
-    return uvloop.run(_serve(settings, repository))
+    except _StoppedEarly:
+        log.info("stopped before it served")
+        return 0
+    return 1
+
+
+class _StoppedEarly(BaseException):
+    """A signal to stop came before there was a loop to take it; not an Exception, which would refuse a bundle."""
+
+
+def _stop_early(number: int, frame: object) -> None:
+    raise _StoppedEarly
 
 
 async def _serve(settings: Settings, repository: Repository) -> int:
     loop = asyncio.get_running_loop()
-    asked_to_stop = asyncio.Event()
+    stop = asyncio.Event()
     for number in SIGNALS:
-        loop.add_signal_handler(number, asked_to_stop.set)
+        loop.add_signal_handler(number, stop.set)
     engines: list[Engine] = []
-    live = [_start_model(model, settings, loop, engines) for model in repository.models.values()]
-    server = RpcServer(settings, Models(live, [_refused(bundle, settings) for bundle in repository.refused]))
+
+    def on_stopped(name: str) -> None:
+        """Take the end of an engine, on its thread."""
+        log.critical("model %s has stopped: ending, to be started anew", name)
+        loop.call_soon_threadsafe(stop.set)
+
+    live = [_start_model(model, settings, loop, engines, on_stopped) for model in repository.models.values()]
+    server = RpcServer(settings, Models(live, map(_refused, repository.refused)))
     try:
         port = await server.start()
     except OSError as error:
@@ -72,7 +95,7 @@ async def _serve(settings: Settings, repository: Repository) -> int:
     gc.collect()
     gc.freeze()
     print(f"serving on {settings.model_copy(update={'port': port}).address}", flush=True)
-    await asked_to_stop.wait()
+    await stop.wait()
     for number in SIGNALS:  # a second signal ends the process at once
         loop.remove_signal_handler(number)
     log.info("stopping: %d calls in flight get %g s to finish", server.in_flight, settings.drain_timeout_s)
@@ -80,11 +103,15 @@ async def _serve(settings: Settings, repository: Repository) -> int:
         log.warning("calls that were not finished in %g s were ended", settings.drain_timeout_s)
     await _close(engines)
     log.info("stopped")
-    return 0
+    return int(any(engine.failed for engine in engines))
 
 
 def _start_model(
-    model: ServedModel, settings: Settings, loop: asyncio.AbstractEventLoop, engines: list[Engine]
+    model: ServedModel,
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop,
+    engines: list[Engine],
+    on_stopped: Callable[[str], None],
 ) -> LiveModel:
     """Start a model's engine and connect it to the loop; the engine is added to `engines`."""
     limits = EngineLimits(
@@ -94,7 +121,7 @@ def _start_model(
     )
 
     def connect(publish: Publish) -> Engine:
-        engine = Engine(model.runner, limits, publish)
+        engine = Engine(model.runner, limits, publish, partial(on_stopped, model.manifest.name))
         engines.append(engine)
         engine.start()
         return engine
@@ -138,7 +165,8 @@ def _report(repository: Repository, settings: Settings) -> None:
         log.warning("refused %s version %d: %s", bundle.name, bundle.version, bundle.reason)
 
 
-def _refused(bundle: RefusedBundle, settings: Settings) -> pb.RefusedModel:
-    """Tell callers of a refused bundle, but not where on this machine it lies."""
-    reason = bundle.reason.replace(f"{settings.repository}/", "")
-    return pb.RefusedModel(model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=reason)
+def _refused(bundle: RefusedBundle) -> pb.RefusedModel:
+    """Tell callers of a refused bundle, and nothing of this machine: the whole reason is for the log."""
+    return pb.RefusedModel(
+        model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=_REFUSAL_REASON[bundle.kind]
+    )

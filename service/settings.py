@@ -23,6 +23,7 @@ from pydantic_settings import (
 PREFIX = "CARRYOVER_"
 NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here
 RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
+REQUEST_SLOTS = 1  # never a session's: requests must move on; a model with sessions needs no more for one
 
 
 class SettingsError(ValueError):
@@ -46,13 +47,16 @@ class Settings(BaseSettings):
 
     max_message_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1, description="bytes of one request message")
     max_input_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one sequence, source or prompt")
-    max_word_characters: int = Field(default=256, ge=1, le=65536, description="characters of one word of a tagger")
+    max_word_characters: int = Field(default=64, ge=1, le=65536, description="characters of one word of a tagger")
+    max_sentence_characters: int = Field(
+        default=8192, ge=1, le=2**24, description="words of a tagger's sentence times characters of the longest"
+    )
     max_output_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one answer")
     max_sequences: int = Field(default=64, ge=1, le=65536, description="sequences of one Tag or Score request")
 
     num_slots: int = Field(default=1024, ge=8, le=2**20, description="state rows a model, the 2 reserved ones included")
     max_sessions: int = Field(
-        default=0, ge=0, le=2**20, description="open sessions a model; 0: as many as there are slots"
+        default=0, ge=0, le=2**20, description="open sessions a model; 0: three quarters of the slots"
     )
     num_memory_rows: int = Field(
         default=16384, ge=64, le=2**24, description="attention-memory rows (source positions) a model"
@@ -81,10 +85,15 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_private_key is None):
             raise ValueError("tls_certificate and tls_private_key: expected both or neither, got one")
-        if self.max_sessions > self.num_slots - RESERVED_SLOTS:
+        kept = RESERVED_SLOTS + REQUEST_SLOTS
+        if self.max_sessions > self.num_slots - kept:
             raise ValueError(
-                f"max_sessions: expected at most num_slots - {RESERVED_SLOTS} = {self.num_slots - RESERVED_SLOTS}, "
-                f"got {self.max_sessions}"
+                f"max_sessions: expected at most num_slots - {kept} = {self.num_slots - kept}, got {self.max_sessions}"
+            )
+        if self.max_sentence_characters < self.max_word_characters:
+            raise ValueError(
+                f"max_sentence_characters: expected at least max_word_characters = {self.max_word_characters}, "
+                f"got {self.max_sentence_characters}"
             )
         if self.num_memory_rows < 2 * self.max_input_tokens:
             raise ValueError(
@@ -101,7 +110,7 @@ class Settings(BaseSettings):
     @property
     def session_limit(self) -> int:
         """Open sessions that a model really takes."""
-        return self.max_sessions or self.num_slots - RESERVED_SLOTS
+        return self.max_sessions or 3 * (self.num_slots - RESERVED_SLOTS) // 4
 
 
 def load_settings(file: Path | None = None, **overrides: object) -> Settings:
@@ -141,6 +150,7 @@ def load_settings(file: Path | None = None, **overrides: object) -> Settings:
             return sources if file is None else (*sources, _file_source(settings_cls, file))
 
     try:
+        # _Sourced has validated the values; validating them again as Settings would read the environment again, alone.
         return Settings.model_construct(**_Sourced(**given).model_dump())  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("\n".join(_line(detail, given) for detail in error.errors())) from None

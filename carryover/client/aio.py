@@ -24,8 +24,8 @@ from carryover.client.channel import (
     channel_options,
 )
 from carryover.client.errors import CarryoverError, NotFound, from_rpc_error
+from protos.carryover.client.v1 import health_pb2
 from protos.carryover.v1 import carryover_pb2 as pb
-from protos.carryover.v1 import health_pb2
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
 
 _Result = TypeVar("_Result")

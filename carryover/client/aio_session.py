@@ -24,30 +24,56 @@ class AsyncSession:
             whether the server took the step.
     """
 
-    id: str
-    model: types.ModelRef
-
     def __init__(self, method: Callable[[], Any], model: str, version: int, timeout_s: float) -> None:
         self._open = messages.open_request(1, model, version)
         self._method = method
         self._timeout_s = timeout_s
         self._call: Any = None
+        self._opened: pb.SessionOpened | None = None
         self._last_id = 1
         self._failure: CarryoverError | None = None
         self._closed = False
         self._turn = asyncio.Lock()  # answers come in order: who asks must also be the one who reads
         self.num_steps = 0
 
+    @property
+    def id(self) -> str:
+        """As the server calls it.
+
+        Raises:
+            CarryoverError: It was not opened.
+        """
+        return self._known.session_id
+
+    @property
+    def model(self) -> types.ModelRef:
+        """Whose state, with the concrete version.
+
+        Raises:
+            CarryoverError: It was not opened.
+        """
+        return messages.ref(self._known.model)
+
+    @property
+    def _known(self) -> pb.SessionOpened:
+        if self._opened is None:
+            raise CarryoverError("session: expected an open one, got one that was not opened: use `async with`")
+        return self._opened
+
     async def open(self) -> None:
-        """Open the stream and the session; `async with` does."""
+        """Open the stream and the session; `async with` does.
+
+        Raises:
+            CarryoverError: It could not be opened, or was before.
+        """
+        if self._call is not None:
+            raise CarryoverError("session: expected to be opened once, got a second time")
         self._call = self._method()
         try:
-            opened = (await self._ask(self._open, None)).opened
+            self._opened = (await self._ask(self._open, None)).opened
         except BaseException:
             self._call.cancel()
             raise
-        self.id = opened.session_id
-        self.model = messages.ref(opened.model)
 
     async def step(
         self,
@@ -55,6 +81,7 @@ class AsyncSession:
         *,
         token_ids: Sequence[int] | None = None,
         num_top: int = 1,
+        with_tokens: bool | None = None,
         timeout_s: float | None = None,
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
@@ -63,16 +90,19 @@ class AsyncSession:
             tokens: As text, one vocabulary entry each; or
             token_ids: as vocabulary ids.
             num_top: Outputs to return for each step, best first; 0 only advances.
+            with_tokens: Whether outputs come as text too; None: where `tokens` were given.
             timeout_s: Bound of this message, in seconds.
 
         Raises:
-            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded or
-                Unavailable it is over.
+            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded,
+                InternalError or Unavailable it is over.
         """
         async with self._turn:
             if self._closed:
                 raise SessionClosed("session: expected an open one, got one that was closed", "FAILED_PRECONDITION")
-            request = messages.step_request(self._next_id(), self.id, tokens, token_ids, num_top)
+            request = messages.step_request(
+                self._next_id(), self.id, self.num_steps, tokens, token_ids, num_top, with_tokens
+            )
             stepped = (await self._ask(request, timeout_s)).stepped
             self.num_steps = stepped.num_steps
             return messages.steps(stepped)
@@ -80,7 +110,7 @@ class AsyncSession:
     async def close(self) -> int:
         """Close the session and give the number of steps that it took. Closing twice does nothing more."""
         async with self._turn:
-            if not self._closed:
+            if not self._closed and self._known:
                 self._closed = True
                 try:
                     if self._failure is None:
@@ -130,6 +160,7 @@ class AsyncSession:
             raise
         else:
             if answer is not grpc.aio.EOF:
+                self._failure = messages.session_end(answer)
                 return messages.session_answer(answer, request.request_id)
             self._failure = await self._why()
         raise self._failure from None

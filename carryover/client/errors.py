@@ -8,7 +8,8 @@
     |       `-- SessionExpired it was idle for too long
     |-- FailedPrecondition
     |   |-- WrongTask          the model does something else
-    |   `-- SessionClosed      it was closed before
+    |   |-- SessionClosed      it was closed before
+    |   `-- StepMismatch       the session has taken another number of steps
     |-- ResourceExhausted
     |   `-- Overloaded         come back after `retry_after_s`
     |-- DeadlineExceeded       the time ran out, here or at the server
@@ -26,7 +27,8 @@ from dataclasses import dataclass, field
 import grpc
 from google.protobuf.message import DecodeError
 
-from protos.carryover.v1 import error_details_pb2 as details_pb
+from protos.carryover.client.v1 import error_details_pb2 as details_pb
+from protos.carryover.v1 import carryover_pb2 as pb
 
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "carryover"
@@ -97,6 +99,10 @@ class SessionClosed(FailedPrecondition):
     """The session was closed before."""
 
 
+class StepMismatch(FailedPrecondition):
+    """The session has taken another number of steps than the request says; it is as it was."""
+
+
 class ResourceExhausted(CarryoverError):
     """A limit of the server was reached."""
 
@@ -132,6 +138,7 @@ _BY_REASON: Mapping[str, type[CarryoverError]] = {
     "SESSION_NOT_FOUND": SessionNotFound,
     "SESSION_EXPIRED": SessionExpired,
     "SESSION_CLOSED": SessionClosed,
+    "STEP_MISMATCH": StepMismatch,
     "OVERLOADED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "CANCELLED": Cancelled,
@@ -156,10 +163,16 @@ def error_class(code: grpc.StatusCode, reason: str) -> type[CarryoverError]:
     return _BY_REASON.get(reason) or _BY_CODE.get(code, CarryoverError)
 
 
-def from_session_error(code: int, reason: str, message: str, retry_after_s: float) -> CarryoverError:
-    """Build the error that a SessionError message describes."""
-    status = _CODE_BY_NUMBER.get(code, grpc.StatusCode.UNKNOWN)
-    return error_class(status, reason)(message, status.name, reason, {}, (), retry_after_s or None)
+def from_session_error(error: pb.SessionError) -> CarryoverError:
+    """Build the error that a SessionError message describes; its details are those of a unary call."""
+    status = _CODE_BY_NUMBER.get(error.code, grpc.StatusCode.UNKNOWN)
+    metadata, violations = {}, []
+    for violation in error.violations:
+        metadata = {"field": violation.field, "expected": violation.expected, "got": violation.got}
+        violations.append(Violation(violation.field, f"expected {violation.expected}, got {violation.got}"))
+    return error_class(status, error.reason)(
+        error.message, status.name, error.reason, metadata, tuple(violations), error.retry_after_s or None
+    )
 
 
 def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> CarryoverError:

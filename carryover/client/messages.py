@@ -14,6 +14,8 @@ _TASK: dict[int, types.Task] = {
     pb.TASK_ENCODER_DECODER: "encoder_decoder",
     pb.TASK_LANGUAGE_MODEL: "language_model",
 }
+_PRECISION: dict[int, types.Precision] = {pb.PRECISION_FP32: "fp32", pb.PRECISION_INT8: "int8"}
+_REFUSAL: dict[int, types.RefusalReason] = {pb.REFUSAL_REASON_BUNDLE: "bundle", pb.REFUSAL_REASON_GRAPHS: "graphs"}
 
 
 _P = ParamSpec("_P")
@@ -121,7 +123,13 @@ def open_request(request_id: int, model: str, version: int) -> pb.SessionRequest
 
 @_checked
 def step_request(
-    request_id: int, session_id: str, tokens: Sequence[str] | None, token_ids: Sequence[int] | None, num_top: int
+    request_id: int,
+    session_id: str,
+    first_step: int,
+    tokens: Sequence[str] | None,
+    token_ids: Sequence[int] | None,
+    num_top: int,
+    with_tokens: bool | None,
 ) -> pb.SessionRequest:
     """Build the message that steps a session; exactly one of tokens and token_ids is given."""
     if isinstance(tokens, str):
@@ -132,7 +140,14 @@ def step_request(
     _range("num_top", num_top, 0, 2**31 - 1)
     for i, token_id in enumerate(token_ids or ()):
         _range(f"token_ids[{i}]", token_id, 0, 2**63 - 1)
-    step = pb.StepSession(session_id=session_id, tokens=tokens or (), token_ids=token_ids or (), num_top=num_top)
+    step = pb.StepSession(
+        session_id=session_id,
+        tokens=tokens or (),
+        token_ids=token_ids or (),
+        num_top=num_top,
+        first_step=first_step,
+        with_tokens=tokens is not None if with_tokens is None else with_tokens,
+    )
     return pb.SessionRequest(request_id=request_id, step=step)
 
 
@@ -173,7 +188,7 @@ def transduce_event(response: pb.TransduceResponse) -> types.Token | types.Trans
     if response.WhichOneof("event") == "token":
         return token(response.token)
     hypotheses = tuple(
-        types.Hypothesis(tuple(h.tokens), h.text, h.log_prob, h.score, _FINISH.get(h.finish_reason, "end"))
+        types.Hypothesis(tuple(h.tokens), h.text, h.log_prob, h.score, _FINISH.get(h.finish_reason, "unknown"))
         for h in response.result.hypotheses
     )
     return types.TransduceResult(ref(response.result.model), hypotheses)
@@ -187,7 +202,7 @@ def generate_event(response: pb.GenerateResponse) -> types.Token | types.Generat
     return types.GenerateResult(
         ref(got.model),
         got.text,
-        _FINISH.get(got.finish_reason, "end"),
+        _FINISH.get(got.finish_reason, "unknown"),
         got.seed,
         got.num_prompt_tokens,
         got.num_tokens,
@@ -204,6 +219,11 @@ def steps(response: pb.SessionStepped) -> list[types.StepOutput]:
     return [types.StepOutput(tuple(o.token_ids), tuple(o.log_probs), tuple(o.tokens)) for o in response.outputs]
 
 
+def session_end(response: pb.SessionResponse) -> CarryoverError | None:
+    """Give the error with which a session ended, or None where it goes on."""
+    return from_session_error(response.error) if response.error.session_ended else None
+
+
 def session_answer(response: pb.SessionResponse, request_id: int) -> pb.SessionResponse:
     """Check that a session message answers a request.
 
@@ -213,8 +233,7 @@ def session_answer(response: pb.SessionResponse, request_id: int) -> pb.SessionR
     if response.request_id != request_id:
         raise CarryoverError(f"session: expected the answer to request {request_id}, got {response.request_id}")
     if response.WhichOneof("event") == "error":
-        got = response.error
-        raise from_session_error(got.code, got.reason, got.message, got.retry_after_s)
+        raise from_session_error(response.error)
     return response
 
 
@@ -225,7 +244,7 @@ def model(message: pb.Model) -> types.Model:
         ref(message.ref),
         _TASK.get(message.task, "unknown"),
         message.supports_sessions,
-        message.precision,
+        _PRECISION.get(message.precision, "unknown"),
         message.provider,
         dict(message.vocabulary_sizes),
         dict(message.metrics),
@@ -236,6 +255,11 @@ def model(message: pb.Model) -> types.Model:
             limits.top_k,
             limits.max_sequences,
             limits.max_sessions,
+            limits.max_word_characters,
+            limits.max_sentence_characters,
+            limits.max_message_bytes,
+            limits.max_requests_in_flight_per_stream,
+            limits.session_idle_timeout_s,
         ),
         message.state_bytes,
         tuple(message.warnings),
@@ -253,5 +277,5 @@ def model(message: pb.Model) -> types.Model:
 
 def model_list(response: pb.ListModelsResponse) -> types.ModelList:
     """Read what a server has."""
-    refused = tuple(types.RefusedModel(ref(r.model), r.reason) for r in response.refused)
+    refused = tuple(types.RefusedModel(ref(r.model), _REFUSAL.get(r.reason, "unknown")) for r in response.refused)
     return types.ModelList(tuple(map(model, response.models)), refused)

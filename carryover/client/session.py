@@ -50,6 +50,7 @@ class Session:
         *,
         token_ids: Sequence[int] | None = None,
         num_top: int = 1,
+        with_tokens: bool | None = None,
         timeout_s: float | None = None,
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
@@ -58,15 +59,18 @@ class Session:
             tokens: As text, one vocabulary entry each; or
             token_ids: as vocabulary ids.
             num_top: Outputs to return for each step, best first; 0 only advances.
+            with_tokens: Whether outputs come as text too; None: where `tokens` were given.
             timeout_s: Bound of this message, in seconds.
 
         Raises:
-            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded or
-                Unavailable it is over.
+            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded,
+                InternalError or Unavailable it is over.
         """
         if self._closed:
             raise SessionClosed("session: expected an open one, got one that was closed", "FAILED_PRECONDITION")
-        request = messages.step_request(self._next_id(), self.id, tokens, token_ids, num_top)
+        request = messages.step_request(
+            self._next_id(), self.id, self.num_steps, tokens, token_ids, num_top, with_tokens
+        )
         stepped = self._ask(request, timeout_s).stepped
         self.num_steps = stepped.num_steps
         return messages.steps(stepped)
@@ -105,8 +109,8 @@ class Session:
             raise self._failure
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         self._last_id = max(self._last_id, request.request_id)
-        self._requests.put(request)
         try:
+            self._requests.put(request)
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
             self._call.cancel()
@@ -116,9 +120,14 @@ class Session:
                 "DEADLINE_EXCEEDED",
             )
             raise self._failure from None
+        except BaseException:  # Ctrl-C: the answer would be taken for that of the next message
+            self._call.cancel()
+            self._failure = CarryoverError("session: expected each message to be waited for, got an interrupted one")
+            raise
         if isinstance(answer, CarryoverError):
             self._failure = answer
             raise answer
+        self._failure = messages.session_end(answer)
         return messages.session_answer(answer, request.request_id)
 
     def _end(self) -> None:

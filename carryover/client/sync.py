@@ -23,8 +23,8 @@ from carryover.client.channel import (
 )
 from carryover.client.errors import CarryoverError, NotFound, from_rpc_error
 from carryover.client.session import Session
+from protos.carryover.client.v1 import health_pb2
 from protos.carryover.v1 import carryover_pb2 as pb
-from protos.carryover.v1 import health_pb2
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
 
 _Result = TypeVar("_Result")

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["end", "length"]
+FinishReason = Literal["end", "length", "unknown"]  # unknown: a newer server knows more
 Task = Literal["tagger", "encoder_decoder", "language_model", "unknown"]
+Precision = Literal["fp32", "int8", "unknown"]
+RefusalReason = Literal["bundle", "graphs", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class StepOutput:
     Args:
         token_ids: Vocabulary ids (tag ids for a tagger).
         log_probs: Natural-log probability of each.
-        tokens: The entries as text, where the step was given as text; else empty.
+        tokens: The entries as text, where they were asked for; else empty.
     """
 
     token_ids: tuple[int, ...]
@@ -131,7 +133,21 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """Limits that requests are held to; 0 where one does not apply."""
+    """Limits that requests are held to; 0 where one does not apply.
+
+    Args:
+        max_input_tokens: Of one sequence, source or prompt.
+        max_output_tokens: Of one answer.
+        max_beam_size: Largest beam.
+        top_k: Most outputs that a step returns.
+        max_sequences: Of one Tag or Score request.
+        max_sessions: That the server keeps for the model.
+        max_word_characters: Of one word of a tagger.
+        max_sentence_characters: Of one sentence of a tagger, each word counted as long as the longest.
+        max_message_bytes: Of one request message.
+        max_requests_in_flight_per_stream: Unanswered requests of one Session stream, above which it is not read.
+        session_idle_timeout_s: Seconds without a request after which a session is closed.
+    """
 
     max_input_tokens: int
     max_output_tokens: int
@@ -139,6 +155,11 @@ class ModelLimits:
     top_k: int
     max_sequences: int
     max_sessions: int
+    max_word_characters: int
+    max_sentence_characters: int
+    max_message_bytes: int
+    max_requests_in_flight_per_stream: int
+    session_idle_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -172,7 +193,7 @@ class Model:
         ref: Name and version.
         task: What it does.
         supports_sessions: Whether it can be stepped.
-        precision: `fp32` or `int8`.
+        precision: Arithmetic of its weights.
         provider: ONNX Runtime's execution provider.
         vocabulary_sizes: Entries by role.
         metrics: Quality measured after training, by name.
@@ -185,7 +206,7 @@ class Model:
     ref: ModelRef
     task: Task
     supports_sessions: bool
-    precision: str
+    precision: Precision
     provider: str
     vocabulary_sizes: Mapping[str, int]
     metrics: Mapping[str, float]
@@ -197,10 +218,16 @@ class Model:
 
 @dataclass(frozen=True)
 class RefusedModel:
-    """A bundle that the server found and does not serve; the version is 0 where it could not be told."""
+    """A bundle that the server found and does not serve.
+
+    Args:
+        ref: Its name and version.
+        reason: `bundle`: its files are missing, were changed or do not fit together; `graphs`: its graphs do not run
+            there as they must. The server's log says more.
+    """
 
     ref: ModelRef
-    reason: str
+    reason: RefusalReason
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from service.engine.interface import (
     RequestId,
     SessionId,
 )
-from service.errors import RequestCancelled, ShuttingDown
+from service.errors import InternalFailure, RequestCancelled, ShuttingDown
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Bridge:
         """Close a session that nobody waits for any more. An engine takes closes however full it is."""
         try:
             self.submit(CloseSession(next_id(), session), _discard)
-        except ShuttingDown:
+        except (ShuttingDown, InternalFailure):
             log.debug("session %d ends with its engine", session)
 
     def _publish(self, events: Sequence[Event]) -> None:

@@ -1,5 +1,7 @@
 """The ListModels and GetModel calls."""
 
+from dataclasses import asdict
+
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import EngineStats
 from service.rpc.boundary import Context
@@ -10,6 +12,7 @@ _TASK = {
     "encoder_decoder": pb.TASK_ENCODER_DECODER,
     "language_model": pb.TASK_LANGUAGE_MODEL,
 }
+_PRECISION = {"fp32": pb.PRECISION_FP32, "int8": pb.PRECISION_INT8}
 
 
 async def list_models(models: Models, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -25,35 +28,20 @@ async def get_model(models: Models, request: pb.GetModelRequest, context: Contex
 
 
 def _load(stats: EngineStats) -> pb.ModelLoad:
-    return pb.ModelLoad(
-        waiting=stats.waiting,
-        running=stats.running,
-        sessions=stats.sessions,
-        num_slots=stats.num_slots,
-        free_slots=stats.free_slots,
-        num_memory_rows=stats.num_memory_rows,
-        free_memory_rows=stats.free_memory_rows,
-    )
+    return pb.ModelLoad(**asdict(stats))
 
 
 def _describe(model: LiveModel) -> pb.Model:
-    manifest, limits = model.manifest, model.limits
+    manifest = model.manifest
     return pb.Model(
         ref=model.ref,
         task=_TASK[manifest.task],
         supports_sessions=model.supports_sessions,
-        precision=manifest.precision,
+        precision=_PRECISION[manifest.precision],
         provider=model.provider,
         vocabulary_sizes={role: len(tokenizer.vocabulary) for role, tokenizer in model.tokenizers.items()},
         metrics=manifest.metrics,
-        limits=pb.ModelLimits(
-            max_input_tokens=limits.max_input_tokens,
-            max_output_tokens=limits.max_output_tokens,
-            max_beam_size=limits.max_beam_size,
-            top_k=limits.top_k,
-            max_sequences=limits.max_sequences,
-            max_sessions=limits.max_sessions,
-        ),
+        limits=pb.ModelLimits(**asdict(model.limits)),
         state_bytes=model.state_bytes,
         warnings=model.warnings,
         load=_load(model.bridge.engine.stats()),

@@ -18,28 +18,36 @@ TagDecoder = Callable[[npt.NDArray[np.float32]], Sequence[int]]  # emissions (T,
 
 @dataclass(frozen=True)
 class Limits:
-    """What requests to one model are held to."""
+    """What requests to one model are held to; 0 where it does not apply. The fields are those of the message."""
 
     max_input_tokens: int
-    max_word_characters: int
     max_output_tokens: int
     max_beam_size: int
     top_k: int
     max_sequences: int
     max_sessions: int
+    max_word_characters: int
+    max_sentence_characters: int
+    max_message_bytes: int
+    max_requests_in_flight_per_stream: int
+    session_idle_timeout_s: float
 
     @classmethod
     def of(cls, manifest: Manifest, settings: Settings) -> "Limits":
         """Join the bundle's limits and the server's."""
-        decoding = manifest.decoding
+        decoding, spells, steps = manifest.decoding, manifest.task == "tagger", supports_sessions(manifest)
         return cls(
             max_input_tokens=settings.max_input_tokens,
-            max_word_characters=settings.max_word_characters,
             max_output_tokens=settings.max_output_tokens,
             max_beam_size=decoding.max_beam_size if manifest.task == "encoder_decoder" else 0,
             top_k=decoding.top_k if "step" in manifest.graphs else 0,
             max_sequences=settings.max_sequences,
-            max_sessions=settings.session_limit if supports_sessions(manifest) else 0,
+            max_sessions=settings.session_limit if steps else 0,
+            max_word_characters=settings.max_word_characters if spells else 0,
+            max_sentence_characters=settings.max_sentence_characters if spells else 0,
+            max_message_bytes=settings.max_message_bytes,
+            max_requests_in_flight_per_stream=settings.max_requests_in_flight_per_stream if steps else 0,
+            session_idle_timeout_s=settings.session_idle_timeout_s if steps else 0.0,
         )
 
 

@@ -11,6 +11,7 @@ import grpc
 from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
+from protos.carryover.v1 import carryover_pb2 as pb
 from service import errors
 
 DOMAIN = "carryover"
@@ -25,6 +26,7 @@ CODES: Mapping[type[errors.ServiceError], grpc.StatusCode] = {
     errors.SessionNotFound: grpc.StatusCode.NOT_FOUND,
     errors.SessionExpired: grpc.StatusCode.NOT_FOUND,
     errors.SessionClosed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.StepMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
     errors.RequestCancelled: grpc.StatusCode.CANCELLED,
@@ -42,6 +44,7 @@ class Status:
         message: For a person.
         reason: Stable word.
         retry_after_s: When to come back, in seconds; 0 where that would not help.
+        violations: The fields at fault.
         details: A serialised google.rpc.Status.
     """
 
@@ -49,6 +52,7 @@ class Status:
     message: str
     reason: str
     retry_after_s: float
+    violations: tuple[pb.FieldViolation, ...]
     details: bytes
 
     @property
@@ -66,13 +70,19 @@ def describe(error: errors.ServiceError) -> Status:
     info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)
     details = [info]
     retry_after_s = 0.0
+    violations = []
+    if isinstance(error, errors.InvalidInput | errors.StepMismatch):
+        field, expected, got = shorten(error.field), shorten(error.expected), shorten(error.got)
+        violations.append(pb.FieldViolation(field=field, expected=expected, got=got))
+        info.metadata.update(field=field, expected=expected, got=got)
     if isinstance(error, errors.InvalidInput):
-        expected, got = shorten(error.expected), shorten(error.got)
-        info.metadata.update(field=shorten(error.field), expected=expected, got=got)
-        violation = error_details_pb2.BadRequest.FieldViolation(
-            field=shorten(error.field), description=f"expected {expected}, got {got}"
-        )
-        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        bad = [
+            error_details_pb2.BadRequest.FieldViolation(
+                field=violation.field, description=f"expected {violation.expected}, got {violation.got}"
+            )
+            for violation in violations
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=bad))
     if isinstance(error, errors.Overloaded):
         retry_after_s = error.retry_after_s
         retry = error_details_pb2.RetryInfo()
@@ -82,7 +92,7 @@ def describe(error: errors.ServiceError) -> Status:
     for box, detail in zip(packed, details, strict=True):
         box.Pack(detail)
     status = status_pb2.Status(code=code.value[0], message=message, details=packed)
-    return Status(code, message, reason, retry_after_s, status.SerializeToString())
+    return Status(code, message, reason, retry_after_s, tuple(violations), status.SerializeToString())
 
 
 def shorten(text: str) -> str:

@@ -43,12 +43,12 @@ def step_inputs(model: LiveModel, request: pb.StepSession) -> tuple[Arrays, int]
     return {"tokens": np.array(request.token_ids, np.int64)}, num_steps
 
 
-def answer_step(live: LiveSession, outputs: StepOutputs, with_text: bool) -> pb.SessionStepped:
-    """Make the answer to a step message; the entries as text only where the request came as text."""
+def answer_step(live: LiveSession, outputs: StepOutputs, with_tokens: bool) -> pb.SessionStepped:
+    """Make the answer to a step message; the entries as text only where they were asked for."""
     output_tokenizer = _output_tokenizer(live.model)
     rows = []
     for ids, log_probs in zip(outputs.token_ids.tolist(), outputs.log_probs.tolist(), strict=True):
-        tokens = output_tokenizer.vocabulary.decode(ids) if with_text else None
+        tokens = output_tokenizer.vocabulary.decode(ids) if with_tokens else None
         rows.append(pb.StepOutput(token_ids=ids, log_probs=log_probs, tokens=tokens))
     return pb.SessionStepped(session_id=live.name, outputs=rows, num_steps=outputs.num_steps)
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from models.symbols import BOS, EOS
 from models.tokenizer import Tokenizer
-from models.vocabulary import BOS, EOS
 from service.errors import InvalidInput
 from service.rpc.models import LiveModel
 
@@ -48,7 +48,7 @@ def tagger_arrays(model: LiveModel, words: Sequence[str], field: str) -> Arrays:
         words (T,), characters (T, C) padded with 0, word_lengths (T,).
 
     Raises:
-        InvalidInput: No word or too many; an empty or over-long word.
+        InvalidInput: No word or too many; an empty or over-long word; too many characters in all.
     """
     limits = model.limits
     if not words:
@@ -65,7 +65,15 @@ def tagger_arrays(model: LiveModel, words: Sequence[str], field: str) -> Arrays:
         word_ids.append(word_tokenizer.vocabulary.id_of(word_tokenizer.normalise(word)))
         spelled.append(character_tokenizer.encode(word))
     lengths = np.array([len(ids) for ids in spelled], np.int64)
-    characters = np.zeros((len(words), int(lengths.max())), np.int64)
+    longest = int(lengths.max())
+    # A model computes every word as long as the longest: that, not the sum, is what a sentence costs.
+    if len(words) * longest > limits.max_sentence_characters:
+        raise InvalidInput(
+            field,
+            f"words times characters of the longest word to be at most {limits.max_sentence_characters}",
+            f"{len(words)} words, the longest of {longest}",
+        )
+    characters = np.zeros((len(words), longest), np.int64)
     for row, ids in zip(characters, spelled, strict=True):
         row[: len(ids)] = ids
     return {"words": np.array(word_ids, np.int64), "characters": characters, "word_lengths": lengths}

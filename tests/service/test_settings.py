@@ -28,7 +28,7 @@ def test_defaults_listen_on_loopback() -> None:
         "auto",
         Path("repository"),
     )
-    assert settings.session_limit == settings.num_slots - 2
+    assert (settings.num_slots, settings.session_limit) == (1024, 766)  # 3/4 of 1022
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -81,7 +81,12 @@ def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch)
         ({"CARRYOVER_SESSION_IDLE_TIMEOUT_S": "nan"}, "CARRYOVER_SESSION_IDLE_TIMEOUT_S"),
         ({"CARRYOVER_SESSION_IDLE_TIMEOUT_S": "0"}, "CARRYOVER_SESSION_IDLE_TIMEOUT_S: expected greater than 0"),
         ({"CARRYOVER_PROT": "1"}, "CARRYOVER_PROT: expected one of the settings' names"),
-        ({"CARRYOVER_MAX_SESSIONS": "2000"}, "max_sessions: expected at most num_slots - 2 = 1022, got 2000"),
+        ({"CARRYOVER_MAX_SESSIONS": "2000"}, "max_sessions: expected at most num_slots - 3 = 1021, got 2000"),
+        ({"CARRYOVER_MAX_SESSIONS": "1022"}, "max_sessions: expected at most num_slots - 3 = 1021, got 1022"),
+        (
+            {"CARRYOVER_MAX_SENTENCE_CHARACTERS": "63"},
+            "max_sentence_characters: expected at least max_word_characters = 64, got 63",
+        ),
         ({"CARRYOVER_NUM_MEMORY_ROWS": "64"}, "num_memory_rows: expected at least 2 * max_input_tokens = 1024, got 64"),
         ({"CARRYOVER_TLS_PRIVATE_KEY": "key.pem"}, "tls_certificate and tls_private_key: expected both or neither"),
     ],

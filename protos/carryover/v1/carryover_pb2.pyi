@@ -30,19 +30,46 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
+    """Never sent."""
     FINISH_REASON_END: _FinishReason.ValueType  # 1
     """The model produced its end symbol."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
     """max_tokens was reached."""
 
-class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper): ...
+class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
+    """Why a text ends where it does."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
+"""Never sent."""
 FINISH_REASON_END: FinishReason.ValueType  # 1
 """The model produced its end symbol."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens was reached."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
+
+class _RefusalReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RefusalReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RefusalReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REFUSAL_REASON_UNSPECIFIED: _RefusalReason.ValueType  # 0
+    """Never sent."""
+    REFUSAL_REASON_BUNDLE: _RefusalReason.ValueType  # 1
+    """Its files are missing, were changed, or do not fit together: export it again."""
+    REFUSAL_REASON_GRAPHS: _RefusalReason.ValueType  # 2
+    """Its graphs do not run on this server as they must."""
+
+class RefusalReason(_RefusalReason, metaclass=_RefusalReasonEnumTypeWrapper):
+    """What can be wrong with a bundle."""
+
+REFUSAL_REASON_UNSPECIFIED: RefusalReason.ValueType  # 0
+"""Never sent."""
+REFUSAL_REASON_BUNDLE: RefusalReason.ValueType  # 1
+"""Its files are missing, were changed, or do not fit together: export it again."""
+REFUSAL_REASON_GRAPHS: RefusalReason.ValueType  # 2
+"""Its graphs do not run on this server as they must."""
+Global___RefusalReason: _TypeAlias = RefusalReason  # noqa: Y015
 
 class _Task:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -51,17 +78,50 @@ class _Task:
 class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     TASK_UNSPECIFIED: _Task.ValueType  # 0
+    """Never sent."""
     TASK_TAGGER: _Task.ValueType  # 1
+    """Labels tokens: Tag."""
     TASK_ENCODER_DECODER: _Task.ValueType  # 2
+    """Turns one text into another: Transduce."""
     TASK_LANGUAGE_MODEL: _Task.ValueType  # 3
+    """Predicts text: Generate and Score."""
 
-class Task(_Task, metaclass=_TaskEnumTypeWrapper): ...
+class Task(_Task, metaclass=_TaskEnumTypeWrapper):
+    """What a model does, and thereby which calls it answers."""
 
 TASK_UNSPECIFIED: Task.ValueType  # 0
+"""Never sent."""
 TASK_TAGGER: Task.ValueType  # 1
+"""Labels tokens: Tag."""
 TASK_ENCODER_DECODER: Task.ValueType  # 2
+"""Turns one text into another: Transduce."""
 TASK_LANGUAGE_MODEL: Task.ValueType  # 3
+"""Predicts text: Generate and Score."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
+
+class _Precision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRECISION_UNSPECIFIED: _Precision.ValueType  # 0
+    """Never sent."""
+    PRECISION_FP32: _Precision.ValueType  # 1
+    """32-bit floating point."""
+    PRECISION_INT8: _Precision.ValueType  # 2
+    """8-bit integer weights, except where they are few or sensitive (attention); states are floating point."""
+
+class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
+    """Arithmetic of the weights."""
+
+PRECISION_UNSPECIFIED: Precision.ValueType  # 0
+"""Never sent."""
+PRECISION_FP32: Precision.ValueType  # 1
+"""32-bit floating point."""
+PRECISION_INT8: Precision.ValueType  # 2
+"""8-bit integer weights, except where they are few or sensitive (attention); states are floating point."""
+Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 @_typing.final
 class ModelRef(_message.Message):
@@ -91,14 +151,19 @@ Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 
 @_typing.final
 class TagRequest(_message.Message):
-    """---------------------------------------------------------------------------------------------------------------- Tag"""
+    """---------------------------------------------------------------------------------------------------------------- Tag
+
+    What to label.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     SEQUENCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """A model whose task is TASK_TAGGER."""
+
     @_builtins.property
     def sequences(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenSequence]:
         """The sequences to label, at least one."""
@@ -143,6 +208,8 @@ Global___TokenSequence: _TypeAlias = TokenSequence  # noqa: Y015
 
 @_typing.final
 class TagResponse(_message.Message):
+    """The labels."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -171,6 +238,8 @@ Global___TagResponse: _TypeAlias = TagResponse  # noqa: Y015
 
 @_typing.final
 class TaggedSequence(_message.Message):
+    """One labelled sentence."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TAGS_FIELD_NUMBER: _builtins.int
@@ -199,7 +268,10 @@ Global___TaggedSequence: _TypeAlias = TaggedSequence  # noqa: Y015
 
 @_typing.final
 class TransduceRequest(_message.Message):
-    """---------------------------------------------------------------------------------------------------------- Transduce"""
+    """---------------------------------------------------------------------------------------------------------- Transduce
+
+    What to turn into what, and how to search.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -222,7 +294,9 @@ class TransduceRequest(_message.Message):
     max_tokens: _builtins.int
     """Most target tokens to produce; 0 means the model's default. Reaching it ends with FINISH_REASON_LENGTH."""
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """A model whose task is TASK_ENCODER_DECODER."""
+
     def __init__(
         self,
         *,
@@ -245,6 +319,8 @@ Global___TransduceRequest: _TypeAlias = TransduceRequest  # noqa: Y015
 
 @_typing.final
 class TransduceResponse(_message.Message):
+    """One message of the stream: any number of tokens, then the result."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
@@ -305,6 +381,8 @@ Global___Token: _TypeAlias = Token  # noqa: Y015
 
 @_typing.final
 class TransduceResult(_message.Message):
+    """The whole answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -333,6 +411,8 @@ Global___TransduceResult: _TypeAlias = TransduceResult  # noqa: Y015
 
 @_typing.final
 class Hypothesis(_message.Message):
+    """One target text that the search found."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
@@ -347,6 +427,7 @@ class Hypothesis(_message.Message):
     score: _builtins.float
     """log_prob divided by the length penalty; what the order is by."""
     finish_reason: Global___FinishReason.ValueType
+    """Why it ends where it does."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The tokens, without the end symbol."""
@@ -370,7 +451,10 @@ Global___Hypothesis: _TypeAlias = Hypothesis  # noqa: Y015
 
 @_typing.final
 class GenerateRequest(_message.Message):
-    """----------------------------------------------------------------------------------------------------------- Generate"""
+    """----------------------------------------------------------------------------------------------------------- Generate
+
+    What to continue, and how to draw.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -394,7 +478,9 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     """Seed of the sampling noise; absent draws one, which the result tells."""
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """A model whose task is TASK_LANGUAGE_MODEL."""
+
     def __init__(
         self,
         *,
@@ -427,15 +513,19 @@ Global___GenerateRequest: _TypeAlias = GenerateRequest  # noqa: Y015
 
 @_typing.final
 class GenerateResponse(_message.Message):
+    """One message of the stream: any number of tokens, then the result."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
     RESULT_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def token(self) -> Global___Token: ...
+    def token(self) -> Global___Token:
+        """The next token of the continuation."""
+
     @_builtins.property
     def result(self) -> Global___GenerateResult:
-        """The last message of the stream."""
+        """The end of the answer; the last message of the stream."""
 
     def __init__(
         self,
@@ -455,6 +545,8 @@ Global___GenerateResponse: _TypeAlias = GenerateResponse  # noqa: Y015
 
 @_typing.final
 class GenerateResult(_message.Message):
+    """The whole answer."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
@@ -466,6 +558,7 @@ class GenerateResult(_message.Message):
     text: _builtins.str
     """The whole continuation."""
     finish_reason: Global___FinishReason.ValueType
+    """Why it ends where it does."""
     seed: _builtins.int
     """The seed that was used."""
     num_prompt_tokens: _builtins.int
@@ -473,7 +566,9 @@ class GenerateResult(_message.Message):
     num_tokens: _builtins.int
     """Tokens produced, the end symbol not counted."""
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """The model that answered, with its concrete version."""
+
     def __init__(
         self,
         *,
@@ -494,14 +589,19 @@ Global___GenerateResult: _TypeAlias = GenerateResult  # noqa: Y015
 
 @_typing.final
 class ScoreRequest(_message.Message):
-    """-------------------------------------------------------------------------------------------------------------- Score"""
+    """-------------------------------------------------------------------------------------------------------------- Score
+
+    What to score.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """A model whose task is TASK_LANGUAGE_MODEL."""
+
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Texts to score, at least one, none empty."""
@@ -522,12 +622,16 @@ Global___ScoreRequest: _TypeAlias = ScoreRequest  # noqa: Y015
 
 @_typing.final
 class ScoreResponse(_message.Message):
+    """The scores."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """The model that answered, with its concrete version."""
+
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___TextScore]:
         """One entry a request text, in the same order."""
@@ -548,6 +652,8 @@ Global___ScoreResponse: _TypeAlias = ScoreResponse  # noqa: Y015
 
 @_typing.final
 class TextScore(_message.Message):
+    """How probable the model finds one text."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKENS_FIELD_NUMBER: _builtins.int
@@ -584,7 +690,10 @@ Global___TextScore: _TypeAlias = TextScore  # noqa: Y015
 
 @_typing.final
 class SessionRequest(_message.Message):
-    """------------------------------------------------------------------------------------------------------------ Session"""
+    """------------------------------------------------------------------------------------------------------------ Session
+
+    One message of the caller.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -595,11 +704,17 @@ class SessionRequest(_message.Message):
     request_id: _builtins.int
     """Chosen by the caller and echoed in the answer to this message; unique among the requests in flight on the stream."""
     @_builtins.property
-    def open(self) -> Global___OpenSession: ...
+    def open(self) -> Global___OpenSession:
+        """Start a session."""
+
     @_builtins.property
-    def step(self) -> Global___StepSession: ...
+    def step(self) -> Global___StepSession:
+        """Advance one."""
+
     @_builtins.property
-    def close(self) -> Global___CloseSession: ...
+    def close(self) -> Global___CloseSession:
+        """End one."""
+
     def __init__(
         self,
         *,
@@ -620,11 +735,15 @@ Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
 
 @_typing.final
 class OpenSession(_message.Message):
+    """Starts a session from the model's initial state."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """A model whose `supports_sessions` is true."""
+
     def __init__(
         self,
         *,
@@ -648,9 +767,19 @@ class StepSession(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     TOKEN_IDS_FIELD_NUMBER: _builtins.int
     NUM_TOP_FIELD_NUMBER: _builtins.int
+    FIRST_STEP_FIELD_NUMBER: _builtins.int
+    WITH_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """The session, as SessionOpened named it."""
     num_top: _builtins.int
     """How many of the most probable outputs to return for each step, 0 (advance only) to the model's top_k."""
+    first_step: _builtins.int
+    """Steps that the session must have taken before the first of these, which makes the message safe to send while others
+    are in flight: with another number of steps it is refused with FAILED_PRECONDITION, reason STEP_MISMATCH, and
+    nothing changes. Absent means that these steps follow whatever was taken before.
+    """
+    with_tokens: _builtins.bool
+    """Whether `StepOutput.tokens` is wanted."""
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Input tokens as text, one vocabulary entry each (language model: words or characters; tagger: words).
@@ -668,21 +797,28 @@ class StepSession(_message.Message):
         tokens: _abc.Iterable[_builtins.str] | None = ...,
         token_ids: _abc.Iterable[_builtins.int] | None = ...,
         num_top: _builtins.int = ...,
+        first_step: _builtins.int | None = ...,
+        with_tokens: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_step", b"_first_step", "first_step", b"first_step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_top", b"num_top", "session_id", b"session_id", "token_ids", b"token_ids", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_step", b"_first_step", "first_step", b"first_step", "num_top", b"num_top", "session_id", b"session_id", "token_ids", b"token_ids", "tokens", b"tokens", "with_tokens", b"with_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_step: _TypeAlias = _typing.Literal["first_step"]  # noqa: Y015
+    _WhichOneofArgType__first_step: _TypeAlias = _typing.Literal["_first_step", b"_first_step"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_step) -> _WhichOneofReturnType__first_step | None: ...
 
 Global___StepSession: _TypeAlias = StepSession  # noqa: Y015
 
 @_typing.final
 class CloseSession(_message.Message):
+    """Ends a session after the steps sent before."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """The session, as SessionOpened named it."""
     def __init__(
         self,
         *,
@@ -698,6 +834,8 @@ Global___CloseSession: _TypeAlias = CloseSession  # noqa: Y015
 
 @_typing.final
 class SessionResponse(_message.Message):
+    """One message of the server."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REQUEST_ID_FIELD_NUMBER: _builtins.int
@@ -708,13 +846,21 @@ class SessionResponse(_message.Message):
     request_id: _builtins.int
     """The request that this answers."""
     @_builtins.property
-    def opened(self) -> Global___SessionOpened: ...
+    def opened(self) -> Global___SessionOpened:
+        """The session is open."""
+
     @_builtins.property
-    def stepped(self) -> Global___SessionStepped: ...
+    def stepped(self) -> Global___SessionStepped:
+        """The steps were taken."""
+
     @_builtins.property
-    def closed(self) -> Global___SessionClosed: ...
+    def closed(self) -> Global___SessionClosed:
+        """The session is closed."""
+
     @_builtins.property
-    def error(self) -> Global___SessionError: ...
+    def error(self) -> Global___SessionError:
+        """The request failed."""
+
     def __init__(
         self,
         *,
@@ -736,6 +882,8 @@ Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
 
 @_typing.final
 class SessionOpened(_message.Message):
+    """A session is open."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
@@ -762,12 +910,15 @@ Global___SessionOpened: _TypeAlias = SessionOpened  # noqa: Y015
 
 @_typing.final
 class SessionStepped(_message.Message):
+    """The steps of one message were taken, all of them."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """The session that moved."""
     num_steps: _builtins.int
     """Steps that the session has taken in all."""
     @_builtins.property
@@ -808,7 +959,7 @@ class StepOutput(_message.Message):
 
     @_builtins.property
     def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The entries as text, one an id; only where the request gave `tokens`."""
+        """The entries as text, one an id; only where `with_tokens` asked for them."""
 
     def __init__(
         self,
@@ -827,12 +978,16 @@ Global___StepOutput: _TypeAlias = StepOutput  # noqa: Y015
 
 @_typing.final
 class SessionClosed(_message.Message):
+    """A session is closed; its id names nothing any more."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
+    """The session that was closed."""
     num_steps: _builtins.int
+    """Steps that it took in all."""
     def __init__(
         self,
         *,
@@ -858,6 +1013,8 @@ class SessionError(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_S_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    VIOLATIONS_FIELD_NUMBER: _builtins.int
+    SESSION_ENDED_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """google.rpc.Code."""
     reason: _builtins.str
@@ -868,6 +1025,14 @@ class SessionError(_message.Message):
     """When to come back, in seconds; 0 where that would not help."""
     session_id: _builtins.str
     """The session that the request named, if any."""
+    session_ended: _builtins.bool
+    """Whether the session is over: a step of it broke or ran out of time, and nobody knows its state any more. Nothing
+    that was sent after it took effect.
+    """
+    @_builtins.property
+    def violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
+        """The fields at fault, with the reasons INVALID_INPUT and STEP_MISMATCH."""
+
     def __init__(
         self,
         *,
@@ -876,18 +1041,53 @@ class SessionError(_message.Message):
         message: _builtins.str = ...,
         retry_after_s: _builtins.float = ...,
         session_id: _builtins.str = ...,
+        violations: _abc.Iterable[Global___FieldViolation] | None = ...,
+        session_ended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after_s", b"retry_after_s", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after_s", b"retry_after_s", "session_ended", b"session_ended", "session_id", b"session_id", "violations", b"violations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionError: _TypeAlias = SessionError  # noqa: Y015
 
 @_typing.final
+class FieldViolation(_message.Message):
+    """One field of a request and why it was refused; unary calls have the same in google.rpc.BadRequest and ErrorInfo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    EXPECTED_FIELD_NUMBER: _builtins.int
+    GOT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """Path of the field, such as `step.tokens[3]`."""
+    expected: _builtins.str
+    """What would have been accepted."""
+    got: _builtins.str
+    """What came."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        expected: _builtins.str = ...,
+        got: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expected", b"expected", "field", b"field", "got", b"got"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FieldViolation: _TypeAlias = FieldViolation  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
-    """------------------------------------------------------------------------------------------------------------- Models"""
+    """------------------------------------------------------------------------------------------------------------- Models
+
+    Takes nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -904,6 +1104,8 @@ Global___ListModelsRequest: _TypeAlias = ListModelsRequest  # noqa: Y015
 
 @_typing.final
 class ListModelsResponse(_message.Message):
+    """What the server has."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: _builtins.int
@@ -932,19 +1134,23 @@ Global___ListModelsResponse: _TypeAlias = ListModelsResponse  # noqa: Y015
 
 @_typing.final
 class RefusedModel(_message.Message):
+    """A bundle that is not served."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
-    reason: _builtins.str
-    """One line: what is wrong with the bundle."""
+    reason: Global___RefusalReason.ValueType
+    """What is wrong with it; the server's log says it in full."""
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """Its name and version, as its folders are called."""
+
     def __init__(
         self,
         *,
         model: Global___ModelRef | None = ...,
-        reason: _builtins.str = ...,
+        reason: Global___RefusalReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -956,11 +1162,15 @@ Global___RefusedModel: _TypeAlias = RefusedModel  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):
+    """Which model to describe."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def model(self) -> Global___ModelRef: ...
+    def model(self) -> Global___ModelRef:
+        """Its name, and the version or 0."""
+
     def __init__(
         self,
         *,
@@ -976,6 +1186,8 @@ Global___GetModelRequest: _TypeAlias = GetModelRequest  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
+    """A model that is served."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -1030,16 +1242,19 @@ class Model(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
+    """What it does."""
     supports_sessions: _builtins.bool
     """Whether Session accepts this model."""
-    precision: _builtins.str
-    """"fp32" or "int8"."""
+    precision: Global___Precision.ValueType
+    """Arithmetic of its weights."""
     provider: _builtins.str
     """Execution provider that runs it: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
     state_bytes: _builtins.int
     """State bytes that one session or decoded row keeps."""
     @_builtins.property
-    def ref(self) -> Global___ModelRef: ...
+    def ref(self) -> Global___ModelRef:
+        """Its name and concrete version."""
+
     @_builtins.property
     def vocabulary_sizes(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Entries of each vocabulary, by role ("source", "target", "words", "characters", "tags", "tokens")."""
@@ -1066,7 +1281,7 @@ class Model(_message.Message):
         ref: Global___ModelRef | None = ...,
         task: Global___Task.ValueType = ...,
         supports_sessions: _builtins.bool = ...,
-        precision: _builtins.str = ...,
+        precision: Global___Precision.ValueType = ...,
         provider: _builtins.str = ...,
         vocabulary_sizes: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
@@ -1131,6 +1346,8 @@ Global___ModelLoad: _TypeAlias = ModelLoad  # noqa: Y015
 
 @_typing.final
 class ModelLimits(_message.Message):
+    """Limits that requests are held to; what is above one is refused, never cut. 0 where one does not apply."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
@@ -1139,6 +1356,11 @@ class ModelLimits(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     MAX_SEQUENCES_FIELD_NUMBER: _builtins.int
     MAX_SESSIONS_FIELD_NUMBER: _builtins.int
+    MAX_WORD_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_SENTENCE_CHARACTERS_FIELD_NUMBER: _builtins.int
+    MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_REQUESTS_IN_FLIGHT_PER_STREAM_FIELD_NUMBER: _builtins.int
+    SESSION_IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
     max_input_tokens: _builtins.int
     """Most input tokens of one sequence, source or prompt."""
     max_output_tokens: _builtins.int
@@ -1151,6 +1373,16 @@ class ModelLimits(_message.Message):
     """Most sequences in one Tag or Score request."""
     max_sessions: _builtins.int
     """Sessions that this server keeps for the model."""
+    max_word_characters: _builtins.int
+    """Most characters of one word of a tagger."""
+    max_sentence_characters: _builtins.int
+    """Most characters of one sentence of a tagger, each word counted as long as the longest: that is what is computed."""
+    max_message_bytes: _builtins.int
+    """Most bytes of one request message."""
+    max_requests_in_flight_per_stream: _builtins.int
+    """Unanswered requests of one Session stream, above which it is read no further."""
+    session_idle_timeout_s: _builtins.float
+    """Seconds without a request after which a session is closed."""
     def __init__(
         self,
         *,
@@ -1160,10 +1392,15 @@ class ModelLimits(_message.Message):
         top_k: _builtins.int = ...,
         max_sequences: _builtins.int = ...,
         max_sessions: _builtins.int = ...,
+        max_word_characters: _builtins.int = ...,
+        max_sentence_characters: _builtins.int = ...,
+        max_message_bytes: _builtins.int = ...,
+        max_requests_in_flight_per_stream: _builtins.int = ...,
+        session_idle_timeout_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_beam_size", b"max_beam_size", "max_input_tokens", b"max_input_tokens", "max_output_tokens", b"max_output_tokens", "max_sequences", b"max_sequences", "max_sessions", b"max_sessions", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_beam_size", b"max_beam_size", "max_input_tokens", b"max_input_tokens", "max_message_bytes", b"max_message_bytes", "max_output_tokens", b"max_output_tokens", "max_requests_in_flight_per_stream", b"max_requests_in_flight_per_stream", "max_sentence_characters", b"max_sentence_characters", "max_sequences", b"max_sequences", "max_sessions", b"max_sessions", "max_word_characters", b"max_word_characters", "session_idle_timeout_s", b"session_idle_timeout_s", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

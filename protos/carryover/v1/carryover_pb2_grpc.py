@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class CarryoverStub:
-    """Missing associated documentation comment in .proto file."""
+    """Sequence models behind one door: whole answers, streams of tokens, and sessions that keep their state.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -72,7 +73,8 @@ class CarryoverStub:
 
 
 class CarryoverServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Sequence models behind one door: whole answers, streams of tokens, and sessions that keep their state.
+    """
 
     def Tag(self, request, context):
         """Labels every token of each sequence. Models whose task is TASK_TAGGER.
@@ -104,10 +106,14 @@ class CarryoverServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Stateful stepping. One stream may carry many sessions, one message many steps. Requests of one session are
-        answered in order; sessions do not wait for each other. A request that fails is answered by a SessionError with
-        its request_id and the stream stays open. Half-closing the stream lets what was sent finish; sessions opened on a
-        stream are closed when it ends. Models that have a step graph (`Model.supports_sessions`).
+        """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+
+        Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
+        in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
+        and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
+        (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
+        stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+        Models that have a step graph (`Model.supports_sessions`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -174,7 +180,8 @@ def add_CarryoverServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Carryover:
-    """Missing associated documentation comment in .proto file."""
+    """Sequence models behind one door: whole answers, streams of tokens, and sessions that keep their state.
+    """
 
     @staticmethod
     def Tag(request,

@@ -31,6 +31,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class CarryoverStub:
+    """Sequence models behind one door: whole answers, streams of tokens, and sessions that keep their state."""
+
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
@@ -46,10 +48,14 @@ class CarryoverStub:
     Score: _grpc.UnaryUnaryMultiCallable[_carryover_pb2.ScoreRequest, _carryover_pb2.ScoreResponse]
     """Log-probability of every token of each given text. Models whose task is TASK_LANGUAGE_MODEL."""
     Session: _grpc.StreamStreamMultiCallable[_carryover_pb2.SessionRequest, _carryover_pb2.SessionResponse]
-    """Stateful stepping. One stream may carry many sessions, one message many steps. Requests of one session are
-    answered in order; sessions do not wait for each other. A request that fails is answered by a SessionError with
-    its request_id and the stream stays open. Half-closing the stream lets what was sent finish; sessions opened on a
-    stream are closed when it ends. Models that have a step graph (`Model.supports_sessions`).
+    """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+
+    Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
+    in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
+    and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
+    (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
+    stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+    Models that have a step graph (`Model.supports_sessions`).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_carryover_pb2.ListModelsRequest, _carryover_pb2.ListModelsResponse]
     """All models that this server serves, and the bundles that it refused, with the reason."""
@@ -58,6 +64,8 @@ class CarryoverStub:
 
 @_typing.type_check_only
 class CarryoverAsyncStub(CarryoverStub):
+    """Sequence models behind one door: whole answers, streams of tokens, and sessions that keep their state."""
+
     def __init__(self, channel: _aio.Channel) -> None: ...
     Tag: _aio.UnaryUnaryMultiCallable[_carryover_pb2.TagRequest, _carryover_pb2.TagResponse]  # type: ignore[assignment]
     """Labels every token of each sequence. Models whose task is TASK_TAGGER."""
@@ -70,10 +78,14 @@ class CarryoverAsyncStub(CarryoverStub):
     Score: _aio.UnaryUnaryMultiCallable[_carryover_pb2.ScoreRequest, _carryover_pb2.ScoreResponse]  # type: ignore[assignment]
     """Log-probability of every token of each given text. Models whose task is TASK_LANGUAGE_MODEL."""
     Session: _aio.StreamStreamMultiCallable[_carryover_pb2.SessionRequest, _carryover_pb2.SessionResponse]  # type: ignore[assignment]
-    """Stateful stepping. One stream may carry many sessions, one message many steps. Requests of one session are
-    answered in order; sessions do not wait for each other. A request that fails is answered by a SessionError with
-    its request_id and the stream stays open. Half-closing the stream lets what was sent finish; sessions opened on a
-    stream are closed when it ends. Models that have a step graph (`Model.supports_sessions`).
+    """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+
+    Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
+    in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
+    and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
+    (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
+    stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+    Models that have a step graph (`Model.supports_sessions`).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_carryover_pb2.ListModelsRequest, _carryover_pb2.ListModelsResponse]  # type: ignore[assignment]
     """All models that this server serves, and the bundles that it refused, with the reason."""
@@ -81,6 +93,8 @@ class CarryoverAsyncStub(CarryoverStub):
     """One model in full."""
 
 class CarryoverServicer(metaclass=_abc_1.ABCMeta):
+    """Sequence models behind one door: whole answers, streams of tokens, and sessions that keep their state."""
+
     @_abc_1.abstractmethod
     def Tag(
         self,
@@ -121,10 +135,14 @@ class CarryoverServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_carryover_pb2.SessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_carryover_pb2.SessionResponse], _abc.AsyncIterator[_carryover_pb2.SessionResponse]]:
-        """Stateful stepping. One stream may carry many sessions, one message many steps. Requests of one session are
-        answered in order; sessions do not wait for each other. A request that fails is answered by a SessionError with
-        its request_id and the stream stays open. Half-closing the stream lets what was sent finish; sessions opened on a
-        stream are closed when it ends. Models that have a step graph (`Model.supports_sessions`).
+        """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+
+        Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
+        in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
+        and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
+        (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
+        stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+        Models that have a step graph (`Model.supports_sessions`).
         """
 
     @_abc_1.abstractmethod

@@ -64,8 +64,9 @@ class Scripted(pb_grpc.CarryoverServicer):
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:
         ref = pb.ModelRef(name="g2p", version=2)
         warnings = ["LSTM runs on the CPU"]
-        model = pb.Model(ref=ref, task=TASKS["g2p"], precision=pb.PRECISION_INT8, metrics={"dev/wer": 0.25}, warnings=warnings)
-        refused = pb.RefusedModel(model=pb.ModelRef(name="old", version=1), reason="wrong hash of [step.onnx]")
+        int8, metrics = pb.PRECISION_INT8, {"dev/wer": 0.25}
+        model = pb.Model(ref=ref, task=TASKS["g2p"], precision=int8, metrics=metrics, warnings=warnings)
+        refused = pb.RefusedModel(model=pb.ModelRef(name="old", version=1), reason=pb.REFUSAL_REASON_GRAPHS)
         return pb.ListModelsResponse(models=[model], refused=[refused])
 
     def Session(
@@ -244,4 +245,4 @@ def test_models_lists_what_a_server_serves_and_refused(server: Server, capsys: p
     said = " ".join(capsys.readouterr().out.split())
     for part in ("g2p 2 encoder_decoder int8", "dev/wer 0.25", "warning: LSTM runs on the CPU"):
         assert part in said
-    assert "refused: old 1: wrong hash of [step.onnx]" in said
+    assert "refused: old 1: graphs" in said

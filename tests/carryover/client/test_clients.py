@@ -69,7 +69,7 @@ async def test_the_asyncio_client_makes_every_call() -> None:
         assert (made.text, made.seed, made.finish_reason, made.num_tokens) == ("mat dog ran", 5, "length", 3)
         models = await client.models()
         assert [model.ref.name for model in models.models] == ["bitagger", "g2p", "lm", "tagger"]
-        assert models.refused[0].reason == "hash mismatch"
+        assert models.refused[0].reason == "graphs"
         model = await client.model("lm")
         assert (model.ref, model.task, model.supports_sessions) == (ModelRef("lm", 3), "language_model", True)
         assert (model.load.num_slots, model.load.free_slots, model.limits.top_k) == (10, 8, 3)

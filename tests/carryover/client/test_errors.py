@@ -8,7 +8,8 @@ import pytest
 
 from carryover.client import errors
 from carryover.client.errors import error_class, from_session_error, from_status
-from service.errors import InvalidInput, Overloaded, ServiceError
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.errors import InvalidInput, Overloaded, ServiceError, StepMismatch
 from service.rpc.status import CODES, INTERNAL_MESSAGE, describe
 
 
@@ -17,6 +18,8 @@ def example(cls: type[ServiceError]) -> ServiceError:
         return InvalidInput("beam_size", "1 to 8", "9")
     if cls is Overloaded:
         return Overloaded("8 requests are waiting", 1.25)
+    if cls is StepMismatch:
+        return StepMismatch("step.first_step", 4, 6)
     return cls("what happened")
 
 
@@ -27,8 +30,18 @@ def test_every_error_of_the_service_has_a_class_of_its_own(cls: type[ServiceErro
     assert type(error) is not errors.CarryoverError
     assert (error.code, error.reason) == (CODES[cls].name, cls.reason)
     assert str(error) == (INTERNAL_MESSAGE if cls.reason == "INTERNAL" else str(example(cls)))
-    again = from_session_error(status.code.value[0], status.reason, status.message, status.retry_after_s)
+    again = from_session_error(
+        pb.SessionError(
+            code=status.code.value[0],
+            reason=status.reason,
+            message=status.message,
+            retry_after_s=status.retry_after_s,
+            violations=status.violations,
+        )
+    )
     assert (type(again), str(again), again.retry_after_s) == (type(error), str(error), error.retry_after_s)
+    assert again.metadata == error.metadata
+    assert again.violations == error.violations or cls is StepMismatch  # BadRequest is for bad requests alone
 
 
 def test_each_reason_gives_the_class_of_the_same_name() -> None:

@@ -23,7 +23,7 @@ from service.engine.interface import (
     StepSession,
     TokensDecided,
 )
-from service.errors import ServiceError
+from service.errors import ServiceError, SessionNotFound
 
 NUM_TAGS = 3
 VOCABULARY_SIZE = 12
@@ -92,6 +92,8 @@ class FakeEngine:
             case StepSession():
                 return [Finished(request.id, self.step(request))]
             case CloseSession():
+                if request.session not in self.sessions:
+                    return [Failed(request.id, SessionNotFound("no such session"))]
                 return [Finished(request.id, self.sessions.pop(request.session)[1])]
         raise AssertionError(request)
 

@@ -144,8 +144,9 @@ async def test_a_session_is_closed_without_anybody_waiting() -> None:
     engine.sessions = {1: [0, 0]}
     bridge.close_session(1)
     assert not engine.sessions
-    engine.refusals = [ShuttingDown("bye")]
+    engine.refusals = [ShuttingDown("bye"), InternalFailure("a bug")]
     bridge.close_session(3)  # the engine ends all sessions by itself
+    bridge.close_session(4)
     await wait_until(lambda: bridge.unanswered == 0)
 
 

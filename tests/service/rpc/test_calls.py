@@ -129,7 +129,9 @@ async def test_generate_draws_a_seed_and_starts_from_nothing(world: World) -> No
 async def test_the_catalogue_tells_what_is_served_and_what_was_refused(world: World) -> None:
     listed = await world.stub.ListModels(pb.ListModelsRequest())
     assert [model.ref.name for model in listed.models] == ["bitagger", "g2p", "lm", "tagger"]
-    assert [(refused.model.name, refused.reason) for refused in listed.refused] == [("broken", "hash mismatch")]
+    assert [(refused.model.name, refused.reason) for refused in listed.refused] == [
+        ("broken", pb.REFUSAL_REASON_GRAPHS)
+    ]
     for model in listed.models:
         assert model == await world.stub.GetModel(pb.GetModelRequest(model=model.ref))
     by_name = {model.ref.name: model for model in listed.models}
@@ -138,7 +140,12 @@ async def test_the_catalogue_tells_what_is_served_and_what_was_refused(world: Wo
     assert g2p.task == pb.TASK_ENCODER_DECODER
     assert dict(g2p.vocabulary_sizes) == {"source": 12, "target": 12}
     assert (g2p.limits.max_beam_size, g2p.limits.max_sessions, g2p.limits.max_input_tokens) == (4, 0, 16)
-    assert (lm.limits.max_beam_size, lm.limits.max_sessions, lm.limits.top_k) == (0, 1022, 3)
+    assert (lm.limits.max_beam_size, lm.limits.max_sessions, lm.limits.top_k) == (0, 766, 3)
+    assert (lm.limits.max_word_characters, by_name["tagger"].limits.max_word_characters) == (0, 10)
+    assert by_name["tagger"].limits.max_sentence_characters == 96
+    assert (g2p.limits.max_message_bytes, g2p.limits.session_idle_timeout_s) == (4 * 2**20, 0)
+    assert (lm.limits.max_requests_in_flight_per_stream, lm.limits.session_idle_timeout_s) == (1024, 600)
+    assert g2p.precision == pb.PRECISION_FP32
     load = pb.ModelLoad(
         waiting=2, running=0, sessions=0, num_slots=10, free_slots=8, num_memory_rows=9, free_memory_rows=7
     )

@@ -68,6 +68,13 @@ CASES = {
     "blank word": Case("Tag", tag("the", "\u00a0\t"), INVALID, "sequences[0].tokens[1]", ("a word",)),
     "long word": Case("Tag", tag("x" * 11), INVALID, "sequences[0].tokens[0]", ("at most 10 characters",)),
     "long sentence": Case("Tag", tag(*["the"] * 17), INVALID, "sequences[0].tokens", ("at most 16", "17 words")),
+    "long sentence for its longest word": Case(
+        "Tag",
+        tag(*["the"] * 9, "x" * 10),
+        INVALID,
+        "sequences[0].tokens",
+        ("words times characters of the longest word", "at most 96", "10 words, the longest of 10"),
+    ),
     "no text": Case("Score", pb.ScoreRequest(model=ref("lm")), INVALID, "texts", ("1 to 64", "got 0")),
     "empty text": Case("Score", pb.ScoreRequest(model=ref("lm"), texts=["the", ""]), INVALID, "texts[1]", ("got ''",)),
     "blank text": Case("Score", pb.ScoreRequest(model=ref("lm"), texts=["  \n"]), INVALID, "texts[0]", ("one token",)),

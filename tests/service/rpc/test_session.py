@@ -11,7 +11,7 @@ import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import CloseSession, OpenSession, StepSession
-from service.errors import InternalFailure, Overloaded
+from service.errors import InternalFailure, Overloaded, SessionNotFound
 from tests.service.rpc.refusal import refusal
 from tests.service.rpc.world import World, serving, wait_until
 
@@ -85,7 +85,7 @@ async def test_a_session_opens_steps_and_closes(world: World, stream: Stream) ->
 
 async def test_steps_can_be_text_and_special_symbols(world: World, stream: Stream) -> None:
     session = await stream.open()
-    step = pb.StepSession(session_id=session, tokens=["<s>", "the", "zebra"], num_top=2)
+    step = pb.StepSession(session_id=session, tokens=["<s>", "the", "zebra"], num_top=2, with_tokens=True)
     outputs = (await stream.ask(step=step)).stepped.outputs
     request = world.engines["lm"].submitted[-1]
     assert isinstance(request, StepSession)
@@ -95,7 +95,7 @@ async def test_steps_can_be_text_and_special_symbols(world: World, stream: Strea
 
 async def test_a_tagger_steps_over_words(world: World, stream: Stream) -> None:
     session = await stream.open("tagger")
-    step = pb.StepSession(session_id=session, tokens=["the", "bad"], num_top=1)
+    step = pb.StepSession(session_id=session, tokens=["the", "bad"], num_top=1, with_tokens=True)
     outputs = (await stream.ask(step=step)).stepped.outputs
     assert [list(o.tokens) for o in outputs] == [["NOUN"], ["VERB"]]  # sums 4 and 5
     request = world.engines["tagger"].submitted[-1]
@@ -142,6 +142,8 @@ async def test_a_failed_request_leaves_the_stream_and_its_sessions_open(stream: 
     assert error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert (error.reason, error.session_id, error.retry_after_s) == ("INVALID_INPUT", session, 0)
     assert error.message == "step.token_ids[1]: expected 0 to 11, got 12"
+    assert list(error.violations) == [pb.FieldViolation(field="step.token_ids[1]", expected="0 to 11", got="12")]
+    assert not error.session_ended
     assert (await stream.step(session, 5)).num_steps == 2
 
 
@@ -207,13 +209,125 @@ async def test_a_session_belongs_to_its_stream(world: World, stream: Stream) -> 
 async def test_a_request_id_may_be_used_again_only_when_answered(world: World, stream: Stream) -> None:
     session = await stream.open()
     world.engines["lm"].hold = True
+    engine = world.engines["lm"]
     for _ in range(2):
         await stream.call.write(pb.SessionRequest(request_id=7, **step_of(session, token_ids=[1])))
-    error = (await stream.answer(7)).error
-    assert "no request in flight has, got 7" in error.message
-    (held,) = world.engines["lm"].held
-    world.engines["lm"].release(held)
+    await stream.call.write(pb.SessionRequest(request_id=7))  # names no session, so it need not wait its turn
+    assert "no request in flight has, got 7" in (await stream.answer(7)).error.message
+    (held,) = engine.held
+    engine.hold = False
+    engine.release(held)
     assert (await stream.answer(7)).stepped.num_steps == 1
+    assert "no request in flight has, got 7" in (await stream.answer(7)).error.message
+    await stream.call.write(pb.SessionRequest(request_id=7, **step_of(session, token_ids=[1])))
+    assert (await stream.answer(7)).stepped.num_steps == 2
+
+
+async def test_answers_of_a_session_keep_the_order_of_its_requests_refusals_included(
+    world: World, stream: Stream
+) -> None:
+    session, other = await stream.open(), await stream.open()
+    engine = world.engines["lm"]
+    engine.hold = True
+    actions: list[dict[str, Any]] = [
+        step_of(session, token_ids=[4]),
+        step_of(session, token_ids=[999]),
+        {"close": pb.CloseSession(session_id=session)},
+        step_of(session, token_ids=[5]),  # after the close
+    ]
+    sent = [await stream.send(**action) for action in actions]
+    elsewhere = await stream.send(**step_of(other, token_ids=[999]))
+    assert (await stream.call.read()).request_id == elsewhere  # another session need not wait
+    await wait_until(lambda: len(engine.held) == 2)
+    for request in list(engine.held):
+        engine.release(request)
+    answers = [await stream.call.read() for _ in sent]
+    assert [answer.request_id for answer in answers] == sent
+    assert [answer.WhichOneof("event") for answer in answers] == ["stepped", "error", "closed", "error"]
+    assert (answers[1].error.reason, answers[3].error.reason) == ("INVALID_INPUT", "SESSION_CLOSED")
+    await stream.call.done_writing()
+    assert await stream.call.read() is grpc.aio.EOF
+
+
+async def test_refusals_that_wait_their_turn_are_in_flight_and_end_with_the_stream() -> None:
+    async with streaming(max_requests_in_flight_per_stream=3) as (world, stream):
+        session = await stream.open()
+        engine = world.engines["lm"]
+        engine.hold = True
+        for ids in ([4], [999], [999], [5]):
+            await stream.send(**step_of(session, token_ids=ids))
+        await wait_until(lambda: engine.held)
+        other = Stream(world)
+        await other.fails(**step_of("1", token_ids=[1]))  # a round trip: whatever would be read has been
+        assert len(engine.held) == 1
+        engine.hold = False
+        engine.release(next(iter(engine.held)))
+        assert [(await stream.call.read()).WhichOneof("event") for _ in range(4)] == [
+            "stepped",
+            "error",
+            "error",
+            "stepped",
+        ]
+
+
+async def test_a_step_out_of_its_place_is_refused_and_changes_nothing(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    engine = world.engines["lm"]
+    engine.hold = True
+    steps: list[dict[str, Any]] = [
+        {"token_ids": [4, 4], "first_step": 0},
+        {"token_ids": [999], "first_step": 2},  # refused, so those behind it would be one step early
+        {"token_ids": [5], "first_step": 3},
+        {"token_ids": [6], "first_step": 2},
+        {"token_ids": [7]},  # wherever it stands
+    ]
+    sent = [await stream.send(**step_of(session, **step)) for step in steps]
+    await wait_until(lambda: len(engine.held) == 3)
+    for request in list(engine.held):
+        engine.release(request)
+    answers = [await stream.answer(request_id) for request_id in sent]
+    assert [answer.stepped.num_steps for answer in answers] == [2, 0, 0, 3, 4]
+    error = answers[2].error
+    assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "STEP_MISMATCH")
+    assert "expected 2, the steps that the session has taken by then, got 3" in error.message
+    assert list(error.violations) == [pb.FieldViolation(field="step.first_step", expected="2", got="3")]
+    assert engine.sessions[int(session)] == [4 + 4 + 6 + 7, 4]
+
+
+async def test_a_refused_step_does_not_count(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    world.engines["lm"].refusals = [Overloaded("9 session steps are unanswered", 0.5)]
+    assert (await stream.fails(**step_of(session, token_ids=[4], first_step=0))).reason == "OVERLOADED"
+    assert (await stream.ask(**step_of(session, token_ids=[4], first_step=0))).stepped.num_steps == 1
+
+
+async def test_a_step_that_breaks_ends_its_session_and_says_so(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    engine = world.engines["lm"]
+    engine.hold = True
+    sent = [await stream.send(**step_of(session, token_ids=[4])) for _ in range(2)]
+    await wait_until(lambda: len(engine.held) == 2)
+    engine.hold = False
+    first, second = engine.held
+    engine.fail(first, InternalFailure("row 9"))
+    engine.fail(second, SessionNotFound("gone"))
+    errors = [(await stream.answer(request_id)).error for request_id in sent]
+    assert [(e.reason, e.session_ended) for e in errors] == [("INTERNAL", True), ("SESSION_NOT_FOUND", True)]
+    assert errors[0].message.endswith("the session has ended")
+    error = await stream.fails(**step_of(session, token_ids=[4]))
+    assert (error.reason, error.session_ended) == ("SESSION_NOT_FOUND", False)
+    assert "ended when a step of it failed" in error.message
+    assert int(session) not in engine.sessions
+    await stream.step(await stream.open(), 4)
+
+
+async def test_tokens_come_where_they_are_asked_for_whatever_the_input(stream: Stream) -> None:
+    session = await stream.open()
+    for given in ({"tokens": ["the"]}, {"token_ids": [4]}):
+        for wanted in (False, True):
+            step = step_of(session, num_top=2, with_tokens=wanted, **given)
+            (output,) = (await stream.ask(**step)).stepped.outputs
+            assert (len(output.token_ids), len(output.tokens)) == (2, 2 * wanted)
 
 
 async def test_half_closing_lets_what_was_sent_finish_and_closes_the_sessions(world: World, stream: Stream) -> None:

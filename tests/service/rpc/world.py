@@ -102,14 +102,15 @@ def make_model(
 @asynccontextmanager
 async def serving(**settings: object) -> AsyncIterator[World]:
     """Serve `tagger`, `g2p` and `lm` (each version 3) and the unsteppable `bitagger`."""
-    chosen = Settings.model_validate({"port": 0, "max_input_tokens": 16, "max_word_characters": 10} | settings)
+    small = {"port": 0, "max_input_tokens": 16, "max_word_characters": 10, "max_sentence_characters": 96}
+    chosen = Settings.model_validate(small | settings)
     made = [
         make_model("tagger", "tagger", chosen),
         make_model("g2p", "encoder_decoder", chosen),
         make_model("lm", "language_model", chosen),
         make_model("bitagger", "tagger", chosen, graphs=("sequence",)),
     ]
-    refused = pb.RefusedModel(model=pb.ModelRef(name="broken", version=1), reason="hash mismatch")
+    refused = pb.RefusedModel(model=pb.ModelRef(name="broken", version=1), reason=pb.REFUSAL_REASON_GRAPHS)
     models = Models([model for model, _ in made], [refused])
     server = RpcServer(chosen, models)
     port = await server.start()

@@ -62,7 +62,9 @@ class PackedDetail(_message.Message):
     TYPE_URL_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     type_url: _builtins.str
+    """Names the packed message."""
     value: _builtins.bytes
+    """The packed message, serialised."""
     def __init__(
         self,
         *,
@@ -138,7 +140,7 @@ class RetryInfo(_message.Message):
     RETRY_DELAY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def retry_delay(self) -> Global___RetryDelay:
-        """google.protobuf.Duration."""
+        """How long to wait."""
 
     def __init__(
         self,
@@ -162,7 +164,9 @@ class RetryDelay(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     NANOS_FIELD_NUMBER: _builtins.int
     seconds: _builtins.int
+    """Whole seconds."""
     nanos: _builtins.int
+    """And billionths of a second."""
     def __init__(
         self,
         *,
@@ -185,7 +189,9 @@ class BadRequest(_message.Message):
 
     FIELD_VIOLATIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def field_violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]: ...
+    def field_violations(self) -> _containers.RepeatedCompositeFieldContainer[Global___FieldViolation]:
+        """All fields at fault."""
+
     def __init__(
         self,
         *,

@@ -54,20 +54,29 @@ class HealthCheckResponse(_message.Message):
     class _ServingStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[HealthCheckResponse._ServingStatus.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         SERVING_STATUS_UNSPECIFIED: HealthCheckResponse._ServingStatus.ValueType  # 0
+        """Not known."""
         SERVING_STATUS_SERVING: HealthCheckResponse._ServingStatus.ValueType  # 1
+        """It answers."""
         SERVING_STATUS_NOT_SERVING: HealthCheckResponse._ServingStatus.ValueType  # 2
+        """It does not, or no longer."""
         SERVING_STATUS_SERVICE_UNKNOWN: HealthCheckResponse._ServingStatus.ValueType  # 3
+        """No such model."""
 
     class ServingStatus(_ServingStatus, metaclass=_ServingStatusEnumTypeWrapper):
         """grpc.health.v1.HealthCheckResponse.ServingStatus."""
 
     SERVING_STATUS_UNSPECIFIED: HealthCheckResponse.ServingStatus.ValueType  # 0
+    """Not known."""
     SERVING_STATUS_SERVING: HealthCheckResponse.ServingStatus.ValueType  # 1
+    """It answers."""
     SERVING_STATUS_NOT_SERVING: HealthCheckResponse.ServingStatus.ValueType  # 2
+    """It does not, or no longer."""
     SERVING_STATUS_SERVICE_UNKNOWN: HealthCheckResponse.ServingStatus.ValueType  # 3
+    """No such model."""
 
     STATUS_FIELD_NUMBER: _builtins.int
     status: Global___HealthCheckResponse.ServingStatus.ValueType
+    """How it is."""
     def __init__(
         self,
         *,
