@@ -36,8 +36,8 @@ class Check(BaseModel):
         longest: The length: steps or source positions of the batches; None where batches of all lengths are judged
             together.
         difference: Largest absolute difference; for tokens, how many differ. Infinite where a value is not a number.
-        rounding: Largest absolute difference between PyTorch in float32 and in float64 on the same feeds; None where
-            nothing is compared with PyTorch.
+        rounding: Largest absolute difference between PyTorch in float32 and in float64 on the feeds of that length and
+            of shorter ones; None where nothing is compared with PyTorch.
         limit: The most that passes: the check's own limit, or `ROUNDINGS` times the rounding where that is more. None
             where the difference is only reported.
         count: Values compared, at all lengths.
@@ -159,9 +159,8 @@ class ParityReport(BaseModel):
 class Worst:
     """Collects comparisons; of each (check, graph, tensor), the batches of that length that are worst for their limit.
 
-    Batches of one length are judged together, since one alone is too few numbers to say what PyTorch rounds; those of
-    another length have a limit of their own, so that a long sequence excuses no short one. Rows keep the order in which
-    they first came.
+    Batches of one length are judged together, with the rounding of theirs and of shorter ones: a batch alone is too few
+    numbers to say what PyTorch rounds, and a long sequence excuses no short one.
     """
 
     def __init__(self) -> None:
@@ -197,8 +196,6 @@ class Worst:
             row = lengths[longest]
             difference, count = max(difference, row.difference), count + row.count
             rounding = None if rounding is None else max(rounding, row.rounding or 0.0)
-        if limit is not None and rounding is not None:
-            limit = max(limit, ROUNDINGS * rounding)
         lengths[longest] = Check(
             check=check,
             graph=graph,
@@ -214,16 +211,26 @@ class Worst:
         """The worst of everything collected, graph by graph and check by check."""
         graphs, checks = (list(dict.fromkeys(key[part] for key in self._rows)) for part in (1, 0))
         worst = []
-        for lengths in self._rows.values():
+        for key, lengths in self._rows.items():
             total = sum(row.count for row in lengths.values())
-            worst.append(max(lengths.values(), key=_severity).model_copy(update={"count": total}))
+            worst.append(max(self._limited(key), key=_severity).model_copy(update={"count": total}))
         return tuple(sorted(worst, key=lambda row: (graphs.index(row.graph), checks.index(row.check))))
 
     def widest_limit(self, tensor: str) -> float:
         """The widest limit that a tensor has against the reference at any length; 0 where it was not compared."""
-        rows = [row for lengths in self._rows.values() for row in lengths.values()]
-        limits = [row.limit for row in rows if row.tensor == tensor and row.rounding is not None]
-        return max((limit for limit in limits if limit is not None), default=0.0)
+        rows = [row for key in self._rows if key[2] == tensor for row in self._limited(key) if row.rounding is not None]
+        return max((row.limit for row in rows if row.limit is not None), default=0.0)
+
+    def _limited(self, key: tuple[str, str, str]) -> list[Check]:
+        """The rows of a tensor by length, shortest first, each with its rounding and the limit that follows."""
+        rounding, limited = 0.0, []
+        for row in sorted(self._rows[key].values(), key=lambda row: row.longest or 0):
+            if row.rounding is not None:
+                rounding = max(rounding, row.rounding)
+                limit = None if row.limit is None else max(row.limit, ROUNDINGS * rounding)
+                row = row.model_copy(update={"rounding": rounding, "limit": limit})
+            limited.append(row)
+        return limited
 
 
 def _severity(row: Check) -> tuple[bool, float, float]:

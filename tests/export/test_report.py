@@ -104,6 +104,8 @@ def test_the_limit_grows_with_the_references_rounding_at_that_length_alone() -> 
     assert not over.passed, "what the long batches are allowed is no excuse here"
     assert (over.longest, over.difference, over.limit, over.count) == (1, 1.1e-5, 1e-5, 16)
     assert add(1, 0, 5e-6).passed, "batches of one length are judged together"
+    assert add(7, 1.9e-5, 1e-6).passed, "what a shorter one is allowed, a longer one is as well"
+    assert not add(7, 2.1e-5, 1e-6).passed
     assert worst.widest_limit("hidden_0") == pytest.approx(3.6e-5) and worst.widest_limit("cell_0") == 0
 
 
