@@ -94,6 +94,8 @@ def _check_devices(config: RunConfig, path: Path) -> None:
         raise ConfigError(f"{path}: accelerator: expected {config.devices} CUDA devices on this machine, got {found}")
     if config.accelerator == "auto" and found and config.devices > found:
         raise ConfigError(f"{path}: devices: expected at most {found}, got {config.devices}")
+    if config.precision == "fp16" and (config.accelerator == "cpu" or not found):
+        raise ConfigError(f"{path}: precision: expected fp32 or bf16 without a CUDA device, got fp16")
 
 
 def show_data(task: Task, console: Console) -> None:

@@ -343,3 +343,5 @@ def test_a_run_folder_that_cannot_be_made_is_refused(
 def test_a_device_that_is_not_there_is_refused(write_config: WriteConfig, tmp_path: Path, console: Console) -> None:
     with pytest.raises(ConfigError, match="accelerator: expected 1 CUDA devices on this machine, got 0"):
         fit(write_config("tagger", accelerator="cuda"), tmp_path / "run", console=console)
+    with pytest.raises(ConfigError, match="precision: expected fp32 or bf16 without a CUDA device, got fp16"):
+        fit(write_config("tagger", precision="fp16"), tmp_path / "run", console=console)
