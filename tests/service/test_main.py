@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,20 +13,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from carryover.client.aio import AsyncClient
-from carryover.client.errors import CarryoverError, ShuttingDown, Unavailable
+from carryover.client.errors import Cancelled, CarryoverError, InternalError, ShuttingDown, Unavailable
 from carryover.client.sync import Client
 from carryover.client.types import Token, TransduceResult
+from export.bundle import hash_files, load_manifest, write_manifest
 from tests.service.bundles import publish_transducer
 
 SERVE = """
 import sys
 from service.main import serve
 from service.settings import load_settings
+{before}
 sys.exit(serve(load_settings()))
+"""
+# The engine's next turn with anything to do trips over a bug.
+BUG = """
+import service.engine.engine as engine
+planned = engine.schedule
+def schedule(ready, limits):
+    assert not ready, "a bug at /srv/models"
+    return planned(ready, limits)
+engine.schedule = schedule
+"""
+# A signal comes while the first bundle is being opened.
+STOP_WHILE_OPENING = """
+import os, signal
+import service.repository as repository
+def open_runner(*args):
+    os.kill(os.getpid(), signal.{how})
+    raise ValueError("opened all the same")
+repository.open_runner = open_runner
 """
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,12 +68,13 @@ class Running:
         return self.process.returncode, log
 
 
-def start(repository: Path, **settings: object) -> subprocess.Popen[str]:
+def start(repository: Path, before: str = "", **settings: object) -> subprocess.Popen[str]:
+    """Start a server process that runs some Python first."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
     chosen = {"port": 0, "provider": "cpu", "repository": repository} | settings
     environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in chosen.items()}
     return subprocess.Popen(
-        [sys.executable, "-c", SERVE],
+        [sys.executable, "-c", SERVE.format(before=before)],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
@@ -59,8 +84,8 @@ def start(repository: Path, **settings: object) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(repository: Path, **settings: object) -> Iterator[Running]:
-    process = start(repository, **settings)
+def running(repository: Path, before: str = "", **settings: object) -> Iterator[Running]:
+    process = start(repository, before, **settings)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -79,6 +104,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     publish_transducer(folder, "tiny", 1)
     shutil.copytree(folder / "tiny" / "1", folder / "tiny" / "2")  # its manifest says version 1
     (folder / "broken" / "1").mkdir(parents=True)
+    garbled = publish_transducer(folder, "garbled", 1)
+    manifest = load_manifest(garbled)
+    (garbled / "step.onnx").write_bytes(b"garbage")
+    write_manifest(garbled, manifest.model_copy(update={"files": hash_files(garbled)}))
     return folder
 
 
@@ -89,14 +118,18 @@ def test_it_serves_what_it_can_says_so_and_ends_with_status_0(repository: Path) 
             assert client.is_serving("tiny")
             listed = client.models()
             assert [(model.ref.name, model.ref.version) for model in listed.models] == [("tiny", 1)]
-            assert {(bundle.ref.name, bundle.ref.version) for bundle in listed.refused} == {("broken", 1), ("tiny", 2)}
-            assert not any(str(repository) in bundle.reason for bundle in listed.refused)
+            assert {(bundle.ref.name, bundle.ref.version, bundle.reason) for bundle in listed.refused} == {
+                ("broken", 1, "bundle"),
+                ("garbled", 1, "graphs"),
+                ("tiny", 2, "bundle"),
+            }
             assert client.transduce("tiny", "abc", beam_size=3).finish().best.text
         status, log = server.stop()
     assert status == 0
     assert "model tiny version 1: encoder_decoder, fp32, CPUExecutionProvider" in log
     assert "refused tiny version 2: " in log
     assert "refused broken version 1: " in log
+    assert re.search(r"refused garbled version 1: .*step\.onnx", log)  # the operator is told all of it
     assert "Traceback" not in log
 
 
@@ -129,9 +162,55 @@ def test_a_server_that_cannot_start_says_why_in_one_line(repository: Path, tmp_p
             assert "Traceback" not in log
 
 
-async def ask(client: AsyncClient, source: str) -> tuple[list[Token], TransduceResult]:
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_bundles_are_opened_is_an_orderly_end_too(repository: Path, how: str) -> None:
+    process = start(repository, STOP_WHILE_OPENING.format(how=how))
+    out, log = process.communicate(timeout=60)
+    assert (process.returncode, out) == (0, ""), log
+    assert "stopped before it served" in log
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+async def test_a_server_whose_engine_dies_stops_serving_and_ends_with_status_1(repository: Path) -> None:
+    with running(repository, BUG) as server:
+        async with grpc.aio.insecure_channel(server.address) as channel:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            watches = [stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "tiny")]
+            assert [(await watch.read()).status for watch in watches] == [health_pb2.HealthCheckResponse.SERVING] * 2
+            async with AsyncClient(server.address) as client:
+                with pytest.raises(InternalError) as caught:
+                    await client.transduce("tiny", "abc").finish()
+            assert "/srv/models" not in str(caught.value)
+            assert [(await watch.read()).status for watch in watches] == [
+                health_pb2.HealthCheckResponse.NOT_SERVING
+            ] * 2
+        _, log = await asyncio.to_thread(server.process.communicate, timeout=30)
+    assert server.process.returncode == 1
+    assert "model tiny has stopped" in log
+    assert "a bug at /srv/models" in log
+
+
+Answer = tuple[list[Token], TransduceResult]
+
+
+async def ask(client: AsyncClient, source: str, leave_after: int | None = None) -> Answer | None:
+    """Read an answer to its end; or cancel it once some tokens are there, and give None."""
     stream = client.transduce("tiny", source, beam_size=3, num_best=3, max_tokens=60)
-    return [token async for token in stream], stream.result
+    tokens: list[Token] = []
+    if leave_after == 0:
+        stream.cancel()
+    try:
+        async for token in stream:
+            tokens.append(token)
+            if len(tokens) == leave_after:
+                stream.cancel()
+    except (Cancelled, asyncio.CancelledError):
+        if leave_after is None:
+            raise
+        return None
+    return tokens, stream.result
 
 
 @pytest.mark.slow
@@ -141,16 +220,13 @@ async def test_64_at_once_a_third_cancelled_answer_as_one_at_a_time(repository: 
     with running(repository) as server:
         async with AsyncClient(server.address) as client:
             alone = [await ask(client, source) for source in sources]
-            assert len({result.text for _, result in alone}) > 5
-            tasks = [asyncio.create_task(ask(client, source)) for source in sources]
-            doomed = draw.sample(range(64), 21)
-            for i in doomed:
-                await asyncio.sleep(draw.random() * 0.002)
-                tasks[i].cancel()
-            together = await asyncio.gather(*tasks, return_exceptions=True)
-            for i in range(64):
-                if i not in doomed or not isinstance(together[i], BaseException):
-                    assert together[i] == alone[i]
+            assert len({answer[1].text for answer in alone if answer is not None}) > 5
+            doomed = {i: draw.randrange(3) for i in draw.sample(range(64), 21)}
+            together = await asyncio.gather(*(ask(client, source, doomed.get(i)) for i, source in enumerate(sources)))
+            cancelled = {i for i in range(64) if together[i] is None}
+            assert cancelled <= doomed.keys()
+            assert len(cancelled) >= 5
+            assert all(together[i] == alone[i] for i in range(64) if i not in cancelled)
             async with asyncio.timeout(10):
                 load = (await client.model("tiny")).load
                 while (load.waiting, load.running) != (0, 0):
