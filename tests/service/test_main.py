@@ -68,7 +68,7 @@ class Running:
         return self.process.returncode, log
 
 
-def start(repository: Path, before: str = "", **settings: object) -> subprocess.Popen[str]:
+def start(repository: Path, before: str = "", /, **settings: object) -> subprocess.Popen[str]:
     """Start a server process that runs some Python first."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
     chosen = {"port": 0, "provider": "cpu", "repository": repository} | settings
@@ -84,7 +84,7 @@ def start(repository: Path, before: str = "", **settings: object) -> subprocess.
 
 
 @contextmanager
-def running(repository: Path, before: str = "", **settings: object) -> Iterator[Running]:
+def running(repository: Path, before: str = "", /, **settings: object) -> Iterator[Running]:
     process = start(repository, before, **settings)
     try:
         assert process.stdout is not None

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 import pytest
 
-from carryover.client import errors
+from carryover.client import errors, messages
 from carryover.client.aio import AsyncClient
 from carryover.client.aio_session import AsyncSession
 from carryover.client.session import Session
 from carryover.client.sync import Client
-from carryover.client.types import ModelRef, StepOutput
-from service.errors import Overloaded
+from carryover.client.types import GenerateResult, ModelRef, StepOutput, TransduceResult
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.errors import InternalFailure, Overloaded
 from tests.service.rpc.world import World, serving, wait_until
 
 T = TypeVar("T")
@@ -73,6 +74,12 @@ async def test_the_asyncio_client_makes_every_call() -> None:
         model = await client.model("lm")
         assert (model.ref, model.task, model.supports_sessions) == (ModelRef("lm", 3), "language_model", True)
         assert (model.load.num_slots, model.load.free_slots, model.limits.top_k) == (10, 8, 3)
+        assert model.precision == "fp32"
+        assert (model.limits.max_sessions, model.limits.max_word_characters) == (766, 0)
+        assert (model.limits.max_message_bytes, model.limits.max_requests_in_flight_per_stream) == (4 * 2**20, 1024)
+        assert model.limits.session_idle_timeout_s == 600
+        tagger = (await client.model("tagger")).limits
+        assert (tagger.max_word_characters, tagger.max_sentence_characters) == (10, 96)
         assert await client.is_serving()
         assert await client.is_serving("lm")
         assert not await client.is_serving("nope")
@@ -134,6 +141,126 @@ async def test_a_blocking_session_carries_state() -> None:
     async with serving() as world:
         await blocking(world, act)
         await wait_until(lambda: not world.engines["lm"].sessions)
+
+
+async def test_outputs_come_as_text_where_wanted() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        async with client.session("lm") as session:
+            assert (await session.step(token_ids=[4], with_tokens=True))[0].tokens == ("<unk>",)
+            assert (await session.step(["the"], with_tokens=False))[0].tokens == ()
+
+        def act(blocked: Client) -> None:
+            with blocked.session("lm") as own:
+                assert own.step(token_ids=[4], with_tokens=True)[0].tokens == ("<unk>",)
+                assert own.step(["the"], with_tokens=False)[0].tokens == ()
+
+        await blocking(world, act)
+
+
+async def test_sessions_always_say_where_their_steps_belong() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        async with client.session("lm") as session:
+            await session.step(["the", "cat"])
+            session.num_steps = 7
+            with pytest.raises(errors.StepMismatch, match="got 7") as caught:
+                await session.step(["the"])
+            assert caught.value.metadata == {"field": "step.first_step", "expected": "2", "got": "7"}
+            session.num_steps = 2
+            await session.step(["the"])
+
+        def act(blocked: Client) -> None:
+            with blocked.session("lm") as own:
+                own.num_steps = 7
+                with pytest.raises(errors.StepMismatch, match="expected 0"):
+                    own.step(["the"])
+                own.num_steps = 0
+                own.step(["the"])
+
+        await blocking(world, act)
+
+
+async def test_a_session_that_the_server_ended_is_over() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        engine = world.engines["lm"]
+
+        async def break_the_next_step() -> None:
+            engine.hold = True
+            await wait_until(lambda: engine.held)
+            engine.hold = False
+            engine.fail(next(iter(engine.held)), InternalFailure("a bug"))
+
+        async with client.session("lm") as session:
+            breaking = asyncio.create_task(break_the_next_step())
+            for _ in range(2):  # the second one is not even sent
+                with pytest.raises(errors.InternalError, match="the session has ended"):
+                    await session.step(["the"])
+            await breaking
+        asked = threading.Event()
+
+        def act(blocked: Client) -> None:
+            with blocked.session("lm") as own:
+                engine.hold = True
+                asked.set()
+                for _ in range(2):
+                    with pytest.raises(errors.InternalError, match="the session has ended"):
+                        own.step(["the"])
+
+        acting = asyncio.create_task(blocking(world, act))
+        await wait_until(asked.is_set)
+        await break_the_next_step()
+        await acting
+        assert not engine.sessions
+
+
+async def test_an_interrupted_message_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    def act(client: Client) -> None:
+        with client.session("lm") as session:
+            answers = session._answers
+
+            class Interrupted:
+                def get(self, timeout: float) -> None:
+                    raise KeyboardInterrupt
+
+            monkeypatch.setattr(session, "_answers", Interrupted())
+            with pytest.raises(KeyboardInterrupt):
+                session.step(["the"])
+            monkeypatch.setattr(session, "_answers", answers)
+            with pytest.raises(errors.CarryoverError, match="got an interrupted one"):
+                session.step(["cat"])  # whose answer might be that of the first
+
+    async with serving() as world:
+        await blocking(world, act)
+        await wait_until(lambda: not world.engines["lm"].sessions)
+
+
+async def test_an_asyncio_session_that_was_not_opened_says_so() -> None:
+    async with serving() as world, AsyncClient(world.address) as client:
+        session = client.session("lm")
+        with pytest.raises(errors.CarryoverError, match="was not opened"):
+            await session.step(["the"])
+        with pytest.raises(errors.CarryoverError, match="was not opened"):
+            await session.close()
+        for name in ("id", "model"):
+            with pytest.raises(errors.CarryoverError, match="was not opened"):
+                getattr(session, name)
+        async with session:
+            assert session.id
+            with pytest.raises(errors.CarryoverError, match="a second time"):
+                await session.open()
+
+
+def test_what_a_newer_server_may_send_is_unknown_not_something_else() -> None:
+    hypothesis = pb.Hypothesis(finish_reason=9)  # type: ignore[arg-type]
+    found = messages.transduce_event(pb.TransduceResponse(result=pb.TransduceResult(hypotheses=[hypothesis])))
+    assert isinstance(found, TransduceResult)
+    assert found.best.finish_reason == "unknown"
+    made = messages.generate_event(pb.GenerateResponse(result=pb.GenerateResult(finish_reason=9)))  # type: ignore[arg-type]
+    assert isinstance(made, GenerateResult)
+    assert made.finish_reason == "unknown"
+    model = messages.model(pb.Model(task=9, precision=9))  # type: ignore[arg-type]
+    assert (model.task, model.precision) == ("unknown", "unknown")
+    refused = pb.RefusedModel(reason=9)  # type: ignore[arg-type]
+    assert messages.model_list(pb.ListModelsResponse(refused=[refused])).refused[0].reason == "unknown"
 
 
 async def test_a_session_that_cannot_be_opened_says_why() -> None:

@@ -165,6 +165,17 @@ async def test_draining_lets_sessions_step_and_close_and_ends_empty_streams() ->
         assert await stopping is True
 
 
+async def test_draining_ends_a_stream_whose_last_session_expires() -> None:
+    async with serving(drain_timeout_s=10, session_idle_timeout_s=0.2) as world:
+        stream: Any = world.stub.Session()
+        await stream.write(opening(1))
+        assert (await stream.read()).opened.session_id
+        before = time.monotonic()
+        assert await world.server.stop() is True
+        assert time.monotonic() - before < 5
+        assert (await refusal(stream.read())).reason == "SHUTTING_DOWN"
+
+
 async def test_a_watch_of_the_health_does_not_hold_up_the_end() -> None:
     async with serving(drain_timeout_s=10) as world:
         stub: Any = health_pb2_grpc.HealthStub(world.channel)
