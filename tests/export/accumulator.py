@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.backend import Array, Feeds, Floats
 from export.bundle import hash_files, write_manifest
 from export.manifest import GraphKind, GraphSpec, Manifest, StateSpec, TensorSpec, TokenizerSpec
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.symbols import BOS, EOS, PAD, UNK
+from models.vocabulary import Vocabulary
 
 TOKENS = (PAD, UNK, BOS, EOS, *"abcdefgh")
 V, K, H = len(TOKENS), 4, 3

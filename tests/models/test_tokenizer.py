@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Subword
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Tokenizer
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.vocabulary import Vocabulary
 
 LETTERS = Vocabulary.build(Counter("abcdefghijklmnopqrstuvwxyz é"))
 WORDS = Vocabulary.build(Counter(["the", "cat", "sat"]))

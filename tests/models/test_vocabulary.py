@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.symbols import BOS, BOS_ID, EOS, EOS_ID, PAD, PAD_ID, UNK, UNK_ID
+from models.vocabulary import Vocabulary
 
 WORDS = Counter({"the": 5, "cat": 3, "sat": 3, "mat": 1})
 
@@ -60,3 +61,9 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, content: str) -> Non
     path.write_text(content)
     with pytest.raises(ValueError, match="expected an object with num_special and tokens"):
         Vocabulary.load(path)
+
+
+def test_special_symbols_have_the_ids_that_graphs_and_searches_rely_on() -> None:
+    vocabulary = Vocabulary.build({"a": 1})
+    assert [vocabulary.special(symbol) for symbol in (PAD, UNK, BOS, EOS)] == [PAD_ID, UNK_ID, BOS_ID, EOS_ID]
+    assert (PAD_ID, UNK_ID, BOS_ID, EOS_ID) == (0, 1, 2, 3)
