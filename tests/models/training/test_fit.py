@@ -243,13 +243,15 @@ def test_training_stops_when_the_metric_stalls_and_keeps_the_best_weights(
 def test_a_spent_time_budget_ends_the_run_with_an_evaluation(
     write_config: WriteConfig, tmp_path: Path, console: Console
 ) -> None:
-    config = write_config("tagger", limits={"epochs": 1000, "max_minutes": 0.001})
+    config = write_config("tagger", limits={"epochs": 1000, "max_minutes": 1e-6})
     run = fit(config, tmp_path / "run", console=console)
-    assert "training ended: the budget of 0.001 minutes is spent" in said(console)
+    assert "training ended: the budget of 1e-06 minutes is spent" in said(console)
     assert load(run).metrics["dev/accuracy"] >= 0
     progress = torch.load(state_path(run), weights_only=True)["progress"]
-    assert 0.06 <= progress["elapsed_s"] < 20
+    # The first batch spends it; the second had been read ahead.
+    assert progress["position"]["step"] <= 2
     assert progress["evaluations"] == 1
+    assert progress["elapsed_s"] > 0
 
 
 def test_an_evaluation_shows_the_baseline_beside_the_model(
