@@ -11,7 +11,8 @@ import pytest
 
 from export.bundle import BundleError, hash_files, write_manifest
 from export.manifest import MANIFEST_FILE, DecodingDefaults, Manifest
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.symbols import BOS, EOS, PAD, UNK
+from models.vocabulary import Vocabulary
 from service.repository import RefusedBundle, open_repository
 from service.runner import ProviderUnavailable, RunnerConfig
 from tests.service import tiny_models as tiny

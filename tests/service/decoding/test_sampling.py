@@ -158,6 +158,34 @@ def test_all_of_a_large_vocabulary_is_drawn_from_as_its_probabilities_say() -> N
     assert (log_probs[drawn] > -1e9).all()
 
 
+def draw_by_definition(log_probs: npt.NDArray[np.float32], sampling: Sampling, position: int) -> int:
+    exact = np.exp(log_probs.astype(np.float64)).tolist()
+    shares = kept_by_definition(exact, sampling.temperature, sampling.top_k, sampling.top_p)
+    tokens = sorted(shares)
+    cumulative = np.cumsum([shares[token] for token in tokens])
+    return tokens[int(np.searchsorted(cumulative, noise(sampling.seed, position) * cumulative[-1], side="right"))]
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [replace(PLAIN, top_p=0.95), replace(PLAIN, temperature=3.0, top_p=0.7), replace(PLAIN, top_k=5, top_p=0.9)],
+)
+def test_every_part_of_a_wide_nucleus_is_drawn_from(sampling: Sampling) -> None:
+    log_probs = np.log(np.random.default_rng(2).dirichlet(np.full(2000, 0.2)) + 1e-12).astype(np.float32)
+    drawn = [sample(log_probs, sampling, i) for i in range(200)]
+    expected = [draw_by_definition(log_probs, sampling, i) for i in range(200)]
+    assert np.mean(np.array(drawn) == np.array(expected)) > 0.98  # float32 moves the edges by a hair
+
+
+def test_the_best_are_found_wherever_they_lie() -> None:
+    one_a_block, side_by_side = np.arange(0, 2560, 256) + 7, np.arange(500, 510)
+    for best in (one_a_block, side_by_side):
+        log_probs = np.full(2560, -20.0, dtype=np.float32)
+        log_probs[best] = np.linspace(-1.0, -2.0, 10)
+        drawn = {sample(log_probs, replace(PLAIN, temperature=5.0, top_k=10), i) for i in range(300)}
+        assert drawn == set(best.tolist())
+
+
 @pytest.mark.parametrize("sampling", [PLAIN, replace(PLAIN, temperature=0.0), replace(PLAIN, top_k=2, top_p=0.5)])
 def test_a_row_that_is_no_number_is_refused_by_name(sampling: Sampling) -> None:
     broken = row(0.5, 0.25, 0.25)
