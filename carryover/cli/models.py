@@ -17,6 +17,13 @@ Examples:
   carryover models --server 127.0.0.1:8001
 """
 
+# What a server tells of a bundle that it refused; the whole story is in its log, for its operator.
+REFUSALS = {
+    "bundle": "its files are missing, were changed, or do not fit together (the server's log says which)",
+    "graphs": "its graphs do not run on that server as they must (the server's log says why)",
+    "unknown": "for a reason that this client is too old to know (the server's log says it)",
+}
+
 
 def models(
     repository: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the model bundles.")] = None,
@@ -64,7 +71,7 @@ def _list_server(server: str) -> None:
         )
         for model in found.models
     ]
-    refused = [(model.ref.name, model.ref.version, model.reason) for model in found.refused]
+    refused = [(model.ref.name, model.ref.version, REFUSALS[model.reason]) for model in found.refused]
     _print(("model", "version", "task", "precision", "runs on", "sessions", "measured"), rows, refused)
 
 

@@ -245,4 +245,4 @@ def test_models_lists_what_a_server_serves_and_refused(server: Server, capsys: p
     said = " ".join(capsys.readouterr().out.split())
     for part in ("g2p 2 encoder_decoder int8", "dev/wer 0.25", "warning: LSTM runs on the CPU"):
         assert part in said
-    assert "refused: old 1: graphs" in said
+    assert "refused: old 1: its graphs do not run on that server" in said
