@@ -80,9 +80,8 @@ def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> "Runn
         return Runner(folder, manifest, config, CPU)
     if CUDA not in ort.get_available_providers():
         if config.provider == "cuda":
-            raise ProviderUnavailable(
-                f"provider cuda: expected {CUDA}, got an ONNX Runtime with {', '.join(ort.get_available_providers())} only"
-            )
+            available = ", ".join(ort.get_available_providers())
+            raise ProviderUnavailable(f"provider cuda: expected {CUDA}, got an ONNX Runtime with {available} only")
         return Runner(folder, manifest, config, CPU)
     try:
         return Runner(folder, manifest, config, CUDA)
