@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from export.bundle import hash_files, write_manifest
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.symbols import BOS, EOS, PAD, UNK
+from models.vocabulary import Vocabulary
 from tests.service.tiny_models import VOCABULARY, make_table, write_encoder_decoder
 
 TINY = Vocabulary((PAD, UNK, BOS, EOS, *"abc"), 4)
