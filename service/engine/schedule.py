@@ -39,8 +39,8 @@ class ScheduleLimits:
     Args:
         max_rows: Most rows.
         max_padded_tokens: Most rows times longest length.
-        max_padded_cells: Most rows times longest length times largest width. Measured: 8192 characters of a tagger
-            take 0.05 to 0.2 s on one core.
+        max_padded_cells: Most rows times longest length times largest width. Measured: 8192 characters
+            of a tagger (character LSTM of 48, word LSTM of 160) take 13 to 23 ms on one core.
     """
 
     max_rows: int = 256
