@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
+from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Tokenizer
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.vocabulary import Vocabulary
 from service.rpc.detokenize import Detokenizer
 
 SPECIALS = (PAD, UNK, BOS, EOS)

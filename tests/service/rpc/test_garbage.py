@@ -3,6 +3,9 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -11,9 +14,20 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from models.tokenizer import Tokenizer
 from protos.carryover.v1 import carryover_pb2 as pb
+from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
+from service.engine.engine import Engine, EngineLimits
+from service.engine.interface import Publish
+from service.rpc.bridge import Bridge
+from service.rpc.models import Limits, LiveModel, Models
+from service.rpc.server import RpcServer
+from service.runner import Runner, RunnerConfig, open_runner
+from service.settings import Settings
+from tests.service.bundles import TINY
 from tests.service.rpc.refusal import drained, refusal
 from tests.service.rpc.world import World, wait_until
+from tests.service.tiny_models import make_table, write_encoder_decoder, write_language_model
 
 NUM_MESSAGES = 10_000
 PREFIX = "/carryover.v1.Carryover/"
@@ -145,6 +159,79 @@ async def test_ten_thousand_bad_messages_disturb_nobody(world: World) -> None:
     assert min(seen[code] for code in FAIR) > 10, seen  # all of them were tried
     await wait_until(lambda: world.server.in_flight == 0)
     assert all(not engine.sessions for engine in world.engines.values())
+
+
+@asynccontextmanager
+async def serving_for_real(folder: Path) -> AsyncIterator[World]:
+    """Serve tiny models `g2p` and `lm` on real engines."""
+    written = []
+    for name, write in (("g2p", write_encoder_decoder), ("lm", write_language_model)):
+        (folder / name).mkdir()
+        written.append(write(folder / name, make_table()).model_copy(update={"name": name}))
+    settings = Settings.model_validate({"port": 0, "num_slots": 64, "drain_timeout_s": 5})
+    loop, engines, live = asyncio.get_running_loop(), [], []
+    for manifest in written:
+        runner = open_runner(folder / manifest.name, manifest, RunnerConfig("cpu", 1, 64, 1024))
+
+        def connect(publish: Publish, runner: Runner = runner) -> Engine:
+            engines.append(Engine(runner, EngineLimits(max_sessions=settings.session_limit), publish))
+            engines[-1].start()
+            return engines[-1]
+
+        tokenizers = {role: Tokenizer("characters", TINY) for role in manifest.tokenizers}
+        live.append(LiveModel(manifest, tokenizers, Bridge(connect, loop), Limits.of(manifest, settings), "cpu", 4))
+    server = RpcServer(settings, Models(live))
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            yield World(server, Models(live), port, {}, channel, CarryoverStub(channel))
+        finally:
+            await server.stop(linger_s=0)
+            for engine in engines:
+                await asyncio.to_thread(engine.close)
+                engine.check_integrity()
+                assert not engine.failed
+
+
+async def stepped(world: World, ids: list[int]) -> list[pb.StepOutput]:
+    """Step a session of its own over some ids, one message each."""
+    call: Any = world.stub.Session()
+    await call.write(pb.SessionRequest(request_id=1, open=pb.OpenSession(model=LM)))
+    answer = await call.read()
+    assert answer.WhichOneof("event") == "opened", answer
+    session, outputs = answer.opened.session_id, []
+    for token in ids:
+        step = pb.StepSession(session_id=session, token_ids=[token], num_top=3)
+        await call.write(pb.SessionRequest(request_id=2, step=step))
+        answer = await call.read()
+        assert answer.WhichOneof("event") == "stepped", answer
+        outputs += answer.stepped.outputs
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    return outputs
+
+
+@pytest.mark.slow
+async def test_bad_messages_do_not_disturb_real_engines(tmp_path: Path) -> None:
+    draw = random.Random(21)
+    methods = sorted(SEEDS)
+    ids = [draw.randrange(7) for _ in range(200)]
+    async with serving_for_real(tmp_path) as world:
+        alone, expected = await stepped(world, ids), await drained(world.stub.Transduce(SEEDS["Transduce"]))
+        assert len({tuple(output.token_ids) for output in alone}) > 5
+        company = asyncio.create_task(stepped(world, ids))
+        seen: Counter[grpc.StatusCode] = Counter()
+        for _ in range(40):
+            batch = [draw.choice(methods) for _ in range(25)]
+            sent = asyncio.gather(*(send(world, method, garbage(draw, method)) for method in batch))
+            assert await drained(world.stub.Transduce(SEEDS["Transduce"])) == expected
+            seen.update(await sent)
+        assert await company == alone
+        assert set(seen) <= FAIR, seen
+        assert seen[grpc.StatusCode.OK] > 50
+        for name in ("g2p", "lm"):
+            load = (await world.stub.GetModel(pb.GetModelRequest(model=pb.ModelRef(name=name)))).load
+            assert (load.sessions, load.free_slots) == (0, load.num_slots)
 
 
 # Not ListModels: it has no fields, and an unknown field may hold any bytes.

@@ -10,8 +10,9 @@ import grpc
 import grpc.aio
 
 from export.manifest import DecodingDefaults, FileEntry, GraphSpec, Manifest, MemorySpec, Task, TokenizerSpec
+from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Kind, Tokenizer
-from models.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from models.vocabulary import Vocabulary
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
 from service.rpc.bridge import Bridge
