@@ -1,7 +1,8 @@
 """Bundles on disk: find them, check them, read what they hold. No torch, no onnx: the service imports this.
 
 A repository is a folder of bundles `<name>/<version>/`. Names that begin with a dot are not bundles: that is where
-exports in progress live. A bundle is believed only after `load_manifest` has checked every file against its hash.
+exports in progress live. Other folders in a model's that are no version are listed, to be refused by name. A bundle is
+believed only after `load_manifest` has checked every file against its hash.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ REQUIRED_GRAPHS: Final[dict[Task, tuple[str, ...]]] = {
     "encoder_decoder": ("encode", "step"),
     "language_model": ("sequence", "step"),
 }
-_VERSION_PATTERN = re.compile(r"[1-9][0-9]{0,8}")
+VERSION_PATTERN: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class BundleError(Exception):
@@ -37,7 +38,13 @@ class BundleError(Exception):
 
 @dataclass(frozen=True, order=True)
 class BundlePath:
-    """Where one version of one model lies. Nothing in it has been checked."""
+    """Where one version of one model lies. Nothing in it has been checked.
+
+    Args:
+        name: Of the model.
+        version: From 1; 0 where the folder is none, and `load_manifest` says why.
+        folder: `<repository>/<name>/<version>`, or the model's own where that cannot be read.
+    """
 
     name: str
     version: int
@@ -62,20 +69,31 @@ class Crf:
 def list_versions(repository: Path) -> list[BundlePath]:
     """Find the bundles of a repository, by name and then version, oldest first.
 
-    Folders whose name cannot be a model's or a version's are no bundles and left out: dot-prefixed ones, notes.
+    After the versions of a model come the folders in it that are none (`latest`, `01`), as version 0. Left out are
+    files, what begins with a dot, and folders whose name cannot be a model's.
 
     Raises:
-        BundleError: The repository is not a folder.
+        BundleError: The repository is not a folder that can be read.
     """
     if not repository.is_dir():
         raise BundleError(f"repository {repository}: expected a folder, got {_describe(repository)}")
-    return sorted(
-        BundlePath(model.name, int(version.name), version)
-        for model in repository.iterdir()
-        if re.fullmatch(NAME_PATTERN, model.name) and model.is_dir()
-        for version in model.iterdir()
-        if _VERSION_PATTERN.fullmatch(version.name) and version.is_dir()
-    )
+    try:
+        models = sorted(path for path in repository.iterdir() if re.fullmatch(NAME_PATTERN, path.name))
+    except OSError as error:
+        raise BundleError(f"repository {repository}: expected a readable folder, got {error.strerror}") from error
+    return [path for model in models for path in _list_model(model)]
+
+
+def _list_model(model: Path) -> list[BundlePath]:
+    """The versions of one model, then what is none; the model's folder itself where it cannot be read."""
+    try:
+        folders = [path for path in model.iterdir() if path.is_dir()] if model.is_dir() else []
+    except OSError:
+        return [BundlePath(model.name, 0, model)]
+    visible = [path for path in folders if not path.name.startswith(".")]
+    versions = [path for path in visible if VERSION_PATTERN.fullmatch(path.name)]
+    found = sorted(BundlePath(model.name, int(path.name), path) for path in versions)
+    return found + [BundlePath(model.name, 0, path) for path in sorted(set(visible) - set(versions))]
 
 
 def check_name(name: str) -> None:
@@ -97,6 +115,7 @@ def load_manifest(folder: Path) -> Manifest:
     Raises:
         BundleError: Anything is amiss.
     """
+    _check_version(folder)
     content = _read_json(folder / MANIFEST_FILE)
     got = content.get("schema_version")
     if got != SCHEMA_VERSION or isinstance(got, bool):
@@ -177,6 +196,18 @@ def load_crf(folder: Path, manifest: Manifest) -> Crf | None:
     return Crf(arrays["start"], arrays["end"], arrays["transitions"])
 
 
+def _check_version(folder: Path) -> None:
+    """A folder that can be read is called as a version is."""
+    name = Path(os.path.abspath(folder)).name
+    if VERSION_PATTERN.fullmatch(name):
+        return
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise BundleError(f"{folder}: expected a readable folder, got {error.strerror}") from error
+    raise BundleError(f"{folder}: version: expected a folder called 1, 2, 3 and so on, got {name!r}")
+
+
 def _check_complete(folder: Path, manifest: Manifest) -> None:
     """Every file that the manifest uses is in its file table, and the task has what it needs."""
     for where, path in _references(manifest):
@@ -217,7 +248,7 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise BundleError(f"{path}: expected a file inside the bundle, got a link out of it to {path.resolve()}")
     if not path.is_file():
-        raise BundleError(f"{path}: expected a file, got {_describe(path)}")
+        raise BundleError(f"{path}: expected a regular file, got {_describe(path)}")
     num_bytes = path.stat().st_size
     if num_bytes != entry.num_bytes:
         raise BundleError(f"{path}: size: expected {entry.num_bytes} bytes, got {num_bytes}")
@@ -228,6 +259,9 @@ def _check_file(folder: Path, name: str, entry: FileEntry) -> None:
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
+        # Asked before it is opened: opening a pipe would wait for whoever writes to it.
+        if path.exists() and not path.is_file():
+            raise BundleError(f"{path}: expected a regular file, got {_describe(path)}")
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path}: expected a manifest, got no file") from None
@@ -251,9 +285,15 @@ def _sha256(path: Path) -> str:
 
 
 def _describe(path: Path) -> str:
-    if path.is_dir():
-        return "a folder"
-    return "a file" if path.exists() else "nothing there"
+    for kind, holds in (
+        ("a folder", path.is_dir),
+        ("a file", path.is_file),
+        ("a FIFO", path.is_fifo),
+        ("a socket", path.is_socket),
+    ):
+        if holds():
+            return kind
+    return "something else" if path.exists() else "nothing there"
 
 
 def _shorten(value: object) -> str:

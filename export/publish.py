@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from export.bundle import BundleError, hash_files, load_manifest, write_manifest
+from export.bundle import VERSION_PATTERN, BundleError, hash_files, load_manifest, write_manifest
 from export.manifest import Manifest
 
 # Hidden from `bundle.list_versions` by the dot.
@@ -67,7 +67,8 @@ def publish(bundle: Path, repository: Path, manifest: Manifest) -> tuple[Path, M
     home = repository / manifest.name
     home.mkdir(exist_ok=True)
     while True:
-        version = 1 + max((int(path.name) for path in home.iterdir() if path.name.isdecimal()), default=0)
+        taken = [int(path.name) for path in home.iterdir() if VERSION_PATTERN.fullmatch(path.name)]
+        version = 1 + max(taken, default=0)
         manifest = manifest.model_copy(update={"version": version, "files": files})
         # Named as it will be, so that the check before the rename is the one that readers will make.
         candidate = bundle.parent / "candidate" / manifest.name / str(version)

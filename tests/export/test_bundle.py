@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import pickle
@@ -80,6 +81,22 @@ def folder_for_file(folder: Path) -> None:
     (folder / "sequence.onnx").mkdir()
 
 
+def fifo_for_file(folder: Path) -> None:
+    (folder / "sequence.onnx").unlink()
+    os.mkfifo(folder / "sequence.onnx")
+    edit(folder, lambda content: content["files"]["sequence.onnx"].update(num_bytes=0))
+
+
+def fifo_for_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
+def folder_for_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    (folder / "manifest.json").mkdir()
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -93,7 +110,10 @@ def folder_for_file(folder: Path) -> None:
         (lambda folder: (folder / "manifest.json").write_text("[]"), "expected a JSON object, got list"),
         (lambda folder: folder.rename(folder.parent / "4"), "got no file"),
         (linked_out, "got a link out of it"),
-        (folder_for_file, "expected a file, got a folder"),
+        (folder_for_file, "sequence.onnx: expected a regular file, got a folder"),
+        (fifo_for_file, "sequence.onnx: expected a regular file, got a FIFO"),
+        (fifo_for_manifest, "manifest.json: expected a regular file, got a FIFO"),
+        (folder_for_manifest, "manifest.json: expected a regular file, got a folder"),
     ],
 )
 def test_a_damaged_bundle_is_refused(bundle: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -187,7 +207,7 @@ def test_any_json_for_a_manifest_is_a_bundle_error(tmp_path_factory: pytest.Temp
         load_manifest(folder)
 
 
-def test_versions_are_listed_by_number_and_strangers_left_out(tmp_path: Path) -> None:
+def test_versions_are_listed_by_number_and_then_folders_that_are_none(tmp_path: Path) -> None:
     for name in (
         "b/10",
         "b/9",
@@ -205,9 +225,39 @@ def test_versions_are_listed_by_number_and_strangers_left_out(tmp_path: Path) ->
     (tmp_path / "a" / "5").write_text("not a version")
     assert list_versions(tmp_path) == [
         BundlePath("a", 1, tmp_path / "a" / "1"),
+        *(BundlePath("a", 0, tmp_path / "a" / name) for name in ("0", "01", "1234567890", "latest")),
         BundlePath("b", 9, tmp_path / "b" / "9"),
         BundlePath("b", 10, tmp_path / "b" / "10"),
     ]
+
+
+@pytest.mark.parametrize("name", ["0", "01", "v1", "1234567890", "²"])
+def test_a_folder_that_is_no_version_is_refused_by_name(bundle: Path, name: str) -> None:
+    folder = bundle.rename(bundle.parent / name)
+    (found,) = list_versions(folder.parents[1])
+    assert found == BundlePath("tags", 0, folder)
+    with pytest.raises(BundleError, match=f"version: expected a folder called 1, 2, 3 and so on, got '{name}'"):
+        load_manifest(found.folder)
+
+
+def test_a_model_that_cannot_be_read_is_refused_and_the_others_are_listed(
+    tmp_path: Path, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, whole = make_bundle(tmp_path, "closed", 1).parent, make_bundle(tmp_path, "open", 1)
+    listdir = os.listdir
+
+    def refuse(path: Path) -> list[str]:  # in place of chmod, which does not bind root
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert list_versions(tmp_path) == [BundlePath("closed", 0, closed), BundlePath("open", 1, whole)]
+    with pytest.raises(BundleError, match="closed: expected a readable folder, got Permission denied"):
+        load_manifest(closed)
+    monkeypatch.setattr(os, "listdir", lambda path: refuse(closed))
+    with pytest.raises(BundleError, match=r"repository .*: expected a readable folder, got Permission denied"):
+        list_versions(tmp_path)
 
 
 def test_a_repository_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -195,6 +195,22 @@ def test_rounding_excuses_nothing_where_it_is_not_a_number() -> None:
     assert rounding(np.zeros(0, np.float32), np.zeros(0)) == 0
 
 
+class InexactAtLength(NumpyAccumulator):
+    """As if the reference's own scores of long sequences were off."""
+
+    def run(self, kind: GraphKind, feeds: Feeds) -> dict[str, Array]:
+        outputs = {name: array.astype(np.float64) for name, array in super().run(kind, feeds).items()}
+        if kind == "sequence" and feeds["tokens"].shape[1] == 33:
+            outputs["target_log_probs"] += 1e-3
+        return outputs
+
+
+def test_what_the_reference_rounds_at_33_steps_is_no_excuse_at_7(tmp_path: Path) -> None:
+    rows = check(tmp_path, step_graph(), sequence_graph(corrupted()), InexactAtLength())
+    row = rows["random inputs", "sequence", "target_log_probs"]
+    assert row.longest in (1, 7) and row.limit == 1e-5 and not row.passed
+
+
 class Inexact(NumpyAccumulator):
     """As if the reference's own log-probabilities of a step were off by a given amount."""
 
