@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from models.symbols import BOS, EOS, PAD, SPECIALS, UNK
-
-__all__ = ["BOS", "EOS", "PAD", "UNK", "VOCABULARY_ROLES", "Vocabulary"]
+from models.symbols import SPECIALS, UNK
 
 # The vocabularies of each family, what it reads first, what it answers in last.
 VOCABULARY_ROLES: Final[Mapping[str, tuple[str, ...]]] = {
