@@ -70,7 +70,9 @@ def call(
         bool,
         typer.Option("--score", help="Language model: print log-probability (nats), perplexity, text."),
     ] = False,
-    timeout: Annotated[float, typer.Option(metavar="S", min=0.001, help="Bound on one answer, in seconds.")] = 60,
+    timeout: Annotated[
+        float, typer.Option(metavar="S", min=0.001, max=86400, help="Bound on one answer, in seconds.")
+    ] = 60,
     tls_ca: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Encrypt, trusting the PEM certificates in FILE.")
     ] = None,

@@ -22,6 +22,7 @@ from carryover.client.channel import (
     HEALTH_CHECK,
     Tls,
     channel_options,
+    checked_timeout,
 )
 from carryover.client.errors import CarryoverError, NotFound, from_rpc_error
 from protos.carryover.client.v1 import health_pb2
@@ -103,7 +104,7 @@ class AsyncClient:
         self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None
     ) -> None:
         self.address = address
-        self.timeout_s = timeout_s
+        self.timeout_s = checked_timeout(timeout_s)
         options = channel_options(tls)
         if tls is None:
             self._channel = grpc.aio.insecure_channel(address, options)
@@ -222,4 +223,4 @@ class AsyncClient:
         await self.close()
 
     def _timeout(self, timeout_s: float | None) -> float:
-        return self.timeout_s if timeout_s is None else timeout_s
+        return self.timeout_s if timeout_s is None else checked_timeout(timeout_s)

@@ -9,8 +9,11 @@ import grpc
 import grpc.aio
 
 from carryover.client import messages, types
+from carryover.client.channel import checked_timeout
 from carryover.client.errors import CarryoverError, DeadlineExceeded, SessionClosed, from_rpc_error
 from protos.carryover.v1 import carryover_pb2 as pb
+
+STATUS_WAIT_S = 1.0  # for the status of a call that is over
 
 
 class AsyncSession:
@@ -141,13 +144,13 @@ class AsyncSession:
     async def _ask(self, request: pb.SessionRequest, timeout_s: float | None) -> pb.SessionResponse:
         if self._failure is not None:
             raise self._failure
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
                 await self._call.write(request)
                 answer = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            self._failure = from_rpc_error(error)
+            self._failure = await self._why_or(error)
         except asyncio.InvalidStateError:  # grpcio's word for a write after the end; the status says why it ended
             self._failure = await self._why()
         except TimeoutError:
@@ -164,6 +167,14 @@ class AsyncSession:
                 return messages.session_answer(answer, request.request_id)
             self._failure = await self._why()
         raise self._failure from None
+
+    async def _why_or(self, error: grpc.aio.AioRpcError) -> CarryoverError:
+        """Tell why the stream has ended: a write into the end raises an INTERNAL of grpcio's own, the call knows."""
+        try:
+            async with asyncio.timeout(STATUS_WAIT_S):
+                return await self._why()
+        except TimeoutError:
+            return from_rpc_error(error)
 
     async def _why(self) -> CarryoverError:
         """Tell why the stream has ended."""

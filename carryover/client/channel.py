@@ -7,6 +7,7 @@ import grpc
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
+MAX_TIMEOUT_S = 366 * 86400.0  # of a call; gRPC takes much longer ones for no time at all
 MAX_MESSAGE_BYTES = 64 * 2**20  # of one answer
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
@@ -47,6 +48,17 @@ class Tls:
     def credentials(self) -> grpc.ChannelCredentials:
         """Build gRPC's credentials."""
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
+
+
+def checked_timeout(timeout_s: float) -> float:
+    """Pass a timeout on, in seconds.
+
+    Raises:
+        ValueError: It is not a number above 0 and up to `MAX_TIMEOUT_S`.
+    """
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise ValueError(f"timeout_s: expected more than 0 and at most {MAX_TIMEOUT_S:g} seconds, got {timeout_s!r}")
+    return timeout_s
 
 
 def channel_options(tls: Tls | None) -> list[tuple[str, str | int]]:

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from carryover.client import messages, types
+from carryover.client.channel import checked_timeout
 from carryover.client.errors import CarryoverError, DeadlineExceeded, SessionClosed, from_rpc_error
 from protos.carryover.v1 import carryover_pb2 as pb
 
@@ -107,7 +108,7 @@ class Session:
     def _ask(self, request: pb.SessionRequest, timeout_s: float | None) -> pb.SessionResponse:
         if self._failure is not None:
             raise self._failure
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
+        timeout_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         self._last_id = max(self._last_id, request.request_id)
         try:
             self._requests.put(request)

@@ -27,6 +27,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["Carryover"]
 LINGER_S = 0.1  # after the last call: whoever calls just then is told SHUTTING_DOWN, not cut off
 KEEPALIVE_TIME_MS = 60_000  # of silence, after which the other side is asked whether it is still there
 KEEPALIVE_TIMEOUT_MS = 20_000  # to answer that
+MAX_UNREAD_CALLS = 65_536  # that have arrived and were not looked at yet
 CLOSING_GRACE_S = 0.5  # for answers that are on their way when the connections close
 
 
@@ -47,6 +48,9 @@ class RpcServer:
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # answers are bounded by the limits on what was asked
             ("grpc.so_reuseport", 0),  # a second server on the port is an error, not a lottery
+            # gRPC itself would cut a flood off with a bare CANCELLED: we refuse with a reason and a time to come back.
+            ("grpc.server.max_pending_requests", MAX_UNREAD_CALLS),
+            ("grpc.server.max_pending_requests_hard_limit", 2 * MAX_UNREAD_CALLS),
             # A caller whose machine or network is gone says no goodbye: its sessions end with its connection.
             ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),

@@ -126,3 +126,18 @@ async def test_tls_connects_those_who_trust_the_certificate_and_no_others(certif
             async with AsyncClient(world.address, tls=stranger, timeout_s=5) as client:
                 with pytest.raises(Unavailable):
                     await client.is_serving()
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, -1.0, float("nan"), float("inf"), 1e30])
+async def test_a_timeout_that_bounds_nothing_is_refused(timeout_s: float) -> None:
+    async with serving() as world:
+        with pytest.raises(ValueError, match="timeout_s: expected more than 0"):
+            AsyncClient(world.address, timeout_s=timeout_s)
+        async with AsyncClient(world.address) as client:
+            with pytest.raises(ValueError, match="timeout_s"):
+                await client.models(timeout_s=timeout_s)
+            async with client.session("lm") as session:
+                with pytest.raises(ValueError, match="timeout_s"):
+                    await session.step(token_ids=[5], timeout_s=timeout_s)
+        with Client(world.address) as blocking, pytest.raises(ValueError, match="timeout_s"):
+            blocking.models(timeout_s=timeout_s)

@@ -407,6 +407,35 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
     assert time.monotonic() - before < 5
 
 
+class EndedCall:
+    """A stream that the server ended while the client was writing, as grpcio shows it."""
+
+    async def write(self, request: pb.SessionRequest) -> None:
+        raise grpc.aio.AioRpcError(
+            grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error from Core"
+        )
+
+    async def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    async def details(self) -> str:
+        return "going away"
+
+    async def initial_metadata(self) -> grpc.aio.Metadata:
+        return grpc.aio.Metadata()
+
+    trailing_metadata = initial_metadata
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_a_write_into_the_end_of_a_stream_tells_why_it_ended() -> None:
+    session = AsyncSession(EndedCall, "lm", 0, 5.0)
+    with pytest.raises(errors.Unavailable, match="going away"):
+        await session.open()
+
+
 async def test_a_server_that_stops_ends_the_sessions_of_its_clients() -> None:
     async with serving(drain_timeout_s=0.05) as world, AsyncClient(world.address) as client:
         session = client.session("lm")
