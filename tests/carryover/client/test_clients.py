@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import grpc
+import grpc.aio
 import pytest
 
 from carryover.client import errors, messages
