@@ -20,7 +20,7 @@ async def generate(models: Models, request: pb.GenerateRequest, context: Context
     """Stream the continuation of a prompt, token by token, then its end."""
     model = models.find_for("language_model", request.model)
     work = sampling_request(model, request, deadline_s(context))
-    detokenizer = Detokenizer(model.tokenizers["tokens"])
+    detokenizer = Detokenizer(model.tokenizers["tokens"], after=work.prompt)
     async with aclosing(model.bridge.events(work)) as events:
         async for event in events:
             if isinstance(event, TokensDecided):

@@ -556,7 +556,7 @@ class GenerateResult(_message.Message):
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The whole continuation."""
+    """The whole continuation, with what separates it from the prompt: prompt and text joined read as one."""
     finish_reason: Global___FinishReason.ValueType
     """Why it ends where it does."""
     seed: _builtins.int

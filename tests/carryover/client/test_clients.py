@@ -69,7 +69,7 @@ async def test_the_asyncio_client_makes_every_call() -> None:
         assert [h.score for h in stream.result.hypotheses] == [-0.5, -1.5]
         assert stream.result.hypotheses[0].finish_reason == "end"
         made = await client.generate("lm", "the", max_tokens=3, seed=5).finish()
-        assert (made.text, made.seed, made.finish_reason, made.num_tokens) == ("mat dog ran", 5, "length", 3)
+        assert (made.text, made.seed, made.finish_reason, made.num_tokens) == (" mat dog ran", 5, "length", 3)
         models = await client.models()
         assert [model.ref.name for model in models.models] == ["bitagger", "g2p", "lm", "tagger"]
         assert models.refused[0].reason == "graphs"

@@ -106,7 +106,7 @@ async def test_generate_continues_a_prompt_and_tells_the_seed(world: World) -> N
     )
     messages = await drained(world.stub.Generate(request))
     result = messages[-1].result
-    assert "".join(message.token.text for message in messages[:-1]) == result.text == "dog ran far"
+    assert "".join(message.token.text for message in messages[:-1]) == result.text == " dog ran far"
     assert (result.seed, result.num_prompt_tokens, result.num_tokens) == (2**64 - 1, 2, 3)
     assert result.finish_reason == pb.FINISH_REASON_LENGTH
     (work,) = world.engines["lm"].submitted

@@ -81,3 +81,20 @@ def test_a_token_is_given_as_soon_as_its_text_is_certain() -> None:
     (second,) = detokenizer.add([5], [-0.25])
     assert (second.token, second.text, second.log_prob) == ("c", " c", -0.25)
     assert detokenizer.finish() == []
+
+
+@given(st.lists(st.integers(0, 6), max_size=6), st.lists(st.integers(0, 6), max_size=6))
+def test_what_separates_words_from_the_text_before_them_is_theirs(before: list[int], ids: list[int]) -> None:
+    detokenizer = Detokenizer(WORDS, after=before)
+    tokens = [*detokenizer.add(ids, [0.0] * len(ids)), *detokenizer.finish()]
+    assert "".join(token.text for token in tokens) == detokenizer.text
+    assert WORDS.decode(before) + detokenizer.text == WORDS.decode([*before, *ids])
+
+
+@given(st.sampled_from(["the cat", "über", "日本", ""]), st.sampled_from(["sat", " naïve", "on the mat", "本"]))
+def test_subwords_go_on_from_the_text_before_them(before: str, text: str) -> None:
+    prompt, ids = SUBWORDS.encode(before), SUBWORDS.encode(text)
+    detokenizer = Detokenizer(SUBWORDS, after=prompt)
+    tokens = [*detokenizer.add(ids, [0.0] * len(ids)), *detokenizer.finish()]
+    assert "".join(token.text for token in tokens) == detokenizer.text
+    assert SUBWORDS.decode(prompt) + detokenizer.text == SUBWORDS.decode([*prompt, *ids])
