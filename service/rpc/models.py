@@ -134,5 +134,5 @@ class Models:
         """
         model = self.find(ref)
         if model.manifest.task != task:
-            raise WrongTask(f"model: expected one whose task is {task}, got {ref.name!r}, a {model.manifest.task}")
+            raise WrongTask(f"model: expected one whose task is {task}, got {ref.name!r}: {model.manifest.task}")
         return model
