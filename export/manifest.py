@@ -18,7 +18,7 @@ MANIFEST_FILE = "manifest.json"
 
 Task = Literal["tagger", "encoder_decoder", "language_model"]
 Precision = Literal["fp32", "int8"]
-GraphKind = Literal["sequence", "step", "encode"]
+GraphKind = Literal["sequence", "step", "chunk", "encode"]
 DType = Literal["float32", "int64"]
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 

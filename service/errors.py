@@ -6,7 +6,9 @@
     |-- WrongTask            the model exists but does something else
     |-- SessionNotFound      no such session, or it belongs to somebody else
     |   `-- SessionExpired   it was idle for too long and was closed
-    |-- SessionClosed        it was closed on this stream before
+    |-- SessionClosed        it was closed before
+    |-- SessionExists        the caller has an open session of that name
+    |-- MarkNotFound         the session has no such mark
     |-- StepMismatch         the session has taken another number of steps than the caller says
     |-- Overloaded           a queue, the slots or the attention memory are full: come back later
     |-- DeadlineExceeded     the caller's time ran out before the answer was ready
@@ -68,9 +70,21 @@ class SessionExpired(SessionNotFound):
 
 
 class SessionClosed(ServiceError):
-    """The session was closed earlier on this stream."""
+    """The session was closed before."""
 
     reason = "SESSION_CLOSED"
+
+
+class SessionExists(ServiceError):
+    """The caller has an open session of that name."""
+
+    reason = "SESSION_EXISTS"
+
+
+class MarkNotFound(ServiceError):
+    """The session has no such mark."""
+
+    reason = "MARK_NOT_FOUND"
 
 
 class StepMismatch(ServiceError):

@@ -5,12 +5,16 @@ and ids into text after. The door could cross a process boundary: three calls (s
 callable that takes lists of events), nothing shared.
 
 Every submitted request that was not refused by `submit` itself ends in exactly one terminal event: Finished, Failed or
-Cancelled.
+Cancelled. Requests that name one session take effect in the order in which they were submitted.
+
+Values that pass once a step (StepSession, StepOutputs, the events) are tuples: a frozen dataclass takes three times as
+long to make.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from enum import IntEnum
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +25,28 @@ RequestId = int  # unique for the life of the process; the front end counts
 SessionId = int  # likewise, assigned by the front end on open
 
 
+class Priority(IntEnum):
+    """Who goes first: see `service.engine.schedule`."""
+
+    LOW = -1
+    NORMAL = 0
+    HIGH = 1
+
+
 @dataclass(frozen=True)
 class Request:
-    """What every request has.
+    """What every request has, but for StepSession, which is a tuple with the same names.
 
     Args:
         id: Names the request in events and in `cancel`.
         deadline_s: When the answer is of no more use, on the engine's clock (time.monotonic); None waits without bound
             of its own (the caller's stream bounds it).
+        priority: Who goes first.
     """
 
     id: RequestId
     deadline_s: float | None = field(default=None, kw_only=True)
+    priority: Priority = field(default=Priority.NORMAL, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,9 @@ class Sampling:
     top_k: int  # 0: all
     top_p: float
     seed: int
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,34 +101,121 @@ class Generate(Request):
     max_tokens: int
 
 
+StateTensors = Mapping[str, npt.NDArray[Any]]  # by `StateSpec.name`, each of that state's shape and dtype
+
+
 @dataclass(frozen=True)
 class OpenSession(Request):
-    """Take a slot and start from the initial state. Finished(value=None)."""
-
-    session: SessionId
-
-
-@dataclass(frozen=True)
-class StepSession(Request):
-    """Advance a session once for each input. Finished(value=StepOutputs).
+    """Start a session. Finished(value=SessionSteps(its num_steps)).
 
     Args:
-        inputs: By step-graph input name, steps first: `tokens` (n,), `characters` (n, C), ...
-        num_steps: n.
-        num_top: How many of the best outputs to return a step; 0 for none.
+        session: Its id.
+        initial: Where to start from; states that it leaves out, or all with None, start as the model's initial state.
+        num_steps: Steps behind the initial state.
+        idle_timeout_s: Seconds without a request after which the engine ends the session and publishes SessionEnded;
+            None is never.
+        priority: Of the session's steps.
     """
 
     session: SessionId
-    inputs: Mapping[str, npt.NDArray[np.int64]]
+    initial: StateTensors | None = None
+    num_steps: int = 0
+    idle_timeout_s: float | None = None
+
+
+class StepSession(NamedTuple):
+    """Advance a session once for each input. Finished(value=StepOutputs).
+
+    Args:
+        id: As of any request.
+        session: Whose state.
+        inputs: By step-graph input name, steps first: `tokens` n ids, `characters` n lists of ids, ...
+        num_steps: n.
+        num_top: How many of the best outputs to return a step; 0 for none.
+        first_step: Index of the first of the steps; None: whatever comes next. An answered index gives the stored
+            answer, any other one that is not the next fails with StepMismatch.
+        deadline_s: As of any request.
+    """
+
+    id: RequestId
+    session: SessionId
+    inputs: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
     num_steps: int
     num_top: int
+    first_step: int | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class ForkSession(Request):
+    """Start `session` where `source` is after the requests submitted before. Finished(value=SessionSteps)."""
+
+    source: SessionId
+    session: SessionId
+    idle_timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class MarkSession(Request):
+    """Remember where a session is after the requests submitted before. Finished(value=SessionSteps)."""
+
+    session: SessionId
+    mark: int
+
+
+@dataclass(frozen=True)
+class RewindSession(Request):
+    """Go back to a mark, which stays; fails with MarkNotFound. Finished(value=SessionSteps)."""
+
+    session: SessionId
+    mark: int
+
+
+@dataclass(frozen=True)
+class ExportSession(Request):
+    """Copy out the state after the requests submitted before. Finished(value=SessionState)."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True)
+class DescribeSessions(Request):
+    """Tell how some sessions are doing. Finished(value=tuple of SessionDescription, of those that are open)."""
+
+    sessions: tuple[SessionId, ...]
 
 
 @dataclass(frozen=True)
 class CloseSession(Request):
-    """Free the session's slot after the steps submitted before. Finished(value=steps taken)."""
+    """End the session after the requests submitted before. Finished(value=SessionSteps)."""
 
     session: SessionId
+
+
+AnyRequest = Request | StepSession
+
+
+class SessionSteps(NamedTuple):
+    """Steps that a session has taken in all."""
+
+    num_steps: int
+
+
+class SessionState(NamedTuple):
+    """Where a session is: its tensors, copied, and the steps behind them."""
+
+    tensors: StateTensors
+    num_steps: int
+
+
+class SessionDescription(NamedTuple):
+    """One open session, for who lists them."""
+
+    session: SessionId
+    age_s: float
+    idle_s: float
+    num_steps: int
+    marks: tuple[int, ...]
 
 
 FinishReason = Literal["end", "length"]
@@ -133,23 +237,23 @@ class Hypothesis:
     finish_reason: FinishReason
 
 
-@dataclass(frozen=True)
-class StepOutputs:
+class StepOutputs(NamedTuple):
     """Best outputs of each step, best first.
 
     Args:
-        token_ids: (n, num_top).
-        log_probs: (n, num_top), natural log.
+        token_ids: n lists of num_top ids.
+        log_probs: n lists of num_top natural-log probabilities.
         num_steps: Steps that the session has taken in all.
+        replayed: Whether this is a stored answer and nothing advanced.
     """
 
-    token_ids: npt.NDArray[np.int64]
-    log_probs: npt.NDArray[np.float32]
+    token_ids: Sequence[Sequence[int]]
+    log_probs: Sequence[Sequence[float]]
     num_steps: int
+    replayed: bool = False
 
 
-@dataclass(frozen=True)
-class TokensDecided:
+class TokensDecided(NamedTuple):
     """Tokens that are now certain to be part of the answer, in order."""
 
     request: RequestId
@@ -157,30 +261,41 @@ class TokensDecided:
     log_probs: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Finished:
+class Finished(NamedTuple):
     """Terminal: done."""
 
     request: RequestId
     value: object
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(NamedTuple):
     """Terminal: refused after admission, or broken."""
 
     request: RequestId
     error: ServiceError
 
 
-@dataclass(frozen=True)
-class Cancelled:
+class Cancelled(NamedTuple):
     """Terminal: `cancel` took effect before the end."""
 
     request: RequestId
 
 
-Event = TokensDecided | Finished | Failed | Cancelled
+class SessionEnded(NamedTuple):
+    """A session is over though nobody closed it: idle for too long, or a step of it broke. Answers no request.
+
+    Args:
+        session: Which.
+        expired: Whether it was idle for too long.
+        num_steps: Steps that it had taken.
+    """
+
+    session: SessionId
+    expired: bool
+    num_steps: int
+
+
+Event = TokensDecided | Finished | Failed | Cancelled | SessionEnded
 Publish = Callable[[Sequence[Event]], None]
 
 
@@ -195,12 +310,16 @@ class EngineStats:
     free_memory_rows: int
     num_memory_rows: int
     sessions: int
+    host_state_bytes: int = 0
+    max_host_state_bytes: int = 0
+    sessions_expired: int = 0
+    requests_refused: int = 0
 
 
 class EngineDoor(Protocol):
     """What the front end may do with an engine; safe to call from any thread."""
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: AnyRequest) -> None:
         """Admit a request.
 
         Raises:

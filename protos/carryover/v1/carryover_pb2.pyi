@@ -47,6 +47,36 @@ FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
 """max_tokens was reached."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
+class _Priority:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
+    """PRIORITY_NORMAL."""
+    PRIORITY_LOW: _Priority.ValueType  # 1
+    """After the others."""
+    PRIORITY_NORMAL: _Priority.ValueType  # 2
+    """The default."""
+    PRIORITY_HIGH: _Priority.ValueType  # 3
+    """Before the others."""
+
+class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
+    """Who goes first when not all can run. A request of higher priority goes before those that have waited up to half a
+    second longer, and never before those that have waited more: nobody starves.
+    """
+
+PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
+"""PRIORITY_NORMAL."""
+PRIORITY_LOW: Priority.ValueType  # 1
+"""After the others."""
+PRIORITY_NORMAL: Priority.ValueType  # 2
+"""The default."""
+PRIORITY_HIGH: Priority.ValueType  # 3
+"""Before the others."""
+Global___Priority: _TypeAlias = Priority  # noqa: Y015
+
 class _RefusalReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -160,6 +190,9 @@ class TagRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     SEQUENCES_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    priority: Global___Priority.ValueType
+    """Who goes first when not all can run."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """A model whose task is TASK_TAGGER."""
@@ -173,10 +206,11 @@ class TagRequest(_message.Message):
         *,
         model: Global___ModelRef | None = ...,
         sequences: _abc.Iterable[Global___TokenSequence] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "priority", b"priority", "sequences", b"sequences"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -281,6 +315,7 @@ class TransduceRequest(_message.Message):
     NUM_BEST_FIELD_NUMBER: _builtins.int
     LENGTH_PENALTY_FIELD_NUMBER: _builtins.int
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """The source text: a word to pronounce, a sentence to translate. Not empty."""
     beam_size: _builtins.int
@@ -293,6 +328,8 @@ class TransduceRequest(_message.Message):
     """
     max_tokens: _builtins.int
     """Most target tokens to produce; 0 means the model's default. Reaching it ends with FINISH_REASON_LENGTH."""
+    priority: Global___Priority.ValueType
+    """Who goes first when not all can run."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """A model whose task is TASK_ENCODER_DECODER."""
@@ -306,10 +343,11 @@ class TransduceRequest(_message.Message):
         num_best: _builtins.int = ...,
         length_penalty: _builtins.float | None = ...,
         max_tokens: _builtins.int = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty", "length_penalty", b"length_penalty", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty", "beam_size", b"beam_size", "length_penalty", b"length_penalty", "max_tokens", b"max_tokens", "model", b"model", "num_best", b"num_best", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty", "beam_size", b"beam_size", "length_penalty", b"length_penalty", "max_tokens", b"max_tokens", "model", b"model", "num_best", b"num_best", "priority", b"priority", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__length_penalty: _TypeAlias = _typing.Literal["length_penalty"]  # noqa: Y015
     _WhichOneofArgType__length_penalty: _TypeAlias = _typing.Literal["_length_penalty", b"_length_penalty"]  # noqa: Y015
@@ -465,6 +503,10 @@ class GenerateRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _builtins.int
     TOP_P_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    REPETITION_PENALTY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
+    PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Text to continue; empty starts from the beginning-of-text symbol."""
     max_tokens: _builtins.int
@@ -477,6 +519,16 @@ class GenerateRequest(_message.Message):
     """Sample among the fewest tokens whose probabilities sum to at least top_p, in (0, 1]; absent means 1."""
     seed: _builtins.int
     """Seed of the sampling noise; absent draws one, which the result tells."""
+    repetition_penalty: _builtins.float
+    """Multiplies the log-probability of tokens that prompt or text have already, before temperature (after Keskar et al.
+    2019, CTRL, section 4.1, whose logits are normalised here); absent means 1, none. 1 to 10.
+    """
+    frequency_penalty: _builtins.float
+    """Subtracted from the log-probability of a token for each time that the text so far has it; absent means 0. -2 to 2."""
+    presence_penalty: _builtins.float
+    """Subtracted from the log-probability of a token that the text so far has; absent means 0. -2 to 2."""
+    priority: Global___Priority.ValueType
+    """Who goes first when not all can run."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """A model whose task is TASK_LANGUAGE_MODEL."""
@@ -491,17 +543,33 @@ class GenerateRequest(_message.Message):
         top_k: _builtins.int = ...,
         top_p: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
+        repetition_penalty: _builtins.float | None = ...,
+        frequency_penalty: _builtins.float | None = ...,
+        presence_penalty: _builtins.float | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "model", b"model", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "model", b"model", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "model", b"model", "prompt", b"prompt", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "max_tokens", b"max_tokens", "model", b"model", "presence_penalty", b"presence_penalty", "priority", b"priority", "prompt", b"prompt", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
+    _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__presence_penalty: _TypeAlias = _typing.Literal["presence_penalty"]  # noqa: Y015
+    _WhichOneofArgType__presence_penalty: _TypeAlias = _typing.Literal["_presence_penalty", b"_presence_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__repetition_penalty: _TypeAlias = _typing.Literal["repetition_penalty"]  # noqa: Y015
+    _WhichOneofArgType__repetition_penalty: _TypeAlias = _typing.Literal["_repetition_penalty", b"_repetition_penalty"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
     _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
     _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
     _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__frequency_penalty) -> _WhichOneofReturnType__frequency_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__presence_penalty) -> _WhichOneofReturnType__presence_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repetition_penalty) -> _WhichOneofReturnType__repetition_penalty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -598,6 +666,9 @@ class ScoreRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    priority: Global___Priority.ValueType
+    """Who goes first when not all can run."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """A model whose task is TASK_LANGUAGE_MODEL."""
@@ -611,10 +682,11 @@ class ScoreRequest(_message.Message):
         *,
         model: Global___ModelRef | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "texts", b"texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "priority", b"priority", "texts", b"texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -692,8 +764,32 @@ Global___TextScore: _TypeAlias = TextScore  # noqa: Y015
 class SessionRequest(_message.Message):
     """------------------------------------------------------------------------------------------------------------ Session
 
-    One message of the caller.
+    One message of the caller: commands, taken in order. Several together cost much less than each alone.
     """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionCommand]:
+        """At least one, for any sessions."""
+
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___SessionCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
+
+@_typing.final
+class SessionCommand(_message.Message):
+    """One thing to do."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -701,8 +797,15 @@ class SessionRequest(_message.Message):
     OPEN_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     CLOSE_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    REWIND_FIELD_NUMBER: _builtins.int
+    EXPORT_FIELD_NUMBER: _builtins.int
+    LIST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
-    """Chosen by the caller and echoed in the answer to this message; unique among the requests in flight on the stream."""
+    """Chosen by the caller and echoed in the answer to this command; not 0, and unique among the commands in flight on the
+    stream.
+    """
     @_builtins.property
     def open(self) -> Global___OpenSession:
         """Start a session."""
@@ -715,6 +818,26 @@ class SessionRequest(_message.Message):
     def close(self) -> Global___CloseSession:
         """End one."""
 
+    @_builtins.property
+    def fork(self) -> Global___ForkSession:
+        """Start one from where another is."""
+
+    @_builtins.property
+    def mark(self) -> Global___MarkSession:
+        """Remember where one is."""
+
+    @_builtins.property
+    def rewind(self) -> Global___RewindSession:
+        """Take one back to a mark."""
+
+    @_builtins.property
+    def export(self) -> Global___ExportSession:
+        """Take the state of one out."""
+
+    @_builtins.property
+    def list(self) -> Global___ListSessions:
+        """Tell which there are."""
+
     def __init__(
         self,
         *,
@@ -722,40 +845,128 @@ class SessionRequest(_message.Message):
         open: Global___OpenSession | None = ...,
         step: Global___StepSession | None = ...,
         close: Global___CloseSession | None = ...,
+        fork: Global___ForkSession | None = ...,
+        mark: Global___MarkSession | None = ...,
+        rewind: Global___RewindSession | None = ...,
+        export: Global___ExportSession | None = ...,
+        list: Global___ListSessions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "close", b"close", "open", b"open", "step", b"step"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "close", b"close", "export", b"export", "fork", b"fork", "list", b"list", "mark", b"mark", "open", b"open", "rewind", b"rewind", "step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "close", b"close", "open", b"open", "request_id", b"request_id", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "close", b"close", "export", b"export", "fork", b"fork", "list", b"list", "mark", b"mark", "open", b"open", "request_id", b"request_id", "rewind", b"rewind", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["open", "step", "close"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["open", "step", "close", "fork", "mark", "rewind", "export", "list"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
-Global___SessionRequest: _TypeAlias = SessionRequest  # noqa: Y015
+Global___SessionCommand: _TypeAlias = SessionCommand  # noqa: Y015
 
 @_typing.final
 class OpenSession(_message.Message):
-    """Starts a session from the model's initial state."""
+    """Starts a session from the model's initial state, or from one that is given."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    INITIAL_STATE_FIELD_NUMBER: _builtins.int
+    EXPORTED_STATE_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The name that it shall have, up to 128 characters, unique among the caller's open sessions; empty: the server
+    assigns one.
+    """
+    idle_timeout_s: _builtins.float
+    """Seconds without a command after which the session ends; absent means the server's setting, which is also the most."""
+    exported_state: _builtins.bytes
+    """What `SessionExported.state` held, of the same model and version."""
+    priority: Global___Priority.ValueType
+    """Of all the steps of the session."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
-        """A model whose `supports_sessions` is true."""
+        """A model whose `supports_sessions` is true. May be left out with `exported_state`, which names its model."""
+
+    @_builtins.property
+    def initial_state(self) -> Global___InitialState:
+        """Tensors by name."""
 
     def __init__(
         self,
         *,
         model: Global___ModelRef | None = ...,
+        session_id: _builtins.str = ...,
+        idle_timeout_s: _builtins.float | None = ...,
+        initial_state: Global___InitialState | None = ...,
+        exported_state: _builtins.bytes = ...,
+        priority: Global___Priority.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_idle_timeout_s", b"_idle_timeout_s", "exported_state", b"exported_state", "idle_timeout_s", b"idle_timeout_s", "initial_state", b"initial_state", "model", b"model", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_idle_timeout_s", b"_idle_timeout_s", "exported_state", b"exported_state", "idle_timeout_s", b"idle_timeout_s", "initial_state", b"initial_state", "model", b"model", "priority", b"priority", "session_id", b"session_id", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__idle_timeout_s: _TypeAlias = _typing.Literal["idle_timeout_s"]  # noqa: Y015
+    _WhichOneofArgType__idle_timeout_s: _TypeAlias = _typing.Literal["_idle_timeout_s", b"_idle_timeout_s"]  # noqa: Y015
+    _WhichOneofReturnType_start: _TypeAlias = _typing.Literal["initial_state", "exported_state"]  # noqa: Y015
+    _WhichOneofArgType_start: _TypeAlias = _typing.Literal["start", b"start"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__idle_timeout_s) -> _WhichOneofReturnType__idle_timeout_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_start) -> _WhichOneofReturnType_start | None: ...
+
+Global___OpenSession: _TypeAlias = OpenSession  # noqa: Y015
+
+@_typing.final
+class InitialState(_message.Message):
+    """A state that the caller gives. What is left out starts as the model's initial state does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateTensor]:
+        """By name, each at most once."""
+
+    def __init__(
+        self,
+        *,
+        tensors: _abc.Iterable[Global___StateTensor] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___OpenSession: _TypeAlias = OpenSession  # noqa: Y015
+Global___InitialState: _TypeAlias = InitialState  # noqa: Y015
+
+@_typing.final
+class StateTensor(_message.Message):
+    """One tensor of a state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As `Model.states` names it."""
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """As many finite values as `Model.states` says, in row-major order."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        values: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateTensor: _TypeAlias = StateTensor  # noqa: Y015
 
 @_typing.final
 class StepSession(_message.Message):
@@ -770,13 +981,15 @@ class StepSession(_message.Message):
     FIRST_STEP_FIELD_NUMBER: _builtins.int
     WITH_TOKENS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session, as SessionOpened named it."""
+    """The session."""
     num_top: _builtins.int
     """How many of the most probable outputs to return for each step, 0 (advance only) to the model's top_k."""
     first_step: _builtins.int
-    """Steps that the session must have taken before the first of these, which makes the message safe to send while others
-    are in flight: with another number of steps it is refused with FAILED_PRECONDITION, reason STEP_MISMATCH, and
-    nothing changes. Absent means that these steps follow whatever was taken before.
+    """Index of the first of these steps: the steps that the session must have taken before it. Makes the message safe to
+    send again. Where the steps from this index on were answered before, in a message of as many steps, the stored
+    answer comes again and nothing advances; the server keeps the last few answers of a session
+    (`ModelLimits.kept_answers`). Any other index is refused with FAILED_PRECONDITION, reason STEP_MISMATCH, and nothing
+    changes. Absent means that these steps follow whatever was taken before.
     """
     with_tokens: _builtins.bool
     """Whether `StepOutput.tokens` is wanted."""
@@ -812,13 +1025,13 @@ Global___StepSession: _TypeAlias = StepSession  # noqa: Y015
 
 @_typing.final
 class CloseSession(_message.Message):
-    """Ends a session after the steps sent before."""
+    """Ends a session after the commands sent before."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """The session, as SessionOpened named it."""
+    """The session."""
     def __init__(
         self,
         *,
@@ -833,8 +1046,160 @@ class CloseSession(_message.Message):
 Global___CloseSession: _TypeAlias = CloseSession  # noqa: Y015
 
 @_typing.final
+class ForkSession(_message.Message):
+    """Opens a session that starts where another is once the commands sent to that one before have taken effect. Marks and
+    stored answers are not taken along.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NEW_SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session to start from, which goes on undisturbed."""
+    new_session_id: _builtins.str
+    """As `OpenSession.session_id`."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        new_session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["new_session_id", b"new_session_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkSession: _TypeAlias = ForkSession  # noqa: Y015
+
+@_typing.final
+class MarkSession(_message.Message):
+    """Remembers the state of a session, to come back to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    mark: _builtins.int
+    """Chosen by the caller; a mark of the same number is replaced. A session has at most `ModelLimits.max_marks`."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        mark: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarkSession: _TypeAlias = MarkSession  # noqa: Y015
+
+@_typing.final
+class RewindSession(_message.Message):
+    """Takes a session back to a mark, which stays. Stored answers are forgotten."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    mark: _builtins.int
+    """The mark; unknown ones are NOT_FOUND, reason MARK_NOT_FOUND."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        mark: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RewindSession: _TypeAlias = RewindSession  # noqa: Y015
+
+@_typing.final
+class ExportSession(_message.Message):
+    """Asks for the state of a session as bytes that any server with the same version of the model can open."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session, which goes on undisturbed."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExportSession: _TypeAlias = ExportSession  # noqa: Y015
+
+@_typing.final
+class ListSessions(_message.Message):
+    """Asks for the caller's open sessions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Most sessions to tell, 1 to 1,000; 0 means 100."""
+    page_token: _builtins.str
+    """`SessionsListed.next_page_token` of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessions: _TypeAlias = ListSessions  # noqa: Y015
+
+@_typing.final
 class SessionResponse(_message.Message):
-    """One message of the server."""
+    """One message of the server: what has happened since the last one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionEvent]:
+        """In order."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___SessionEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+
+@_typing.final
+class SessionEvent(_message.Message):
+    """One thing that happened."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -843,11 +1208,16 @@ class SessionResponse(_message.Message):
     STEPPED_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MARKED_FIELD_NUMBER: _builtins.int
+    REWOUND_FIELD_NUMBER: _builtins.int
+    EXPORTED_FIELD_NUMBER: _builtins.int
+    LISTED_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.int
-    """The request that this answers."""
+    """The command that this answers; 0 with `expired`."""
     @_builtins.property
     def opened(self) -> Global___SessionOpened:
-        """The session is open."""
+        """The session is open: answers open and fork."""
 
     @_builtins.property
     def stepped(self) -> Global___SessionStepped:
@@ -859,7 +1229,27 @@ class SessionResponse(_message.Message):
 
     @_builtins.property
     def error(self) -> Global___SessionError:
-        """The request failed."""
+        """The command failed."""
+
+    @_builtins.property
+    def marked(self) -> Global___SessionMarked:
+        """The state is remembered."""
+
+    @_builtins.property
+    def rewound(self) -> Global___SessionRewound:
+        """The session is where it was."""
+
+    @_builtins.property
+    def exported(self) -> Global___SessionExported:
+        """The state."""
+
+    @_builtins.property
+    def listed(self) -> Global___SessionsListed:
+        """The sessions."""
+
+    @_builtins.property
+    def expired(self) -> Global___SessionExpired:
+        """A session ended because nobody used it. Answers no command."""
 
     def __init__(
         self,
@@ -869,16 +1259,21 @@ class SessionResponse(_message.Message):
         stepped: Global___SessionStepped | None = ...,
         closed: Global___SessionClosed | None = ...,
         error: Global___SessionError | None = ...,
+        marked: Global___SessionMarked | None = ...,
+        rewound: Global___SessionRewound | None = ...,
+        exported: Global___SessionExported | None = ...,
+        listed: Global___SessionsListed | None = ...,
+        expired: Global___SessionExpired | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "event", b"event", "opened", b"opened", "stepped", b"stepped"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "event", b"event", "expired", b"expired", "exported", b"exported", "listed", b"listed", "marked", b"marked", "opened", b"opened", "rewound", b"rewound", "stepped", b"stepped"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "event", b"event", "opened", b"opened", "request_id", b"request_id", "stepped", b"stepped"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "error", b"error", "event", b"event", "expired", b"expired", "exported", b"exported", "listed", b"listed", "marked", b"marked", "opened", b"opened", "request_id", b"request_id", "rewound", b"rewound", "stepped", b"stepped"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "stepped", "closed", "error"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["opened", "stepped", "closed", "error", "marked", "rewound", "exported", "listed", "expired"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
-Global___SessionResponse: _TypeAlias = SessionResponse  # noqa: Y015
+Global___SessionEvent: _TypeAlias = SessionEvent  # noqa: Y015
 
 @_typing.final
 class SessionOpened(_message.Message):
@@ -888,8 +1283,11 @@ class SessionOpened(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """Assigned by the server; names the session in later requests of this stream."""
+    """Names the session in later commands."""
+    num_steps: _builtins.int
+    """Steps behind its state: 0 unless it was forked or opened from an exported state."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """The model that answers, with its concrete version."""
@@ -899,10 +1297,11 @@ class SessionOpened(_message.Message):
         *,
         session_id: _builtins.str = ...,
         model: Global___ModelRef | None = ...,
+        num_steps: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "num_steps", b"num_steps", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -917,10 +1316,13 @@ class SessionStepped(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     NUM_STEPS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session that moved."""
     num_steps: _builtins.int
     """Steps that the session has taken in all."""
+    replayed: _builtins.bool
+    """Whether this is a stored answer: nothing advanced."""
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepOutput]:
         """One entry an input, in order."""
@@ -931,10 +1333,11 @@ class SessionStepped(_message.Message):
         session_id: _builtins.str = ...,
         outputs: _abc.Iterable[Global___StepOutput] | None = ...,
         num_steps: _builtins.int = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_steps", b"num_steps", "outputs", b"outputs", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_steps", b"num_steps", "outputs", b"outputs", "replayed", b"replayed", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1003,8 +1406,206 @@ class SessionClosed(_message.Message):
 Global___SessionClosed: _TypeAlias = SessionClosed  # noqa: Y015
 
 @_typing.final
+class SessionMarked(_message.Message):
+    """A mark was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    mark: _builtins.int
+    """The mark."""
+    num_steps: _builtins.int
+    """Steps behind it."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        mark: _builtins.int = ...,
+        num_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "num_steps", b"num_steps", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionMarked: _TypeAlias = SessionMarked  # noqa: Y015
+
+@_typing.final
+class SessionRewound(_message.Message):
+    """A session is back at a mark."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MARK_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    mark: _builtins.int
+    """The mark."""
+    num_steps: _builtins.int
+    """Steps behind it: the index that the next step has."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        mark: _builtins.int = ...,
+        num_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mark", b"mark", "num_steps", b"num_steps", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionRewound: _TypeAlias = SessionRewound  # noqa: Y015
+
+@_typing.final
+class SessionExported(_message.Message):
+    """The state of a session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session."""
+    state: _builtins.bytes
+    """For `OpenSession.exported_state`. Names its schema version, model, version, tensors and steps, and has a checksum."""
+    num_steps: _builtins.int
+    """Steps behind it."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        state: _builtins.bytes = ...,
+        num_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_steps", b"num_steps", "session_id", b"session_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionExported: _TypeAlias = SessionExported  # noqa: Y015
+
+@_typing.final
+class SessionsListed(_message.Message):
+    """Open sessions of the caller."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """For the next page; empty on the last one."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionInfo]:
+        """In the order in which they were opened."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___SessionInfo] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionsListed: _TypeAlias = SessionsListed  # noqa: Y015
+
+@_typing.final
+class SessionInfo(_message.Message):
+    """One open session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    IDLE_S_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """Its name."""
+    age_s: _builtins.float
+    """Seconds since it was opened."""
+    idle_s: _builtins.float
+    """Seconds since its last command."""
+    num_steps: _builtins.int
+    """Steps that it has taken in all."""
+    state_bytes: _builtins.int
+    """Bytes of its state."""
+    @_builtins.property
+    def model(self) -> Global___ModelRef:
+        """The model, with its concrete version."""
+
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its marks."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        model: Global___ModelRef | None = ...,
+        age_s: _builtins.float = ...,
+        idle_s: _builtins.float = ...,
+        num_steps: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
+        marks: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "idle_s", b"idle_s", "marks", b"marks", "model", b"model", "num_steps", b"num_steps", "session_id", b"session_id", "state_bytes", b"state_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionInfo: _TypeAlias = SessionInfo  # noqa: Y015
+
+@_typing.final
+class SessionExpired(_message.Message):
+    """A session ended because nobody used it. Later commands that name it fail with NOT_FOUND, reason SESSION_EXPIRED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    NUM_STEPS_FIELD_NUMBER: _builtins.int
+    IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """The session that ended."""
+    num_steps: _builtins.int
+    """Steps that it took in all."""
+    idle_timeout_s: _builtins.float
+    """Seconds without a command after which it ended."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        num_steps: _builtins.int = ...,
+        idle_timeout_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout_s", b"idle_timeout_s", "num_steps", b"num_steps", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionExpired: _TypeAlias = SessionExpired  # noqa: Y015
+
+@_typing.final
 class SessionError(_message.Message):
-    """One request failed; the stream and its sessions go on."""
+    """One command failed; the stream and its sessions go on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1024,7 +1625,7 @@ class SessionError(_message.Message):
     retry_after_s: _builtins.float
     """When to come back, in seconds; 0 where that would not help."""
     session_id: _builtins.str
-    """The session that the request named, if any."""
+    """The session that the command named, if any."""
     session_ended: _builtins.bool
     """Whether the session is over: a step of it broke or ran out of time, and nobody knows its state any more. Nothing
     that was sent after it took effect.
@@ -1241,6 +1842,9 @@ class Model(_message.Message):
     STATE_BYTES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     LOAD_FIELD_NUMBER: _builtins.int
+    BATCH_INVARIANT_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_ROWS_FIELD_NUMBER: _builtins.int
     task: Global___Task.ValueType
     """What it does."""
     supports_sessions: _builtins.bool
@@ -1251,6 +1855,10 @@ class Model(_message.Message):
     """Execution provider that runs it: "CPUExecutionProvider" or "CUDAExecutionProvider"."""
     state_bytes: _builtins.int
     """State bytes that one session or decoded row keeps."""
+    batch_invariant: _builtins.bool
+    """Whether answers were seen to be the same alone and in any company, bit for bit, when the model was loaded here."""
+    max_batch_rows: _builtins.int
+    """Most rows of one run of the step graph: where more rows were seen to add nothing, or as set."""
     @_builtins.property
     def ref(self) -> Global___ModelRef:
         """Its name and concrete version."""
@@ -1275,6 +1883,10 @@ class Model(_message.Message):
     def load(self) -> Global___ModelLoad:
         """What the model is doing now."""
 
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StateInfo]:
+        """What the state of a session is made of."""
+
     def __init__(
         self,
         *,
@@ -1289,14 +1901,45 @@ class Model(_message.Message):
         state_bytes: _builtins.int = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         load: Global___ModelLoad | None = ...,
+        batch_invariant: _builtins.bool = ...,
+        states: _abc.Iterable[Global___StateInfo] | None = ...,
+        max_batch_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "ref", b"ref"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "load", b"load", "metrics", b"metrics", "precision", b"precision", "provider", b"provider", "ref", b"ref", "state_bytes", b"state_bytes", "supports_sessions", b"supports_sessions", "task", b"task", "vocabulary_sizes", b"vocabulary_sizes", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_invariant", b"batch_invariant", "limits", b"limits", "load", b"load", "max_batch_rows", b"max_batch_rows", "metrics", b"metrics", "precision", b"precision", "provider", b"provider", "ref", b"ref", "state_bytes", b"state_bytes", "states", b"states", "supports_sessions", b"supports_sessions", "task", b"task", "vocabulary_sizes", b"vocabulary_sizes", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class StateInfo(_message.Message):
+    """One tensor of a session's state."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Its shape."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StateInfo: _TypeAlias = StateInfo  # noqa: Y015
 
 @_typing.final
 class ModelLoad(_message.Message):
@@ -1311,6 +1954,10 @@ class ModelLoad(_message.Message):
     FREE_SLOTS_FIELD_NUMBER: _builtins.int
     NUM_MEMORY_ROWS_FIELD_NUMBER: _builtins.int
     FREE_MEMORY_ROWS_FIELD_NUMBER: _builtins.int
+    HOST_STATE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_HOST_STATE_BYTES_FIELD_NUMBER: _builtins.int
+    SESSIONS_EXPIRED_FIELD_NUMBER: _builtins.int
+    REQUESTS_REFUSED_FIELD_NUMBER: _builtins.int
     waiting: _builtins.int
     """Requests admitted that have not begun."""
     running: _builtins.int
@@ -1325,6 +1972,14 @@ class ModelLoad(_message.Message):
     """Attention-memory rows (source positions) that decodes can have; 0 where the model has no attention."""
     free_memory_rows: _builtins.int
     """Attention-memory rows that nobody has."""
+    host_state_bytes: _builtins.int
+    """Bytes of sessions and marks that are kept outside the state rows."""
+    max_host_state_bytes: _builtins.int
+    """Most of them."""
+    sessions_expired: _builtins.int
+    """Sessions that ended because nobody used them, since the start."""
+    requests_refused: _builtins.int
+    """Requests refused because the model was at its limit, since the start."""
     def __init__(
         self,
         *,
@@ -1335,10 +1990,14 @@ class ModelLoad(_message.Message):
         free_slots: _builtins.int = ...,
         num_memory_rows: _builtins.int = ...,
         free_memory_rows: _builtins.int = ...,
+        host_state_bytes: _builtins.int = ...,
+        max_host_state_bytes: _builtins.int = ...,
+        sessions_expired: _builtins.int = ...,
+        requests_refused: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_memory_rows", b"free_memory_rows", "free_slots", b"free_slots", "num_memory_rows", b"num_memory_rows", "num_slots", b"num_slots", "running", b"running", "sessions", b"sessions", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_memory_rows", b"free_memory_rows", "free_slots", b"free_slots", "host_state_bytes", b"host_state_bytes", "max_host_state_bytes", b"max_host_state_bytes", "num_memory_rows", b"num_memory_rows", "num_slots", b"num_slots", "requests_refused", b"requests_refused", "running", b"running", "sessions", b"sessions", "sessions_expired", b"sessions_expired", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1361,6 +2020,8 @@ class ModelLimits(_message.Message):
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_REQUESTS_IN_FLIGHT_PER_STREAM_FIELD_NUMBER: _builtins.int
     SESSION_IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    KEPT_ANSWERS_FIELD_NUMBER: _builtins.int
+    MAX_MARKS_FIELD_NUMBER: _builtins.int
     max_input_tokens: _builtins.int
     """Most input tokens of one sequence, source or prompt."""
     max_output_tokens: _builtins.int
@@ -1383,6 +2044,10 @@ class ModelLimits(_message.Message):
     """Unanswered requests of one Session stream, above which it is read no further."""
     session_idle_timeout_s: _builtins.float
     """Seconds without a request after which a session is closed."""
+    kept_answers: _builtins.int
+    """Answers of a session that are kept for steps that are sent again."""
+    max_marks: _builtins.int
+    """Most marks of one session."""
     def __init__(
         self,
         *,
@@ -1397,10 +2062,12 @@ class ModelLimits(_message.Message):
         max_message_bytes: _builtins.int = ...,
         max_requests_in_flight_per_stream: _builtins.int = ...,
         session_idle_timeout_s: _builtins.float = ...,
+        kept_answers: _builtins.int = ...,
+        max_marks: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_beam_size", b"max_beam_size", "max_input_tokens", b"max_input_tokens", "max_message_bytes", b"max_message_bytes", "max_output_tokens", b"max_output_tokens", "max_requests_in_flight_per_stream", b"max_requests_in_flight_per_stream", "max_sentence_characters", b"max_sentence_characters", "max_sequences", b"max_sequences", "max_sessions", b"max_sessions", "max_word_characters", b"max_word_characters", "session_idle_timeout_s", b"session_idle_timeout_s", "top_k", b"top_k"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_answers", b"kept_answers", "max_beam_size", b"max_beam_size", "max_input_tokens", b"max_input_tokens", "max_marks", b"max_marks", "max_message_bytes", b"max_message_bytes", "max_output_tokens", b"max_output_tokens", "max_requests_in_flight_per_stream", b"max_requests_in_flight_per_stream", "max_sentence_characters", b"max_sentence_characters", "max_sequences", b"max_sequences", "max_sessions", b"max_sessions", "max_word_characters", b"max_word_characters", "session_idle_timeout_s", b"session_idle_timeout_s", "top_k", b"top_k"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

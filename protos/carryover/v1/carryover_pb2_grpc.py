@@ -106,13 +106,18 @@ class CarryoverServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Session(self, request_iterator, context):
-        """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+        """Stateful stepping. One stream may carry many sessions, one message many commands, and many may be in flight.
 
-        Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
-        in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
-        and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
-        (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
-        stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+        Guaranteed: commands that name one open session take effect in the order in which they were sent, and are answered
+        in that order, refusals included; sessions do not wait for each other. A step command is taken whole or not at all,
+        and a refused one changes nothing; but the commands sent after it still count, unless they say where they belong
+        (`StepSession.first_step`). A command that fails is answered by a SessionError with its request_id and the stream
+        stays open. Half-closing the stream lets what was sent finish.
+
+        Whose a session is: with the call metadata `carryover-caller` (16 to 128 printable ASCII characters that only this
+        caller knows), sessions belong to whoever sends the same value. They outlive their stream until they are closed or
+        idle for too long, and any later stream of the caller may go on with them. Without it they belong to their stream and
+        end with it. To anybody else a session does not exist.
         Models that have a step graph (`Model.supports_sessions`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -48,13 +48,18 @@ class CarryoverStub:
     Score: _grpc.UnaryUnaryMultiCallable[_carryover_pb2.ScoreRequest, _carryover_pb2.ScoreResponse]
     """Log-probability of every token of each given text. Models whose task is TASK_LANGUAGE_MODEL."""
     Session: _grpc.StreamStreamMultiCallable[_carryover_pb2.SessionRequest, _carryover_pb2.SessionResponse]
-    """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+    """Stateful stepping. One stream may carry many sessions, one message many commands, and many may be in flight.
 
-    Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
-    in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
-    and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
-    (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
-    stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+    Guaranteed: commands that name one open session take effect in the order in which they were sent, and are answered
+    in that order, refusals included; sessions do not wait for each other. A step command is taken whole or not at all,
+    and a refused one changes nothing; but the commands sent after it still count, unless they say where they belong
+    (`StepSession.first_step`). A command that fails is answered by a SessionError with its request_id and the stream
+    stays open. Half-closing the stream lets what was sent finish.
+
+    Whose a session is: with the call metadata `carryover-caller` (16 to 128 printable ASCII characters that only this
+    caller knows), sessions belong to whoever sends the same value. They outlive their stream until they are closed or
+    idle for too long, and any later stream of the caller may go on with them. Without it they belong to their stream and
+    end with it. To anybody else a session does not exist.
     Models that have a step graph (`Model.supports_sessions`).
     """
     ListModels: _grpc.UnaryUnaryMultiCallable[_carryover_pb2.ListModelsRequest, _carryover_pb2.ListModelsResponse]
@@ -78,13 +83,18 @@ class CarryoverAsyncStub(CarryoverStub):
     Score: _aio.UnaryUnaryMultiCallable[_carryover_pb2.ScoreRequest, _carryover_pb2.ScoreResponse]  # type: ignore[assignment]
     """Log-probability of every token of each given text. Models whose task is TASK_LANGUAGE_MODEL."""
     Session: _aio.StreamStreamMultiCallable[_carryover_pb2.SessionRequest, _carryover_pb2.SessionResponse]  # type: ignore[assignment]
-    """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+    """Stateful stepping. One stream may carry many sessions, one message many commands, and many may be in flight.
 
-    Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
-    in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
-    and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
-    (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
-    stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+    Guaranteed: commands that name one open session take effect in the order in which they were sent, and are answered
+    in that order, refusals included; sessions do not wait for each other. A step command is taken whole or not at all,
+    and a refused one changes nothing; but the commands sent after it still count, unless they say where they belong
+    (`StepSession.first_step`). A command that fails is answered by a SessionError with its request_id and the stream
+    stays open. Half-closing the stream lets what was sent finish.
+
+    Whose a session is: with the call metadata `carryover-caller` (16 to 128 printable ASCII characters that only this
+    caller knows), sessions belong to whoever sends the same value. They outlive their stream until they are closed or
+    idle for too long, and any later stream of the caller may go on with them. Without it they belong to their stream and
+    end with it. To anybody else a session does not exist.
     Models that have a step graph (`Model.supports_sessions`).
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_carryover_pb2.ListModelsRequest, _carryover_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -135,13 +145,18 @@ class CarryoverServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_carryover_pb2.SessionRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_carryover_pb2.SessionResponse], _abc.AsyncIterator[_carryover_pb2.SessionResponse]]:
-        """Stateful stepping. One stream may carry many sessions, one message many steps, and many messages may be in flight.
+        """Stateful stepping. One stream may carry many sessions, one message many commands, and many may be in flight.
 
-        Guaranteed: requests that name one open session take effect in the order in which they were sent, and are answered
-        in that order, refusals included; sessions do not wait for each other. A step message is taken whole or not at all,
-        and a refused one changes nothing; but the messages sent after it still count, unless they say where they belong
-        (`StepSession.first_step`). A request that fails is answered by a SessionError with its request_id and the stream
-        stays open. Half-closing the stream lets what was sent finish; sessions are closed when their stream ends.
+        Guaranteed: commands that name one open session take effect in the order in which they were sent, and are answered
+        in that order, refusals included; sessions do not wait for each other. A step command is taken whole or not at all,
+        and a refused one changes nothing; but the commands sent after it still count, unless they say where they belong
+        (`StepSession.first_step`). A command that fails is answered by a SessionError with its request_id and the stream
+        stays open. Half-closing the stream lets what was sent finish.
+
+        Whose a session is: with the call metadata `carryover-caller` (16 to 128 printable ASCII characters that only this
+        caller knows), sessions belong to whoever sends the same value. They outlive their stream until they are closed or
+        idle for too long, and any later stream of the caller may go on with them. Without it they belong to their stream and
+        end with it. To anybody else a session does not exist.
         Models that have a step graph (`Model.supports_sessions`).
         """
 
