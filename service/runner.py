@@ -4,6 +4,9 @@ A runner opens the graphs of one bundle and owns its state and memory pools. Eac
 as its output, the same buffer, so that a step rewrites the rows it was told to write and copies nothing else. That
 ONNX Runtime really does so is proved on the actual buffers when the runner opens (see `service.probe`).
 
+Several threads may run graphs at the same time, each in its own lane, as long as no row that one writes is read or
+written by another; scratch rows, which nobody reads, excepted.
+
 This is the only file of the service that imports onnxruntime.
 """
 
@@ -93,7 +96,7 @@ def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> "Runn
 
 
 class Runner:
-    """Runs the graphs of one bundle on one provider. Not thread-safe: one engine thread owns it.
+    """Runs the graphs of one bundle on one provider. Thread-safe as the module docstring says.
 
     Args:
         folder: The bundle.
@@ -115,10 +118,16 @@ class Runner:
             kind: _open_session(folder / spec.file, provider, config.threads) for kind, spec in manifest.graphs.items()
         }
         self._pools: dict[str, ort.OrtValue] = {}
+        # On the CPU a pool is a NumPy array, which ONNX Runtime uses where it lies: its rows can be indexed.
+        self._arrays: dict[str, Array] = {}
         for spec, rows in _pool_sizes(manifest, config):
             assert spec.pool_input is not None
             zeros = np.zeros((max(rows, probe.NUM_ROWS), *spec.shape), dtype=spec.dtype)
-            self._pools[spec.pool_input] = ort.OrtValue.ortvalue_from_numpy(zeros, _device(provider), 0)
+            value = ort.OrtValue.ortvalue_from_numpy(zeros, _device(provider), 0)
+            self._pools[spec.pool_input] = value
+            if provider == CPU and value.data_ptr() == zeros.ctypes.data:
+                self._arrays[spec.pool_input] = zeros
+        self._state_pools = {s.name: s.pool_input for s in manifest.states if s.pool_input is not None}
         self._graphs = {
             kind: _Graph(sessions[kind], spec, manifest, self._pools) for kind, spec in manifest.graphs.items()
         }
@@ -141,21 +150,53 @@ class Runner:
             if state.pool_input is not None
         )
 
-    def run(self, kind: GraphKind, inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
+    def run(
+        self, kind: GraphKind, inputs: Mapping[str, Array], outputs: Sequence[str], lane: int = 0
+    ) -> dict[str, Array]:
         """Run a graph once, updating the pools that it updates.
 
         Args:
             kind: Which graph.
             inputs: Every input but pools; initial states may be left out and are then zeros.
             outputs: Those wanted; the others are not copied out of the runtime.
+            lane: Which of several runs at a time this is; at most one thread may be in a lane.
 
         Returns:
-            The wanted outputs by name, in fresh arrays; `log_probs` is good until the next run.
+            The wanted outputs by name, in fresh arrays; `log_probs` is good until the next run in the lane.
 
         Raises:
             RunnerError: The inputs are not those of the graph.
         """
-        return self._graphs[kind].run(inputs, tuple(outputs))
+        return self._graphs[kind].run(inputs, tuple(outputs), lane)
+
+    def read_rows(self, rows: Sequence[int]) -> dict[str, Array]:
+        """Copy rows of the state pools out.
+
+        Returns:
+            By state name, (len(rows), *shape).
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        return {name: self._pool_array(pool)[index] for name, pool in self._state_pools.items()}
+
+    def write_rows(self, rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
+        """Set rows of the state pools.
+
+        Args:
+            rows: Which, each once.
+            tensors: By state name, (len(rows), *shape); states that are left out keep what they have.
+        """
+        index = np.asarray(rows, dtype=np.int64)
+        for name, values in tensors.items():
+            pool = self._state_pools[name]
+            array = self._pool_array(pool)
+            array[index] = values
+            if pool not in self._arrays:
+                self._pools[pool].update_inplace(array)
+
+    def _pool_array(self, pool: str) -> Array:
+        """The pool itself where it lies in host memory, a copy elsewhere."""
+        array = self._arrays.get(pool)
+        return np.array(self._pools[pool].numpy()) if array is None else array
 
     def read_pool(self, name: str) -> Array:
         """Copy a pool out, for proofs and tests: slow on a GPU."""
@@ -198,13 +239,13 @@ class _Graph:
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         # Initial states: inputs of the sequence graph that are zeros unless given.
         self._initial = {s.sequence_input for s in manifest.states if s.sequence_input is not None}
-        self._bindings: dict[tuple[str, ...], ort.IOBinding] = {}
-        self._buffers: dict[str, Array] = {}
+        self._bindings: dict[tuple[int, tuple[str, ...]], ort.IOBinding] = {}
+        self._buffers: dict[tuple[int, str], Array] = {}
 
-    def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
-        binding = self._bindings.get(outputs)
+    def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int = 0) -> dict[str, Array]:
+        binding = self._bindings.get((lane, outputs))
         if binding is None:
-            binding = self._bindings[outputs] = self._bind(outputs)
+            binding = self._bindings[lane, outputs] = self._bind(outputs)
         if unknown := inputs.keys() - {tensor.name for tensor in self._fed}:
             raise RunnerError(f"inputs: expected {[t.name for t in self._fed]}, got also {sorted(unknown)}")
         sizes: dict[str, int] = {}
@@ -230,19 +271,19 @@ class _Graph:
         for name in outputs:
             tensor = self._outputs[name]
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
-            result = results[name] = self._space(name, shape, tensor.dtype)
+            result = results[name] = self._space(lane, name, shape, tensor.dtype)
             binding.bind_output(name, "cpu", 0, result.dtype.type, shape, result.ctypes.data)
         self._session.run_with_iobinding(binding)
         return results
 
-    def _space(self, name: str, shape: list[int], dtype: str) -> Array:
+    def _space(self, lane: int, name: str, shape: list[int], dtype: str) -> Array:
         """Where an output goes."""
         if name not in _OVERWRITTEN:
             return np.empty(shape, dtype=dtype)
         size = math.prod(shape)
-        buffer = self._buffers.get(name)
+        buffer = self._buffers.get((lane, name))
         if buffer is None or buffer.size < size:
-            buffer = self._buffers[name] = np.empty(size, dtype=dtype)
+            buffer = self._buffers[lane, name] = np.empty(size, dtype=dtype)
         return buffer[:size].reshape(shape)
 
     def run_apart(self, inputs: Mapping[str, Array], pools: Mapping[str, Array]) -> dict[str, Array]:
