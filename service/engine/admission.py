@@ -4,23 +4,22 @@ The front end has checked what callers send. What is checked here is what would 
 it other people's requests.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Final
 
 import numpy.typing as npt
 
 from export.manifest import GraphKind, Manifest
 from service.engine.batch import row_inputs
-from service.engine.interface import Decode, Generate, OpenSession, Request, RunSequence, StepSession
+from service.engine.interface import AnyRequest, Decode, Generate, OpenSession, Request, RunSequence, StepSession
 from service.engine.pages import PAGE_ROWS, MemoryPages
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.generate import GenerateTask
 from service.engine.tasks.sequence import SequenceTask
-from service.engine.tasks.session import Session, SessionStepTask
 from service.engine.tasks.task import Task
 from service.errors import InvalidInput, WrongTask
 
-_WANTED: Final[Mapping[type[Request], str]] = {
+_WANTED: Final[Mapping[type[AnyRequest], str]] = {
     RunSequence: "that reads whole sequences, as taggers and language models do",
     Decode: "that transduces, an encoder_decoder",
     Generate: "that generates, a language_model",
@@ -70,16 +69,19 @@ class Admission:
                 return self._that_fits(GenerateTask(request, self._top_k))
         raise InvalidInput("request", "a kind that the engine knows", type(request).__name__)
 
-    def step(self, request: StepSession, session: Session) -> SessionStepTask:
-        """Make the task of a session's steps.
+    def check_step(self, request: StepSession) -> None:
+        """Check the steps of a session.
 
         Raises:
             InvalidInput: The inputs are not the step graph's, or more outputs are wanted than it gives.
         """
-        _check_inputs(self._step_inputs, request.inputs, request.num_steps)
+        if request.inputs.keys() != self._step_inputs or request.num_steps < 1:
+            _refuse_inputs(self._step_inputs, request.inputs, request.num_steps)
+        for values in request.inputs.values():
+            if len(values) != request.num_steps:
+                _refuse_inputs(self._step_inputs, request.inputs, request.num_steps)
         if not 0 <= request.num_top <= self._top_k:
             raise InvalidInput("num_top", f"0 to {self._top_k}", str(request.num_top))
-        return SessionStepTask(request, session)
 
     def require_steps(self, request: Request) -> None:
         """Check that the model can be stepped from the initial state.
@@ -114,12 +116,11 @@ class Admission:
         return WrongTask(f"model: expected one {_WANTED[type(request)]}, got {self._name!r} (task {self._task})")
 
 
-def _check_inputs(expected: Set[str], inputs: Mapping[str, npt.NDArray[Any]], num_steps: int) -> None:
-    if num_steps >= 1 and inputs.keys() == expected:
-        for array in inputs.values():
-            if len(array) != num_steps:
-                break
-        else:
-            return
-    got = {name: array.shape for name, array in inputs.items()}
+def _check_inputs(expected: Set[str], inputs: Mapping[str, Sequence[Any] | npt.NDArray[Any]], num_steps: int) -> None:
+    if inputs.keys() != expected or num_steps < 1 or any(len(values) != num_steps for values in inputs.values()):
+        _refuse_inputs(expected, inputs, num_steps)
+
+
+def _refuse_inputs(expected: Set[str], inputs: Mapping[str, Sequence[Any] | npt.NDArray[Any]], num_steps: int) -> None:
+    got = {name: len(values) for name, values in inputs.items()}
     raise InvalidInput("inputs", f"{sorted(expected)} of {max(num_steps, 1)} steps", str(got))

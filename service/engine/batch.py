@@ -12,7 +12,7 @@ from models.symbols import PAD_ID
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.sequence import SequenceTask
-from service.engine.tasks.task import StepTask, Task
+from service.engine.tasks.task import Steps, Work
 
 Ints = npt.NDArray[np.int64]
 # Inputs of the step graph that say where state and memory are; the others come from the tasks' `inputs`.
@@ -28,34 +28,39 @@ def row_inputs(spec: GraphSpec) -> dict[str, int]:
     }
 
 
-def feeds(graph: GraphKind, names: Mapping[str, int], tasks: Sequence[Task]) -> dict[str, Ints]:
+def feeds(graph: GraphKind, names: Mapping[str, int], works: Sequence[Work]) -> dict[str, Ints]:
     """Inputs of a batch, by name.
 
     Args:
         graph: Which one.
         names: `row_inputs` of the step graph.
-        tasks: In row order.
+        works: In row order.
     """
-    if graph == "step":
-        return _step(names, cast(Sequence[StepTask], tasks))
+    if graph in ("step", "chunk"):
+        return _step(graph, names, cast(Sequence[Steps], works))
     if graph == "encode":
-        return _encode(cast(Sequence[DecodeTask], tasks))
-    return _sequence(cast(Sequence[SequenceTask], tasks))
+        return _encode(cast(Sequence[DecodeTask], works))
+    return _sequence(cast(Sequence[SequenceTask], works))
 
 
-def _step(names: Mapping[str, int], tasks: Sequence[StepTask]) -> dict[str, Ints]:
+def _step(graph: GraphKind, names: Mapping[str, int], works: Sequence[Steps]) -> dict[str, Ints]:
     arrays = {
-        "read_slots": np.array([row for task in tasks for row in task.read_rows], dtype=np.int64),
-        "write_slots": np.array([row for task in tasks for row in task.write_rows], dtype=np.int64),
+        "read_slots": np.array([row for work in works for row in work.read_rows], dtype=np.int64),
+        "write_slots": np.array([row for work in works for row in work.write_rows], dtype=np.int64),
     }
     for name, num_dimensions in names.items():
-        values: list[Any] = list(chain.from_iterable(task.inputs[name] for task in tasks))
+        values: list[Any] = list(chain.from_iterable(work.inputs[name] for work in works))
         if num_dimensions == 2:
-            width = max(map(len, values))
-            values = [value + [PAD_ID] * (width - len(value)) for value in values]
-        arrays[name] = np.array(values, dtype=np.int64)
-    if tasks[0].memory is not None:
-        memories = [task.memory for task in tasks for _ in task.read_rows if task.memory is not None]
+            cells = values if graph == "step" else list(chain.from_iterable(values))
+            width = max(map(len, cells))
+            cells = [value + [PAD_ID] * (width - len(value)) for value in cells]
+            arrays[name] = np.array(cells, dtype=np.int64)
+            if graph == "chunk":
+                arrays[name] = arrays[name].reshape(len(values), -1, width)
+        else:
+            arrays[name] = np.array(values, dtype=np.int64)
+    if works[0].memory is not None:
+        memories = [work.memory for work in works for _ in work.read_rows if work.memory is not None]
         arrays["source_rows"], arrays["source_lengths"] = _ragged([memory.rows for memory in memories], ZERO_ROW)
     return arrays
 

@@ -1,34 +1,38 @@
-"""The engine: one thread a model, and one loop that fits on a screen.
+"""The engine: a few runner threads a model, one lock, and one loop that fits on a screen.
 
-    turn = take what arrived -> expire deadlines -> schedule -> for each batch: bind -> run -> decide -> publish
+    turn = settle what ran -> take what arrived -> expire -> schedule one batch -> bind | run
 
-The thread owns the roster (tasks, slots, memory) and the runner. Others talk to it through the inbox and hear from
-it through `publish`, which is called on the engine thread with lists of events.
+Each runner thread holds the lock for its turn and lets go of it while its batch runs, so runs go on side by side, and
+whoever is done plans the next one: there is nobody to wait for. What the lock guards (tasks, sessions, slots, memory)
+is touched by one thread at a time, and no row of a batch that runs is in another one. Others talk to the engine through
+the inbox and hear from it through `publish`, which is called with lists of events.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import numpy.typing as npt
 
 from export.manifest import GraphKind, Manifest
 from service.engine.batch import feeds, row_inputs
 from service.engine.inbox import Inbox
-from service.engine.interface import EngineStats, Publish, Request, RequestId
+from service.engine.interface import AnyRequest, EngineStats, Finished, Publish, RequestId, StepOutputs, TokensDecided
+from service.engine.limits import EngineLimits
 from service.engine.pace import Pace
 from service.engine.roster import Roster
-from service.engine.schedule import Batch, ScheduleLimits, schedule
+from service.engine.schedule import schedule
 from service.engine.slots import NUM_RESERVED
-from service.engine.tasks.task import Outputs
+from service.engine.tasks.task import Outputs, Work
 from service.errors import InternalFailure, ShuttingDown
 
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
 _JOIN_S: Final = 30.0  # the longest that one run of a graph may take when closing
+_FIRST_STEP_S: Final = 0.0002  # a session step, before any was seen
+_FIRST_WORK_S: Final = 0.002  # any other request
 
 
 class GraphRunner(Protocol):
@@ -39,25 +43,25 @@ class GraphRunner(Protocol):
     num_memory_rows: int
 
     def run(
-        self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
+        self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], lane: int = 0
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run a graph once, updating the pools. `log_probs` is good until the next run."""
+        """Run a graph once, updating the pools. `log_probs` is good until the next run in the lane."""
+
+    def read_rows(self, rows: Sequence[int]) -> Mapping[str, npt.NDArray[Any]]:
+        """Copy rows of the state pools out: by state name, (len(rows), *shape)."""
+
+    def write_rows(self, rows: Sequence[int], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Set rows of the state pools from the same."""
 
 
-@dataclass(frozen=True)
-class EngineLimits:
-    """Bounds of one engine; what runs is bounded by the runner's slots and memory rows.
+class Plan(NamedTuple):
+    """One batch on its way: what `GraphRunner.run` takes, and who is in it."""
 
-    Args:
-        max_sessions: Most sessions open at a time, of a model that can be stepped by callers. A session keeps its slot
-            for as long as its caller likes, so some must be left for requests, which are short.
-        max_waiting: Most requests for new work that wait to run.
-        batch: Bounds of one batch.
-    """
-
-    max_sessions: int
-    max_waiting: int = 1024
-    batch: ScheduleLimits = field(default_factory=ScheduleLimits)
+    graph: GraphKind
+    inputs: Mapping[str, npt.NDArray[Any]]
+    outputs: tuple[str, ...]
+    works: Sequence[Work]
+    num_rows: int
 
 
 class Engine:
@@ -66,9 +70,10 @@ class Engine:
     Args:
         runner: Runs the graphs; the engine owns it from now on.
         limits: Bounds.
-        publish: Takes events, on the engine thread; must not block.
-        on_stopped: Called once on the engine thread, after the last events, if a bug ended the engine.
+        publish: Takes events, on a runner thread, one call at a time; must not block.
+        on_stopped: Called once on a runner thread, after the last events, if a bug ended the engine.
         clock: Seconds, on which deadlines are told.
+        num_runners: Batches that may run side by side.
 
     Attributes:
         failed: Whether a bug ended the engine. It takes nothing any more.
@@ -81,27 +86,42 @@ class Engine:
         publish: Publish,
         on_stopped: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        num_runners: int = 1,
     ) -> None:
         most = runner.num_slots - NUM_RESERVED - 1
-        if not 0 <= limits.max_sessions <= most or limits.max_waiting < 1:
-            raise ValueError(f"limits: expected max_sessions at most {most} and max_waiting at least 1, got {limits}")
+        if not 0 <= limits.session_slots <= most or limits.max_waiting < 1 or num_runners < 1:
+            expected = f"session_slots at most {most}, max_waiting and num_runners at least 1"
+            raise ValueError(f"limits: expected {expected}, got {limits} and {num_runners} runners")
         self.failed = False
         self._runner, self._limits, self._publish_events, self._clock = runner, limits, publish, clock
-        self._on_stopped = on_stopped
+        self._on_stopped, self._num_runners = on_stopped, num_runners
         manifest = runner.manifest
         self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
-        self._pace = Pace()
-        self._inbox = Inbox(limits.max_waiting, limits.max_waiting + runner.num_slots, self._pace.retry_after_s)
-        self._roster = Roster(
-            manifest, runner.num_slots, runner.num_memory_rows, limits.max_sessions, self._pace.retry_after_s
+        self._step_pace, self._work_pace = Pace(_FIRST_STEP_S), Pace(_FIRST_WORK_S)
+        self._inbox = Inbox(
+            limits.max_waiting,
+            limits.max_waiting + limits.max_sessions,
+            limits.max_queue_delay_s,
+            self._work_pace,
+            clock,
         )
+        self._lock = threading.Lock()
+        self._roster = Roster(
+            manifest, runner, runner.num_slots, runner.num_memory_rows, limits, self._step_pace.wait_s
+        )
+        self._last: GraphKind | None = None
+        self._in_flight: dict[int, Plan] = {}  # by lane
+        self._num_alive = 0
         self._closing = False
         self._count()
-        self._thread = threading.Thread(target=self._live, name=f"engine-{manifest.name}", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._live, args=(lane,), name=f"runner-{manifest.name}-{lane}", daemon=True)
+            for lane in range(num_runners)
+        ]
 
     # -------------------------------------------------------------------------------------- the door, from any thread
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: AnyRequest) -> None:
         """Admit a request; see `EngineDoor`."""
         self._inbox.put(request)
 
@@ -115,34 +135,170 @@ class Engine:
 
     def start(self) -> None:
         """Begin to serve."""
-        self._thread.start()
+        self._num_alive = len(self._threads)
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """Stop after the batch that runs; what has not finished fails with ShuttingDown."""
+        """Stop after the batches that run; what has not finished fails with ShuttingDown."""
         self._closing = True
         self._inbox.close(_shut_down)
-        if self._thread.is_alive():
-            self._thread.join(_JOIN_S)
-            if self._thread.is_alive():
+        if self._num_alive == 0 and not self._threads[0].is_alive():
+            with self._lock:
+                self._end()
+            return
+        until = time.monotonic() + _JOIN_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
                 _log.error("engine %s: still in a run after %.0f s", self._runner.manifest.name, _JOIN_S)
 
     def check_integrity(self) -> None:
-        """Prove the books; for the engine thread, and for tests after `close`."""
-        self._roster.check_integrity()
+        """Prove the books."""
+        with self._lock:
+            self._roster.check_integrity(len(self._in_flight))
 
-    # ------------------------------------------------------------------------------------------- the engine thread
+    # ------------------------------------------------------------------------------------- one turn, by hand in tests
 
-    def _live(self) -> None:
+    def begin(self, lane: int) -> Plan | None:
+        """Take what arrived and plan a batch, which is in flight until `finish`; None: there is nothing to run."""
+        with self._lock:
+            return self._begin(lane)
+
+    def finish(self, lane: int, outputs: "Mapping[str, npt.NDArray[Any]] | Exception") -> None:
+        """Settle the batch of a lane with what its run gave."""
+        with self._lock:
+            self._finish(lane, outputs)
+
+    # ------------------------------------------------------------------------------------------- the runner threads
+
+    def _live(self, lane: int) -> None:
+        outputs: Mapping[str, npt.NDArray[Any]] | Exception | None = None
+        while True:
+            with self._lock:
+                try:
+                    if outputs is not None:
+                        self._finish(lane, outputs)
+                    if self._closing or self.failed:
+                        break
+                    plan = self._begin(lane)
+                    wait_s = self._idle_s() if plan is None else 0.0
+                except Exception:
+                    self._fail()
+                    break
+            if plan is None:
+                outputs = None
+                self._inbox.wait(wait_s)
+            else:
+                outputs = self._run(lane, plan)
+        with self._lock:
+            self._num_alive -= 1
+            if self._num_alive == 0:
+                self._end()
+
+    def _run(self, lane: int, plan: Plan) -> Mapping[str, npt.NDArray[Any]] | Exception:
         try:
-            while not self._closing:
-                self._turn()
+            return self._runner.run(plan.graph, plan.inputs, plan.outputs, lane)
+        except Exception as error:
+            _log.exception("engine %s: a %s batch failed", self._runner.manifest.name, plan.graph)
+            return error
+
+    def _begin(self, lane: int) -> Plan | None:
+        roster = self._roster
+        requests, cancels = self._inbox.take()
+        now = self._clock()
+        for request in requests:
+            roster.admit(request, now)
+        for cancelled in cancels:
+            roster.cancel(cancelled)
+        roster.expire(now)
+        roster.start_waiting(now)
+        plan = self._plan(lane, now)
+        self._publish()
+        self._count()
+        if plan is not None and len(roster.ready) and len(self._in_flight) < self._num_runners:
+            self._inbox.stir()
+        return plan
+
+    def _plan(self, lane: int, now: float) -> Plan | None:
+        roster, limits = self._roster, self._limits.batch
+        while len(roster.ready):
+            self._step_pace.work(now)
+            self._work_pace.work(now)
+            idle = self._num_runners - len(self._in_flight)
+            batch = schedule(roster.ready.window(limits.window(idle)), limits, self._last, idle)
+            if batch is None:
+                return None
+            works = roster.take(batch)
+            if not works:  # sessions that need slots of others in flight: the next turn is theirs
+                return None
+            self._last = batch.graph
+            try:
+                wanted = tuple(dict.fromkeys(name for work in works for name in work.outputs))
+                inputs = feeds(batch.graph, self._step_inputs, works)
+            except Exception:
+                _log.exception("engine %s: a %s batch could not be made", self._runner.manifest.name, batch.graph)
+                for work in works:
+                    roster.fail(work, _failure())
+                continue
+            plan = Plan(batch.graph, inputs, wanted, works, sum(work.work.rows for work in works))
+            self._in_flight[lane] = plan
+            return plan
+        return None
+
+    def _finish(self, lane: int, outputs: Mapping[str, npt.NDArray[Any]] | Exception) -> None:
+        plan = self._in_flight.pop(lane)
+        now = self._clock()
+        if isinstance(outputs, Exception):
+            for work in plan.works:
+                self._roster.fail(work, _failure())
+        else:
+            tops = [work.num_top for work in plan.works]
+            most = None if None in tops else max(tops)  # type: ignore[type-var]
+            self._roster.settle(plan.works, Outputs(outputs, most), now)
+        self._publish()
+
+    def _idle_s(self) -> float:
+        """How long a runner with nothing to run may sleep; an engine with nothing at all to do checks its books."""
+        if self._roster.num_tasks == 0:
+            self._step_pace.rest()
+            self._work_pace.rest()
+            self._roster.check_integrity(len(self._in_flight))
+        look_s = self._roster.next_look_s()
+        return _IDLE_WAIT_S if look_s is None else min(_IDLE_WAIT_S, max(0.0, look_s - self._clock()))
+
+    def _publish(self) -> None:
+        events = self._roster.events
+        if not events:
+            return
+        self._roster.events = []
+        steps = ends = 0
+        for event in events:
+            if isinstance(event, Finished) and isinstance(event.value, StepOutputs):
+                steps += len(event.value.token_ids)
+            elif not isinstance(event, TokensDecided):
+                ends += 1
+        now = self._clock()
+        self._step_pace.note(steps, now)
+        self._work_pace.note(ends, now)
+        try:
+            self._publish_events(events)
         except Exception:
-            _log.critical("engine %s: stopped by a bug", self._runner.manifest.name, exc_info=True)
-            self.failed = True
+            _log.exception("engine %s: nobody took %d events", self._runner.manifest.name, len(events))
+
+    def _fail(self) -> None:
+        """Note that a bug has ended the engine; the other runners end after their runs."""
+        _log.critical("engine %s: stopped by a bug", self._runner.manifest.name, exc_info=True)
+        self.failed = True
+        self._inbox.close(_broken)
+
+    def _end(self) -> None:
+        """End everybody: the last runner has stopped."""
         reason = _broken if self.failed else _shut_down
         self._inbox.close(reason)
-        for request in self._inbox.take(0)[0]:
-            self._roster.admit(request)
+        self._in_flight.clear()
+        for request in self._inbox.take()[0]:
+            self._roster.admit(request, self._clock())
         try:
             self._roster.end_all(reason())
         except Exception:
@@ -151,61 +307,6 @@ class Engine:
         self._count()
         if self.failed and self._on_stopped is not None:
             self._on_stopped()
-
-    def _turn(self) -> None:
-        # While anybody is here there is something to run, so no deadline is slept through.
-        requests, cancels = self._inbox.take(0.0 if self._roster.has_ready else _IDLE_WAIT_S)
-        for request in requests:
-            self._roster.admit(request)
-        for cancelled in cancels:
-            self._roster.cancel(cancelled)
-        now = self._clock()
-        self._pace.work(now)
-        self._roster.expire(now)
-        plan = schedule(self._roster.ready(), self._limits.batch)
-        self._count()
-        self._publish()  # whom a batch has nothing to say to does not wait for it
-        for batch in plan:
-            self._run(batch)
-            self._publish()
-        self._count()
-        if self._roster.num_tasks == 0:
-            self._pace.rest()
-        if not (requests or cancels or plan):  # an idle engine has the time
-            self._roster.check_integrity()
-
-    def _run(self, batch: Batch) -> None:
-        """Bind, run, decide. A run that breaks ends the requests of its batch, a decision that breaks its own alone."""
-        tasks = self._roster.take(batch.requests)
-        try:
-            wanted = dict.fromkeys(name for task in tasks for name in task.outputs)
-            inputs = feeds(batch.graph, self._step_inputs, tasks)
-            outputs = Outputs(self._runner.run(batch.graph, inputs, tuple(wanted)))
-        except Exception:
-            _log.exception("engine %s: a %s batch failed", self._runner.manifest.name, batch.graph)
-            for task in tasks:
-                self._roster.fail(task, _failure())
-            return
-        row = 0
-        for task in tasks:
-            num_rows = task.work.rows
-            try:
-                events = task.advance(outputs, row)
-            except Exception:
-                _log.exception("engine %s: request %d failed", self._runner.manifest.name, task.request.id)
-                self._roster.fail(task, _failure())
-            else:
-                self._roster.settle(task, events)
-            row += num_rows
-
-    def _publish(self) -> None:
-        if events := self._roster.events:
-            self._roster.events = []
-            self._pace.note(events, self._clock())
-            try:
-                self._publish_events(events)
-            except Exception:
-                _log.exception("engine %s: nobody took %d events", self._runner.manifest.name, len(events))
 
     def _count(self) -> None:
         """Tell the inbox and whoever asks for `stats` how things stand; an `EngineStats` is made when asked for."""
@@ -218,7 +319,11 @@ class Engine:
             roster.room.slots.num_usable,
             roster.room.pages.num_free_rows,
             roster.room.pages.num_usable_rows,
-            roster.num_sessions,
+            len(roster.sessions),
+            roster.sessions.host_bytes,
+            roster.sessions.max_host_bytes,
+            roster.sessions.num_expired,
+            roster.num_refused + self._inbox.num_refused,
         )
 
 

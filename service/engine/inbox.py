@@ -1,72 +1,105 @@
-"""The bounded door between the threads that ask and the engine thread that answers."""
+"""The bounded door between the threads that ask and the runner threads that answer."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
-from service.engine.interface import CloseSession, Request, RequestId, StepSession
-from service.errors import Overloaded, ServiceError
+from service.engine.interface import (
+    AnyRequest,
+    Decode,
+    Generate,
+    RequestId,
+    RunSequence,
+    StepSession,
+)
+from service.engine.pace import Pace, retry_after_s
+from service.errors import DeadlineExceeded, Overloaded, ServiceError
+
+_NEW_WORK: Final = (RunSequence, Decode, Generate)
 
 
 class Inbox:
     """Requests and cancels on their way in. All methods are safe from any thread.
 
-    New work and steps of open sessions are bounded apart, so that a crowd of one cannot lock the other out. Closes
-    are always taken: they free something, and there is one a session.
+    New work and steps of open sessions are bounded apart, so that a crowd of one cannot lock the other out. What else
+    is asked of sessions is always taken: it is bounded by the sessions' callers, and some of it frees something.
 
     Args:
         max_new: Most requests for new work that wait, in here and in the engine.
         max_steps: Most unfinished session steps.
-        retry_after_s: Tells when to come back, given how many wait, in seconds.
+        max_wait_s: Longest that new work may have to wait, by its pace.
+        pace: Of new work.
+        clock: Seconds, on which deadlines are told.
     """
 
-    def __init__(self, max_new: int, max_steps: int, retry_after_s: Callable[[int], float]) -> None:
-        self._max_new, self._max_steps = max_new, max_steps
-        self._retry_after_s = retry_after_s
-        self._changed = threading.Condition()
-        self._requests: deque[Request] = deque()
+    def __init__(
+        self,
+        max_new: int,
+        max_steps: int,
+        max_wait_s: float,
+        pace: Pace,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_new, self._max_steps, self._max_wait_s = max_new, max_steps, max_wait_s
+        self._pace, self._clock = pace, clock
+        self._lock = threading.Lock()
+        self._arrived = threading.Condition(self._lock)
+        self._num_asleep = 0
+        self._requests: deque[AnyRequest] = deque()
         self._cancels: deque[RequestId] = deque()
         self._new_here = self._steps_here = 0
-        # Taken, and still waiting in the engine. Only the engine's thread writes this, always whole: no lock.
+        # Taken, and still waiting in the engine. Only runner threads write this, always whole: no lock.
         self._inside = (0, 0)  # new work, steps
         self._closed: Callable[[], ServiceError] | None = None
-        self._stirred = False  # whether the next `take` must not wait, though nothing arrived
+        self._stirs = 0  # how many waits must end though nothing arrived
+        self.num_refused = 0
 
-    def put(self, request: Request) -> None:
+    def put(self, request: AnyRequest) -> None:
         """Admit a request or refuse it at once.
 
         Raises:
-            Overloaded: Too many wait.
+            Overloaded: Too many wait, or for too long.
+            DeadlineExceeded: It would have to wait beyond its deadline.
             ServiceError: What `close` was told to say.
         """
-        with self._changed:
-            is_step = isinstance(request, StepSession)
-            is_close = isinstance(request, CloseSession)
+        with self._lock:
             if self._closed is not None:
                 raise self._closed()
-            if is_step:
+            if isinstance(request, StepSession):
                 if self._steps_here + self._inside[1] >= self._max_steps:
-                    self._refuse(f"{self._max_steps} session steps are unanswered", self._max_steps)
+                    self._refuse(f"{self._max_steps} session steps are unanswered", 0.0)
                 self._steps_here += 1
-            elif not is_close:
-                if self._new_here + self._inside[0] >= self._max_new:
-                    self._refuse(f"{self._max_new} requests are waiting", self._max_new)
-                self._new_here += 1
+            elif isinstance(request, _NEW_WORK):
+                self._admit_new(request.deadline_s)
             self._requests.append(request)
-            self._changed.notify()
+            if self._num_asleep:
+                self._arrived.notify()
+
+    def _admit_new(self, deadline_s: float | None) -> None:
+        waiting = self._new_here + self._inside[0]
+        wait_s = self._pace.wait_s(waiting)
+        if waiting >= self._max_new:
+            self._refuse(f"{self._max_new} requests are waiting", wait_s)
+        if wait_s > self._max_wait_s:
+            self._refuse(f"a request would wait for {wait_s:.2g} s", wait_s)
+        if deadline_s is not None and self._clock() + wait_s >= deadline_s:
+            raise DeadlineExceeded(f"expected a deadline later than the {wait_s:.2g} s that requests wait now")
+        self._new_here += 1
 
     def cancel(self, request: RequestId) -> None:
         """Pass a cancel on; at most one an admitted request is kept."""
-        with self._changed:
+        with self._lock:
             self._cancels.append(request)
-            self._changed.notify()
+            if self._num_asleep:
+                self._arrived.notify()
 
-    def take(self, wait_s: float) -> tuple[list[Request], list[RequestId]]:
-        """Take everything, requests before cancels of them; wait for something at most `wait_s` seconds."""
-        with self._changed:
-            if not (self._requests or self._cancels or self._stirred) and wait_s > 0:
-                self._changed.wait(wait_s)
-            self._stirred = False
+    def take(self) -> tuple[list[AnyRequest], list[RequestId]]:
+        """Take everything, requests before cancels of them; never waits."""
+        if not (self._requests or self._cancels):
+            return [], []
+        with self._lock:
             requests, cancels = list(self._requests), list(self._cancels)
             self._requests.clear()
             self._cancels.clear()
@@ -75,19 +108,36 @@ class Inbox:
             self._new_here = self._steps_here = 0
             return requests, cancels
 
+    def wait(self, wait_s: float) -> None:
+        """Wait until something is here, `stir` or `close` was called, or `wait_s` seconds have passed."""
+        with self._lock:
+            if not (self._requests or self._cancels or self._stirs or self._closed):
+                self._num_asleep += 1
+                self._arrived.wait(wait_s)
+                self._num_asleep -= 1
+            if self._stirs:
+                self._stirs -= 1
+
+    def stir(self) -> None:
+        """End one wait, now or the next one: there is something to run."""
+        with self._lock:
+            if self._num_asleep > self._stirs:
+                self._stirs += 1
+                self._arrived.notify()
+
     def set_backlog(self, num_new: int, num_steps: int) -> None:
         """Say how many of those taken still wait in the engine."""
         self._inside = (num_new, num_steps)
 
     def close(self, reason: Callable[[], ServiceError]) -> None:
         """Refuse everything from now on, each time with a new `reason()`; the first one told stands."""
-        with self._changed:
+        with self._lock:
             self._closed = self._closed or reason
-            self._stirred = True
-            self._changed.notify()
+            self._arrived.notify_all()
 
     def __len__(self) -> int:
         return len(self._requests)
 
-    def _refuse(self, which: str, waiting: int) -> None:
-        raise Overloaded(f"the model is at its limit: {which}", self._retry_after_s(waiting))
+    def _refuse(self, which: str, wait_s: float) -> None:
+        self.num_refused += 1
+        raise Overloaded(f"the model is at its limit: {which}", retry_after_s(wait_s))

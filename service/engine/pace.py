@@ -1,9 +1,6 @@
-"""How fast the engine finishes requests, for an honest hint of when to come back."""
+"""How fast the engine works, for honest admission and an honest hint of when to come back."""
 
-from collections.abc import Sequence
 from typing import Final
-
-from service.engine.interface import Event, TokensDecided
 
 _WEIGHT: Final = 0.1  # of the newest observation
 _SHORTEST_S: Final = 0.05
@@ -11,10 +8,14 @@ _LONGEST_S: Final = 30.0
 
 
 class Pace:
-    """A moving average of the seconds that a finished request takes of a busy engine."""
+    """A moving average of the seconds that one of something takes of a busy engine.
 
-    def __init__(self) -> None:
-        self._seconds_each = 0.01
+    Args:
+        seconds_each: What is taken for true before anything was seen.
+    """
+
+    def __init__(self, seconds_each: float) -> None:
+        self._seconds_each = seconds_each
         self._since_s: float | None = None  # the last end, or when there was something to do again; None: resting
 
     def work(self, now: float) -> None:
@@ -26,15 +27,21 @@ class Pace:
         """Say that there is nothing to do: what passes until `work` is nobody's service time."""
         self._since_s = None
 
-    def note(self, events: Sequence[Event], now: float) -> None:
-        """Count the terminal events of a publishing at time `now`, in seconds."""
-        finished = sum(not isinstance(event, TokensDecided) for event in events)
-        if not finished:
+    def note(self, count: int, now: float) -> None:
+        """Count those that ended at time `now`, in seconds."""
+        if not count:
             return
         if self._since_s is not None:
-            self._seconds_each += _WEIGHT * ((now - self._since_s) / finished - self._seconds_each)
+            # Several that end together are as many observations.
+            weight = 1 - (1 - _WEIGHT) ** min(count, 32)
+            self._seconds_each += weight * ((now - self._since_s) / count - self._seconds_each)
         self._since_s = now
 
-    def retry_after_s(self, waiting: int) -> float:
-        """When about half of those waiting will have been served, in seconds, between 0.05 and 30."""
-        return min(_LONGEST_S, max(_SHORTEST_S, waiting * self._seconds_each / 2))
+    def wait_s(self, waiting: int) -> float:
+        """How long the last of those waiting will wait, in seconds."""
+        return waiting * self._seconds_each
+
+
+def retry_after_s(wait_s: float) -> float:
+    """When about half of those will have been served who keep one waiting so long, between 0.05 and 30 seconds."""
+    return min(_LONGEST_S, max(_SHORTEST_S, wait_s / 2))

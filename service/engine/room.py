@@ -16,12 +16,15 @@ class Room:
     """Hands out slots and memory together.
 
     Args:
-        num_slots: Rows of the state pool.
+        slots: Hands out rows of the state pool.
+        num_slots: Most of them that requests may hold; the others are for sessions.
         num_memory_rows: Rows of the attention memory.
     """
 
-    def __init__(self, num_slots: int, num_memory_rows: int) -> None:
-        self.slots = SlotTable(num_slots)
+    def __init__(self, slots: SlotTable, num_slots: int, num_memory_rows: int) -> None:
+        self.slots = slots
+        self.num_slots = num_slots
+        self._num_held = 0
         self.pages = MemoryPages(num_memory_rows)
         self._waiting: dict[RequestId, Task] = {}
 
@@ -31,10 +34,15 @@ class Room:
         return len(self._waiting)
 
     @property
+    def num_held(self) -> int:
+        """Slots that requests hold."""
+        return self._num_held
+
+    @property
     def can_start(self) -> bool:
         """Whether there is room for who has waited longest."""
         task = next(iter(self._waiting.values()), None)
-        if task is None or task.num_slots > self.slots.num_free:
+        if task is None or task.num_slots > self.num_slots - self._num_held:
             return False
         return self.pages.num_pages(task.num_positions) * PAGE_ROWS <= self.pages.num_free_rows
 
@@ -49,6 +57,7 @@ class Room:
             task = self._waiting.pop(next(iter(self._waiting)))
             slots = self.slots.allocate(task.num_slots)
             assert slots is not None
+            self._num_held += len(slots)
             task.begin(slots, self.pages.allocate(task.num_positions) if task.num_positions else None)
             started.append(task)
         return started
@@ -58,6 +67,7 @@ class Room:
         self._waiting.pop(task.request.id, None)
         if task.slots:
             self.slots.free(task.slots)
+            self._num_held -= len(task.slots)
         if task.memory is not None:
             self.pages.free(task.memory)
 

@@ -1,44 +1,54 @@
 """Who is here, what each holds, and what each wants next.
 
-The roster turns requests into tasks, keeps the sessions, and is the only one that ends either: `_end` emits the one
-terminal event and takes everything back. It belongs to the engine thread.
+The roster turns requests into work, and is the only one that ends it: `_end` and `_end_step` emit the one terminal
+event and take everything back. What is in a batch that runs is not ended before that batch comes back.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from export.manifest import Manifest
 from service.engine.admission import Admission
 from service.engine.deadlines import Deadlines
 from service.engine.integrity import IntegrityError
 from service.engine.interface import (
+    AnyRequest,
     Cancelled,
     CloseSession,
+    DescribeSessions,
     Event,
+    ExportSession,
     Failed,
     Finished,
+    ForkSession,
+    MarkSession,
     OpenSession,
     Request,
     RequestId,
-    SessionId,
+    RewindSession,
+    SessionEnded,
+    SessionState,
+    SessionSteps,
+    StepOutputs,
     StepSession,
     TokensDecided,
 )
+from service.engine.limits import EngineLimits
+from service.engine.pace import retry_after_s
+from service.engine.packing import StatePacker, StateRows
+from service.engine.ready import ReadyQueue
 from service.engine.room import Room
-from service.engine.schedule import WorkItem
+from service.engine.schedule import PRIORITY_HEAD_START_S, Batch, WorkItem
+from service.engine.session import Session, SessionRequest
+from service.engine.sessions import Sessions
+from service.engine.slots import SlotTable
 from service.engine.tasks.sequence import SequenceTask
-from service.engine.tasks.session import Session, SessionStepTask
-from service.engine.tasks.task import Task
-from service.errors import (
-    DeadlineExceeded,
-    InternalFailure,
-    Overloaded,
-    ServiceError,
-    SessionClosed,
-    SessionNotFound,
-)
+from service.engine.tasks.task import Outputs, Task, Work
+from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ServiceError
 
 _log = logging.getLogger(__name__)
+_AT_SESSIONS: Final = (StepSession, CloseSession, ForkSession, MarkSession, RewindSession, ExportSession)
 
 
 class Roster:
@@ -46,50 +56,61 @@ class Roster:
 
     Args:
         manifest: Of the model: which graphs there are and what they take.
+        rows: The state pools.
         num_slots: Rows of the state pool.
         num_memory_rows: Rows of the attention memory.
-        max_sessions: Most sessions open at a time.
-        retry_after_s: Tells when to come back, given how many wait, in seconds.
+        limits: Bounds.
+        step_wait_s: Tells how long a number of steps will have to wait, in seconds.
     """
 
     def __init__(
         self,
         manifest: Manifest,
+        rows: StateRows,
         num_slots: int,
         num_memory_rows: int,
-        max_sessions: int,
-        retry_after_s: Callable[[int], float],
+        limits: EngineLimits,
+        step_wait_s: Callable[[int], float],
     ) -> None:
         self.events: list[Event] = []  # since the last publishing
-        self.room = Room(num_slots, num_memory_rows)
-        # A model that attends has no sessions; all slots are for requests. What requests may need is never less than
-        # what sessions leave: whoever is admitted gets it when those before have ended, which they do.
-        self._max_sessions = 0 if manifest.memories else max_sessions
-        num_slots_left = self.room.slots.num_usable - self._max_sessions
-        self._admission = Admission(manifest, num_slots_left, self.room.pages.num_usable_rows)
-        self._retry_after_s = retry_after_s
+        self.num_refused = 0
+        self._limits = limits
+        slots = SlotTable(num_slots)
+        # A model that attends has no sessions; all slots are for requests.
+        session_slots = 0 if manifest.memories else limits.session_slots
+        max_sessions = 0 if manifest.memories else limits.max_sessions
+        self.room = Room(slots, slots.num_usable - session_slots, num_memory_rows)
+        packer = StatePacker(rows, manifest.states)
+        self.sessions = Sessions(packer, slots, session_slots, max_sessions, limits.max_host_bytes, limits.max_marks)
+        self._packer = packer
+        self._admission = Admission(manifest, self.room.num_slots, self.room.pages.num_usable_rows)
+        self._step_wait_s = step_wait_s
         self._tasks: dict[RequestId, Task] = {}
-        self._ready: dict[RequestId, WorkItem] = {}  # the longest waiting first
-        self._sessions: dict[SessionId, Session] = {}
+        self._at_session: dict[RequestId, Session] = {}  # where each unfinished request of a session waits
+        self.ready = ReadyQueue()
         self._deadlines = Deadlines()
-        self._num_steps = 0  # unfinished session steps
         self._num_sequences = 0
+        self._num_inputs = 0  # of unfinished steps
+        self._now = 0.0
 
     # -------------------------------------------------------------------------------------------------------- arrivals
 
-    def admit(self, request: Request) -> None:
-        """Turn a request into a task, or into its one event where that can be said at once."""
+    def admit(self, request: AnyRequest, now: float) -> None:
+        """Turn a request into work, or into its one event where that can be said at once."""
+        self._now = now
         try:
-            match request:
-                case StepSession():
-                    self._admit_step(request)
-                case CloseSession():
-                    self._admit_close(request)
-                case OpenSession():
-                    self._open(request)
-                case _:
-                    self._admit_work(request)
+            if isinstance(request, StepSession):
+                self._admit_step(request)
+            elif isinstance(request, _AT_SESSIONS):
+                self._admit_at_session(request)
+            elif isinstance(request, OpenSession):
+                self._open(request)
+            elif isinstance(request, DescribeSessions):
+                self.events.append(Finished(request.id, self.sessions.describe(request.sessions, now)))
+            else:
+                self._admit_work(request)
         except ServiceError as error:
+            self.num_refused += isinstance(error, Overloaded)
             self.events.append(Failed(request.id, error))
         except Exception:
             _log.exception("request %d could not be admitted", request.id)
@@ -97,129 +118,266 @@ class Roster:
 
     def _admit_work(self, request: Request) -> None:
         task = self._admission.task(request)
-        self._add(task)
+        self._tasks[request.id] = task
+        if request.deadline_s is not None:
+            self._deadlines.add(request.deadline_s, request.id)
+        if isinstance(task, SequenceTask):
+            self._num_sequences += 1
         if task.num_slots:
             self.room.wait(task)
         else:
-            self._ready[request.id] = task.work
+            self._make_ready(task)
 
-    def _add(self, task: Task) -> None:
-        self._tasks[task.request.id] = task
-        if task.request.deadline_s is not None:
-            self._deadlines.add(task.request.deadline_s, task.request.id)
-        if isinstance(task, SessionStepTask):
-            self._num_steps += 1
-        elif isinstance(task, SequenceTask):
-            self._num_sequences += 1
+    def _make_ready(self, task: Task) -> None:
+        self.ready.add(task.work._replace(key=self._key(task.request.priority)))
+
+    def _key(self, priority: int) -> float:
+        return self._now - PRIORITY_HEAD_START_S * priority
 
     # -------------------------------------------------------------------------------------------------------- sessions
 
     def _open(self, request: OpenSession) -> None:
         self._admission.require_steps(request)
-        self._start_waiting()  # they came before
-        if len(self._sessions) >= self._max_sessions:
-            limit = f"{self._max_sessions} sessions are open"
-            raise Overloaded(f"the model is at its limit: {limit}", self._retry_after_s(1))
-        slots = self.room.slots.allocate(1)
-        if slots is None:
-            limit = f"{self.room.slots.num_usable} sequences are in progress"
-            raise Overloaded(f"the model is at its limit: {limit}", self._retry_after_s(1))
-        self._sessions[request.session] = Session(request.session, slots[0])
-        self.events.append(Finished(request.id, None))
-
-    def _session(self, session_id: SessionId) -> Session:
-        session = self._sessions.get(session_id)
-        if session is None:
-            raise SessionNotFound(f"session {session_id}: expected an open session")
-        if session.closing:
-            raise SessionClosed(f"session {session_id}: expected nothing after its close")
-        return session
+        session = self.sessions.open(request, self._now)
+        self.events.append(Finished(request.id, SessionSteps(session.num_steps)))
 
     def _admit_step(self, request: StepSession) -> None:
-        session = self._session(request.session)
-        task = self._admission.step(request, session)
-        self._add(task)
-        session.pending.append(task)
-        self._promote(session)
+        session = self.sessions.find(request.session)
+        self._admission.check_step(request)
+        if session.pending:
+            # One message a session is always taken: sessions are few enough. More are, as long as none waits for long.
+            wait_s = self._step_wait_s(self._num_inputs)
+            if wait_s > self._limits.max_queue_delay_s:
+                raise Overloaded(f"the model is at its limit: {self._num_inputs} steps wait", retry_after_s(wait_s))
+        self._num_inputs += request.num_steps
+        if request.deadline_s is not None:
+            self._deadlines.add(request.deadline_s, request.id)
+        self._queue(session, request)
 
-    def _admit_close(self, request: CloseSession) -> None:
-        session = self._session(request.session)
-        session.closing = True
-        session.pending.append(request)
-        self._promote(session)
+    def _admit_at_session(self, request: SessionRequest) -> None:
+        session = self.sessions.find(request.source if isinstance(request, ForkSession) else request.session)
+        session.closing = isinstance(request, CloseSession)
+        self._queue(session, request)
+
+    def _queue(self, session: Session, request: SessionRequest) -> None:
+        self._at_session[request.id] = session
+        if session.pending:
+            session.pending.append(request)
+            if self._limits.batch.max_chunk > 1 and session.id in self.ready:
+                self.ready.add(session.work._replace(length=session.backlog(self._limits.batch.max_chunk)))
+        else:
+            session.pending = [request]
+            if not session.in_flight:
+                self._promote(session)
 
     def _promote(self, session: Session) -> None:
-        """Let the first pending request of a session be worked on."""
-        if not session.pending:
-            return
-        head = session.pending[0]
-        if isinstance(head, CloseSession):
-            self._end_session(session)
-            self.events.append(Finished(head.id, session.num_steps))
-        elif head.request.id not in self._ready:
-            head.resume()
-            self._ready[head.request.id] = head.work
+        """Deal with what is pending at a session until a step has to run; the session is in no batch and not ready."""
+        session.last_used_s = self._now
+        while session.pending:
+            head = session.pending[0]
+            if isinstance(head, StepSession):
+                event = session.check_index(head) if session.num_consumed == 0 else None
+                if event is None:
+                    most = self._limits.batch.max_chunk
+                    length = 1 if most == 1 else session.backlog(most)
+                    session.work = WorkItem(session.id, "step", 1, length, 1, self._key(session.priority))
+                    self.ready.add(session.work)
+                    return
+                session.pop()
+                self._end_step(head, event)
+            else:
+                session.pop()
+                del self._at_session[head.id]
+                try:
+                    value = self._act(session, head)
+                except ServiceError as error:
+                    self.num_refused += isinstance(error, Overloaded)
+                    self.events.append(Failed(head.id, error))
+                else:
+                    self.events.append(Finished(head.id, value))
+        session.rest()
 
-    def _end_session(self, session: Session) -> None:
-        del self._sessions[session.id]
-        self.room.slots.free((session.slot,))
+    def _act(self, session: Session, request: SessionRequest) -> object:
+        """Do what needs no run; gives the value of its Finished."""
+        num_steps = session.num_steps
+        match request:
+            case CloseSession():
+                self.sessions.end(session)
+            case ForkSession():
+                self.sessions.fork(session, request.session, request.idle_timeout_s, self._now)
+            case MarkSession():
+                self.sessions.mark(session, request.mark)
+            case RewindSession():
+                self.sessions.rewind(session, request.mark)
+                num_steps = session.num_steps
+            case ExportSession():
+                return SessionState(self._packer.tensors(self.sessions.packed(session)), num_steps)
+        return SessionSteps(num_steps)
+
+    def _end_step(self, request: StepSession, event: Event) -> None:
+        """End a step that is off its session's list."""
+        del self._at_session[request.id]
+        self._num_inputs -= request.num_steps
+        self.events.append(event)
+
+    def _break(self, session: Session, error: ServiceError) -> None:
+        """End a session whose state is not known any more, with all that it has pending."""
+        self.ready.discard(session.id)
+        self.events.append(SessionEnded(session.id, expired=False, num_steps=session.num_steps))
+        for request in list(session.pending):
+            session.pop()
+            if isinstance(request, StepSession):
+                self._end_step(request, Failed(request.id, error))
+            else:
+                del self._at_session[request.id]
+                self.events.append(Failed(request.id, error))
+        self.sessions.end(session)
 
     # ------------------------------------------------------------------------------------------------------------ work
 
-    def ready(self) -> list[WorkItem]:
-        """What could run now, the longest waiting first, after starting whoever there is room for."""
-        self._start_waiting()
-        return list(self._ready.values())
-
-    def _start_waiting(self) -> None:
+    def start_waiting(self, now: float) -> None:
+        """Begin the requests that there is room for."""
+        if self._limits.batching == "request" and self.room.num_held:
+            return
+        self._now = now
         for task in self.room.start():
-            self._ready[task.request.id] = task.work
+            self._make_ready(task)
 
-    def take(self, requests: Iterable[RequestId]) -> list[Task]:
-        """The tasks of a batch, which are ready no more."""
-        for request in requests:
-            del self._ready[request]
-        return [self._tasks[request] for request in requests]
-
-    def settle(self, task: Task, events: Sequence[Event]) -> None:
-        """Take in what came of a task's run."""
-        for event in events:
-            if isinstance(event, TokensDecided):
-                self.events.append(event)
+    def take(self, batch: Batch) -> list[Work]:
+        """The works of a batch, which are in flight from now on; who finds no slot stays ready."""
+        works: list[Work] = []
+        sessions: list[Session] = []
+        for request in batch.requests:
+            task = self._tasks.get(request)
+            if task is not None:
+                works.append(task)
             else:
+                sessions.append(self.sessions.find_open(request))
+        if sessions:
+            works += self.sessions.bring_in(sessions)
+        for work in works:
+            self.ready.discard(work.work.request)
+            work.in_flight = True
+            work.take(batch.length)
+        return works
+
+    def settle(self, works: Sequence[Work], outputs: Outputs, now: float) -> None:
+        """Take in what a batch gave."""
+        self._now = now
+        row = 0
+        for work in works:
+            num_rows = work.work.rows
+            work.in_flight = False
+            try:
+                events = work.advance(outputs, row)
+            except Exception:
+                _log.exception("request %d failed", work.work.request)
+                self.fail(work, InternalFailure("the model failed on this request"))
+            else:
+                if isinstance(work, Session):
+                    self._settle_session(work, events)
+                else:
+                    assert isinstance(work, Task)
+                    self._settle_task(work, events)
+            row += num_rows
+
+    def _settle_session(self, session: Session, events: Sequence[Event]) -> None:
+        for event in events:
+            assert isinstance(event, Finished)
+            assert isinstance(event.value, StepOutputs)
+            if self._limits.kept_answers:
+                session.keep(event.value, self._limits.kept_answers)
+            del self._at_session[event.request]
+            self._num_inputs -= len(event.value.token_ids)
+            self.events.append(event)
+        if session.dropped is not None:
+            self._drop_pending(session)
+        if session.pending:
+            self._promote(session)
+        else:
+            session.last_used_s = self._now
+            session.rest()
+
+    def _drop_pending(self, session: Session) -> None:
+        dropped, session.dropped = session.dropped, None
+        for request, event in (dropped or {}).items():
+            if request in self._at_session:
+                self._drop(session, request, event)
+
+    def _settle_task(self, task: Task, events: Sequence[Event]) -> None:
+        for event in events:
+            if not isinstance(event, TokensDecided):
                 self._end(task, event)
                 return
-        self._ready[task.request.id] = task.work
+            if task.ending is None:
+                self.events.append(event)
+        if task.ending is not None:
+            self._end(task, task.ending)
+        else:
+            self._make_ready(task)
 
     # -------------------------------------------------------------------------------------------------------- the end
 
     def cancel(self, request: RequestId) -> None:
         """End a request as cancelled; unknown and ended ones, and closes, are left alone."""
-        if task := self._tasks.get(request):
-            self._end(task, Cancelled(request))
+        self._stop(request, Cancelled(request))
 
     def expire(self, now: float) -> None:
-        """End the requests whose deadline has passed."""
+        """End the requests whose deadline has passed and the sessions that were idle for too long."""
+        self._now = now
         for request in self._deadlines.due(now):
-            if task := self._tasks.get(request):
-                self._end(task, Failed(request, DeadlineExceeded("the deadline passed before the answer was ready")))
+            self._stop(request, Failed(request, DeadlineExceeded("the deadline passed before the answer was ready")))
+        for session in self.sessions.take_idle(now):
+            self.sessions.num_expired += 1
+            self.sessions.end(session)
+            self.events.append(SessionEnded(session.id, expired=True, num_steps=session.num_steps))
 
-    def fail(self, task: Task, error: ServiceError) -> None:
-        """End a task whose run broke; a session whose state is no longer known ends with all that it has pending."""
-        if task.request.id not in self._tasks:
-            return
-        if not isinstance(task, SessionStepTask):
-            self._end(task, Failed(task.request.id, error))
-            return
-        session = task.session
-        pending = list(session.pending)
-        session.pending.clear()
-        for request in pending:
-            if isinstance(request, CloseSession):
-                self.events.append(Failed(request.id, error))
+    def _stop(self, request: RequestId, event: Event) -> None:
+        task = self._tasks.get(request)
+        if task is not None:
+            if task.in_flight:
+                task.ending = task.ending or event
             else:
-                self._end(request, Failed(request.request.id, error))
-        self._end_session(session)
+                self._end(task, event)
+            return
+        session = self._at_session.get(request)
+        if session is None:
+            return
+        if session.in_flight:
+            if session.dropped is None:
+                session.dropped = {}
+            session.dropped.setdefault(request, event)
+        else:
+            self._drop(session, request, event)
+            if session.pending and session.id not in self.ready:
+                self._promote(session)
+            elif not session.pending:
+                session.rest()
+
+    def _drop(self, session: Session, request_id: RequestId, event: Event) -> None:
+        """Take a request out of the middle of a session's list; the steps that it took stay taken."""
+        place, request = next((i, r) for i, r in enumerate(session.pending) if r.id == request_id)
+        if isinstance(request, CloseSession):
+            return
+        if place == 0:
+            self.ready.discard(session.id)
+            session.pop()
+        else:
+            del session.pending[place]
+        if isinstance(request, StepSession):
+            self._end_step(request, event)
+        else:
+            del self._at_session[request_id]
+            self.events.append(event)
+
+    def fail(self, work: Work, error: ServiceError) -> None:
+        """End work whose run broke."""
+        work.in_flight = False
+        if isinstance(work, Session):
+            self._break(work, error)
+        else:
+            assert isinstance(work, Task)
+            self._end(work, Failed(work.request.id, error))
 
     def end_all(self, error: ServiceError) -> None:
         """End every request and every session, even where a bug has left the books wrong."""
@@ -228,36 +386,28 @@ class Roster:
                 self.fail(task, error)
             except Exception:  # its event is out: what is held comes last
                 _log.exception("request %d ended with its books wrong", task.request.id)
-        for session in list(self._sessions.values()):
-            self._end_session(session)
+        for session in self.sessions:
+            try:
+                self._break(session, error)
+            except Exception:
+                _log.exception("session %d ended with its books wrong", session.id)
 
     def _end(self, task: Task, event: Event) -> None:
         """The one place where a task ends: one terminal event, everything that it held back where it belongs."""
         request = task.request.id
         del self._tasks[request]
-        self._ready.pop(request, None)
+        self.ready.discard(request)
         self.events.append(event)
         self.room.leave(task)
         if isinstance(task, SequenceTask):
             self._num_sequences -= 1
-        elif isinstance(task, SessionStepTask):
-            self._num_steps -= 1
-            session = task.session
-            if session.pending:
-                session.pending.remove(task)
-                self._promote(session)
 
     # ----------------------------------------------------------------------------------------------------------- counts
 
     @property
-    def has_ready(self) -> bool:
-        """Whether anything could run without anybody arriving."""
-        return bool(self._ready) or self.room.can_start
-
-    @property
     def num_tasks(self) -> int:
         """Requests between admission and their end."""
-        return len(self._tasks)
+        return len(self._tasks) + len(self._at_session)
 
     @property
     def num_new(self) -> int:
@@ -266,22 +416,26 @@ class Roster:
 
     @property
     def num_steps(self) -> int:
-        """Those of them that step a session."""
-        return self._num_steps
+        """Those of them that are for a session."""
+        return len(self._at_session)
 
-    @property
-    def num_sessions(self) -> int:
-        """Open sessions."""
-        return len(self._sessions)
+    def next_look_s(self) -> float | None:
+        """When a session may have been idle for too long."""
+        return self.sessions.next_look_s
 
-    def check_integrity(self) -> None:
+    def check_integrity(self, num_in_flight: int) -> None:
         """Prove that every slot and page is either free or held by exactly one task or session.
+
+        Args:
+            num_in_flight: Works in batches that run.
 
         Raises:
             IntegrityError: Something was lost or given out twice.
         """
-        self.room.check_integrity(self._tasks.values(), (session.slot for session in self._sessions.values()))
-        if stray := self._ready.keys() - self._tasks.keys():
-            raise IntegrityError(f"expected those who are ready to be known, got {sorted(stray)}")
-        if self._tasks and not self.has_ready:
-            raise IntegrityError(f"expected something to run while requests wait, got {len(self._tasks)} that wait")
+        self.room.check_integrity(self._tasks.values(), self.sessions.held)
+        self.sessions.check_integrity()
+        pending = {request.id for session in self.sessions for request in session.pending}
+        if pending != self._at_session.keys():
+            raise IntegrityError(f"expected {sorted(self._at_session)} to wait at sessions, got {sorted(pending)}")
+        if self.num_tasks and not (num_in_flight or len(self.ready) or self.room.can_start):
+            raise IntegrityError(f"expected something to run while requests wait, got {self.num_tasks} that wait")

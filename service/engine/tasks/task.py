@@ -1,6 +1,6 @@
 """What every task has: one request as a small state machine.
 
-A task says what it wants to run next (`work`), gives its rows of the inputs, and takes its rows of the outputs
+A task says what it wants to run next (`work`), gives its rows of the inputs (`take`), and takes its rows of the outputs
 (`advance`), until it returns a Finished. It never touches the engine: slots and memory are given to it before it
 starts and taken back when it ends, by the roster alone.
 """
@@ -8,7 +8,7 @@ starts and taken back when it ends, by the roster alone.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,29 +20,32 @@ from service.engine.schedule import WorkItem
 from service.engine.slots import Slot
 
 TOP: Final = ("top_log_probs", "top_tokens")
+AxisLists = list[Any]  # rows of the best outputs: a list a row, or for a chunk a list of lists
 
 
 class Outputs:
     """The outputs of one batch. Lists are made once a batch, not once a row.
 
     Args:
-        arrays: By output name, rows first.
+        arrays: By output name, rows first; those of a chunk have a time axis after it.
+        num_top: Most best outputs that anybody of the batch wants; None is all.
     """
 
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], num_top: int | None = None) -> None:
         self.arrays = arrays
+        self._num_top = num_top
 
     @cached_property
-    def top_tokens(self) -> list[list[int]]:
-        """(B, k) ids, best first."""
-        ids: list[list[int]] = self.arrays["top_tokens"].tolist()
-        return ids
+    def top_tokens(self) -> AxisLists:
+        """(B, k) ids, best first; (B, T, k) of a chunk."""
+        rows: AxisLists = self._cut("top_tokens").tolist()
+        return rows
 
     @cached_property
-    def top_log_probs(self) -> list[list[float]]:
-        """(B, k) natural-log probabilities."""
-        log_probs: list[list[float]] = self.arrays["top_log_probs"].tolist()
-        return log_probs
+    def top_log_probs(self) -> AxisLists:
+        """(B, k) natural-log probabilities; (B, T, k) of a chunk."""
+        rows: AxisLists = self._cut("top_log_probs").tolist()
+        return rows
 
     def check_top(self, row: int) -> None:
         """Refuse NaN among the best of a row.
@@ -55,7 +58,38 @@ class Outputs:
 
     @cached_property
     def _broken_rows(self) -> frozenset[int]:
-        return frozenset(np.flatnonzero(np.isnan(self.arrays["top_log_probs"]).any(axis=1)).tolist())
+        broken = np.isnan(self.arrays["top_log_probs"])
+        if not broken.any():
+            return frozenset()
+        return frozenset(np.flatnonzero(broken.reshape(len(broken), -1).any(axis=1)).tolist())
+
+    def _cut(self, name: str) -> npt.NDArray[Any]:
+        array = self.arrays[name]
+        return array if self._num_top is None else array[..., : self._num_top]
+
+
+class Work(Protocol):
+    """Whatever can have rows in a batch: a task, or a session with steps to take.
+
+    Attributes:
+        outputs: Graph outputs that it needs from that run.
+        num_top: How many of the best outputs it needs; None is all.
+        in_flight: Whether it is in a batch that runs.
+    """
+
+    outputs: Sequence[str]
+    num_top: int | None
+    in_flight: bool
+
+    @property
+    def work(self) -> WorkItem:
+        """What it wants to run next."""
+
+    def take(self, length: int) -> None:
+        """Get ready to be run now, in a chunk of `length` steps (1: the step graph, 0: another graph)."""
+
+    def advance(self, outputs: Outputs, row: int) -> Sequence[Event]:
+        """Take the outputs of the run; see `Task.advance`."""
 
 
 class Task(ABC):
@@ -65,17 +99,23 @@ class Task(ABC):
         request: What was asked.
         work: What it wants to run next.
         outputs: Graph outputs that it needs from that run.
+        num_top: How many of the best outputs it needs; None is all.
         num_slots: State rows that it holds from start to end.
         num_positions: Source positions that it holds in the attention memory.
         slots: The rows, once started.
         memory: The memory, once started.
+        in_flight: Whether it is in a batch that runs.
+        ending: What to end it with when that batch comes back: it was cancelled, or its time ran out.
     """
 
     outputs: Sequence[str] = ()
+    num_top: int | None = None
     num_slots: int = 0
     num_positions: int = 0
     slots: tuple[Slot, ...] = ()
     memory: Memory | None = None
+    in_flight: bool = False
+    ending: Event | None = None
 
     def __init__(self, request: Request, work: WorkItem) -> None:
         self.request = request
@@ -84,6 +124,13 @@ class Task(ABC):
     def begin(self, slots: tuple[Slot, ...], memory: Memory | None) -> None:
         """Take what was asked for; from now on the task can run."""
         self.slots, self.memory = slots, memory
+
+    def take(self, length: int) -> None:  # noqa: B027  # most are ready at any time
+        """Get ready to be run now.
+
+        Args:
+            length: Steps of a chunk, at most `work.length`; 1 for the step graph, 0 for other graphs.
+        """
 
     @abstractmethod
     def advance(self, outputs: Outputs, row: int) -> Sequence[Event]:
@@ -98,20 +145,26 @@ class Task(ABC):
         """
 
 
-class StepTask(Task):
-    """A task that runs the step graph, in one or more rows.
+class Steps(Work, Protocol):
+    """Work that runs the step or the chunk graph, in one or more rows.
 
     Attributes:
-        inputs: By input name, one entry a row: an id, or a list of ids for a ragged input.
+        inputs: By input name, one entry a row: an id, or a list of ids for a ragged input; of a chunk, a list of T of
+            them.
         read_rows: State row that each row starts from.
         write_rows: State row that each row leaves its state in.
+        memory: The attention memory that it reads, of a model that attends.
     """
 
-    inputs: Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
+    inputs: Mapping[str, Sequence[Any]]
+    read_rows: Sequence[int]
+    write_rows: Sequence[int]
+    memory: Memory | None
+
+
+class StepTask(Task):
+    """A task that runs the step or the chunk graph; see `Steps`."""
+
+    inputs: Mapping[str, Sequence[Any]]
     read_rows: Sequence[int] = ()
     write_rows: Sequence[int] = ()
-
-
-def empty_rows(num_steps: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Best outputs of steps of which none were wanted: (n, 0) ids and log-probabilities."""
-    return np.empty((num_steps, 0), dtype=np.int64), np.empty((num_steps, 0), dtype=np.float32)
