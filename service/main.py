@@ -9,6 +9,7 @@ the other models finish what they have, and whoever supervises the process start
 import asyncio
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -19,14 +20,15 @@ import uvloop
 from export.bundle import BundleError
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.decoding.viterbi import viterbi
-from service.engine.engine import Engine, EngineLimits
+from service.engine.engine import Engine
 from service.engine.interface import Publish
+from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from service.repository import RefusedBundle, Repository, ServedModel, open_repository
 from service.rpc.bridge import Bridge
 from service.rpc.models import Limits, LiveModel, Models
 from service.rpc.server import RpcServer
-from service.runner import RunnerConfig, RunnerError
+from service.runner import CPU, RunnerConfig, RunnerError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -115,13 +117,23 @@ def _start_model(
 ) -> LiveModel:
     """Start a model's engine and connect it to the loop; the engine is added to `engines`."""
     limits = EngineLimits(
-        max_sessions=settings.session_limit,
+        session_slots=settings.session_slots,
+        max_sessions=settings.session_limit(model.runner.state_bytes),
+        max_host_bytes=settings.max_host_state_bytes,
+        max_marks=settings.max_marks,
+        kept_answers=settings.kept_answers,
         max_waiting=settings.max_waiting,
-        batch=ScheduleLimits(settings.max_batch_rows, settings.max_batch_tokens),
+        max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+        fill_delay_s=settings.fill_delay_ms / 1000,
+        batching=settings.batching,
+        batch=ScheduleLimits(max_rows=settings.max_batch_rows or 256, max_padded_tokens=settings.max_batch_tokens),
     )
+    num_runners = settings.runners or default_runners(model.runner.provider)
 
     def connect(publish: Publish) -> Engine:
-        engine = Engine(model.runner, limits, publish, partial(on_stopped, model.manifest.name))
+        engine = Engine(
+            model.runner, limits, publish, partial(on_stopped, model.manifest.name), num_runners=num_runners
+        )
         engines.append(engine)
         engine.start()
         return engine
@@ -131,7 +143,7 @@ def _start_model(
         manifest=model.manifest,
         tokenizers=model.tokenizers,
         bridge=Bridge(connect, loop),
-        limits=Limits.of(model.manifest, settings),
+        limits=Limits.of(model.manifest, settings, limits.max_sessions),
         provider=model.runner.provider,
         state_bytes=model.runner.state_bytes,
         warnings=model.runner.warnings,
@@ -139,6 +151,11 @@ def _start_model(
         if crf is None
         else partial(viterbi, start=crf.start, end=crf.end, transitions=crf.transitions),
     )
+
+
+def default_runners(provider: str) -> int:
+    """Runs side by side where the settings leave it open: one a core that this process may use, one on a GPU."""
+    return len(os.sched_getaffinity(0)) if provider == CPU else 1
 
 
 async def _close(engines: list[Engine]) -> None:

@@ -128,6 +128,7 @@ class Runner:
             if provider == CPU and value.data_ptr() == zeros.ctypes.data:
                 self._arrays[spec.pool_input] = zeros
         self._state_pools = {s.name: s.pool_input for s in manifest.states if s.pool_input is not None}
+        self._memory_pools = {m.name: m.pool_input for m in manifest.memories}
         self._graphs = {
             kind: _Graph(sessions[kind], spec, manifest, self._pools) for kind, spec in manifest.graphs.items()
         }
@@ -175,8 +176,7 @@ class Runner:
         Returns:
             By state name, (len(rows), *shape).
         """
-        index = np.asarray(rows, dtype=np.int64)
-        return {name: self._pool_array(pool)[index] for name, pool in self._state_pools.items()}
+        return self._read(self._state_pools, rows)
 
     def write_rows(self, rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
         """Set rows of the state pools.
@@ -185,13 +185,31 @@ class Runner:
             rows: Which, each once.
             tensors: By state name, (len(rows), *shape); states that are left out keep what they have.
         """
+        self._write(self._state_pools, rows, tensors)
+
+    def read_memory(self, rows: Sequence[int]) -> dict[str, Array]:
+        """Copy rows of the attention memory out.
+
+        Returns:
+            By memory name, (len(rows), *shape).
+        """
+        return self._read(self._memory_pools, rows)
+
+    def write_memory(self, rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
+        """Set rows of the attention memory; as `write_rows`."""
+        self._write(self._memory_pools, rows, tensors)
+
+    def _read(self, pools: Mapping[str, str], rows: Sequence[int]) -> dict[str, Array]:
+        index = np.asarray(rows, dtype=np.int64)
+        return {name: self._pool_array(pool)[index] for name, pool in pools.items()}
+
+    def _write(self, pools: Mapping[str, str], rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
         index = np.asarray(rows, dtype=np.int64)
         for name, values in tensors.items():
-            pool = self._state_pools[name]
-            array = self._pool_array(pool)
+            array = self._pool_array(pools[name])
             array[index] = values
-            if pool not in self._arrays:
-                self._pools[pool].update_inplace(array)
+            if pools[name] not in self._arrays:
+                self._pools[pools[name]].update_inplace(array)
 
     def _pool_array(self, pool: str) -> Array:
         """The pool itself where it lies in host memory, a copy elsewhere."""

@@ -23,7 +23,6 @@ from pydantic_settings import (
 PREFIX = "CARRYOVER_"
 NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here
 RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
-REQUEST_SLOTS = 1  # never a session's: requests must move on; a model with sessions needs no more for one
 
 
 class SettingsError(ValueError):
@@ -43,7 +42,10 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: CUDA where it works; cuda: refuse to start without it"
     )
-    threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of a model's arithmetic")
+    runners: int = Field(
+        default=0, ge=0, le=256, description="runs of a model side by side; 0: one a core, or 1 on a GPU"
+    )
+    threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of each run's arithmetic")
 
     max_message_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1, description="bytes of one request message")
     max_input_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one sequence, source or prompt")
@@ -56,13 +58,32 @@ class Settings(BaseSettings):
 
     num_slots: int = Field(default=1024, ge=8, le=2**20, description="state rows a model, the 2 reserved ones included")
     max_sessions: int = Field(
-        default=0, ge=0, le=2**20, description="open sessions a model; 0: three quarters of the slots"
+        default=0, ge=0, le=2**24, description="open sessions a model; 0: as many as slots and host memory hold"
     )
+    max_host_state_bytes: int = Field(
+        default=2**30, ge=0, le=2**44, description="bytes of session states and marks a model keeps outside its slots"
+    )
+    max_marks: int = Field(default=8, ge=0, le=1024, description="marks of one session")
+    kept_answers: int = Field(default=4, ge=0, le=1024, description="answers of a session kept for steps sent again")
     num_memory_rows: int = Field(
         default=16384, ge=64, le=2**24, description="attention-memory rows (source positions) a model"
     )
     max_waiting: int = Field(default=1024, ge=1, le=2**20, description="requests that may wait for a slot, a model")
-    max_batch_rows: int = Field(default=256, ge=1, le=65536, description="rows of one run of a graph")
+    max_queue_delay_ms: float = Field(
+        default=1000.0,
+        gt=0,
+        le=3_600_000,
+        description="longest that a request may have to wait at the measured pace; more is refused at once",
+    )
+    fill_delay_ms: float = Field(
+        default=0.0, ge=0, le=1000, description="longest that a step waits for others to share its run"
+    )
+    batching: Literal["step", "request"] = Field(
+        default="step", description="step: join and leave at every step; request: to the end together, to compare"
+    )
+    max_batch_rows: int = Field(
+        default=0, ge=0, le=65536, description="rows of one run of a graph; 0: measured when the model is loaded"
+    )
     max_batch_tokens: int = Field(
         default=1024, ge=1, le=2**24, description="padded tokens of one sequence or encode run"
     )
@@ -72,6 +93,9 @@ class Settings(BaseSettings):
         ge=1,
         le=65536,
         description="unanswered requests of one Session stream; then it is read no further",
+    )
+    slow_reader_timeout_s: float = Field(
+        default=30.0, gt=0, le=3600, description="seconds without progress of a stream that its caller does not read, which is then cut off"
     )
     session_idle_timeout_s: float = Field(
         default=600.0, gt=0, le=7 * 86400, description="seconds after which a session without requests is closed"
@@ -85,11 +109,6 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_private_key is None):
             raise ValueError("tls_certificate and tls_private_key: expected both or neither, got one")
-        kept = RESERVED_SLOTS + REQUEST_SLOTS
-        if self.max_sessions > self.num_slots - kept:
-            raise ValueError(
-                f"max_sessions: expected at most num_slots - {kept} = {self.num_slots - kept}, got {self.max_sessions}"
-            )
         if self.max_sentence_characters < self.max_word_characters:
             raise ValueError(
                 f"max_sentence_characters: expected at least max_word_characters = {self.max_word_characters}, "
@@ -108,9 +127,14 @@ class Settings(BaseSettings):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
-    def session_limit(self) -> int:
-        """Open sessions that a model really takes."""
-        return self.max_sessions or 3 * (self.num_slots - RESERVED_SLOTS) // 4
+    def session_slots(self) -> int:
+        """State rows that sessions may hold; the others are for requests, which are short."""
+        return 3 * (self.num_slots - RESERVED_SLOTS) // 4
+
+    def session_limit(self, state_bytes: int) -> int:
+        """Open sessions that a model with so many bytes of state a session really takes."""
+        most = self.session_slots + self.max_host_state_bytes // max(state_bytes, 1)
+        return min(self.max_sessions or most, most)
 
 
 def load_settings(file: Path | None = None, **overrides: object) -> Settings:
