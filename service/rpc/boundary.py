@@ -27,6 +27,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 
+class Unreachable(Exception):
+    """The caller takes nothing any more, not even a status: the call is dropped."""
+
+
 @dataclass(frozen=True)
 class Malformed:
     """Bytes that came where a message was expected."""
@@ -123,6 +127,9 @@ class Boundary:
             if len(self._tasks) > self._max_calls:
                 raise Overloaded(f"expected at most {self._max_calls} calls at a time, got one more", RETRY_AFTER_S)
             yield
+        except Unreachable as error:
+            log.info("cut a caller off: %s", error)
+            raise asyncio.CancelledError from None  # gRPC resets the stream
         except ServiceError as error:
             await _abort(context, error)
         except asyncio.CancelledError:  # by gRPC, where the caller has gone; or by `drain`
@@ -150,8 +157,8 @@ async def _abort(context: Context, error: ServiceError) -> None:
     await context.abort(status.code, status.message, status.trailers)
 
 
-def _serialize(message: Message) -> bytes:
-    return message.SerializeToString()
+def _serialize(message: Message | bytes) -> bytes:
+    return message if isinstance(message, bytes) else message.SerializeToString()
 
 
 def deadline_s(context: Context) -> float | None:

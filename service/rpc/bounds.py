@@ -2,6 +2,8 @@
 
 from google.protobuf.message import Message
 
+from protos.carryover.v1 import carryover_pb2 as pb
+from service.engine.interface import Priority
 from service.errors import InvalidInput
 
 
@@ -38,3 +40,23 @@ def real(request: Message, field: str, default: float, low: float, high: float, 
     if not low <= value <= high or (above and value == low):  # NaN fails every comparison
         raise InvalidInput(field, f"{'above ' if above else ''}{low:g} to {high:g}", f"{value:g}")
     return value
+
+
+_PRIORITY = {
+    pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
+    pb.PRIORITY_LOW: Priority.LOW,
+    pb.PRIORITY_NORMAL: Priority.NORMAL,
+    pb.PRIORITY_HIGH: Priority.HIGH,
+}
+
+
+def priority(field: str, value: int) -> Priority:
+    """Give the engine's word for a priority.
+
+    Raises:
+        InvalidInput: It is none of the enum's.
+    """
+    known = _PRIORITY.get(value)  # type: ignore[call-overload]  # an open enum: any number may come
+    if known is None:
+        raise InvalidInput(field, "a known priority", str(value))
+    return known

@@ -1,15 +1,18 @@
 """The asyncio side of the engine's door: requests go in, events come back to whoever asked.
 
-The engine's thread calls `publish` once a turn with all events of the turn, and they cross into the event loop with
-one `call_soon_threadsafe`. Everything else here runs on the loop.
+The engine's threads call `publish` with all events of a turn; however many turns have gone by, they cross into the
+event loop with one `call_soon_threadsafe`. Everything else here runs on the loop.
 """
 
 import asyncio
 import itertools
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Protocol
 
 from service.engine.interface import (
+    AnyRequest,
     Cancelled,
     CloseSession,
     EngineDoor,
@@ -17,21 +20,35 @@ from service.engine.interface import (
     Failed,
     Finished,
     Publish,
-    Request,
     RequestId,
+    SessionEnded,
     SessionId,
+    TokensDecided,
 )
 from service.errors import InternalFailure, RequestCancelled, ShuttingDown
 
 log = logging.getLogger(__name__)
 
-Sink = Callable[[Event], None]
 _next_id = itertools.count(1)
 
 
 def next_id() -> int:
     """A number that no other request or session of this process has."""
     return next(_next_id)
+
+
+class Sink(Protocol):
+    """Who waits for the events of a request."""
+
+    def take(self, event: Event) -> None:
+        """Take the next event, on the loop; the terminal one comes last."""
+
+
+class SessionSink(Protocol):
+    """Who wants to know when a session ends by itself."""
+
+    def ended(self, event: SessionEnded) -> None:
+        """Take the end, on the loop."""
 
 
 class Bridge:
@@ -45,6 +62,9 @@ class Bridge:
     def __init__(self, connect: Callable[[Publish], EngineDoor], loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._sinks: dict[RequestId, Sink] = {}
+        self._sessions: dict[SessionId, SessionSink] = {}
+        self._arrived: deque[Sequence[Event]] = deque()  # published and not delivered
+        self._delivering = False  # whether a delivery is on its way
         self.engine = connect(self._publish)
 
     @property
@@ -52,26 +72,27 @@ class Bridge:
         """Requests without a terminal event so far."""
         return len(self._sinks)
 
-    def submit(self, request: Request, sink: Sink) -> None:
+    def submit(self, request: AnyRequest, sink: Sink) -> None:
         """Submit a request; `sink` gets its events on the loop, the terminal one last.
 
         Raises:
             Overloaded, ShuttingDown: It was not admitted; `sink` is never called.
         """
-        self._sinks[request.id] = sink
+        sinks, request_id = self._sinks, request.id
+        sinks[request_id] = sink
         try:
             self.engine.submit(request)
         except BaseException:
-            del self._sinks[request.id]
+            del sinks[request_id]
             raise
 
     def cancel(self, request: RequestId) -> None:
         """Stop a request; its sink hears nothing more. Unknown and ended ids are ignored."""
         if request in self._sinks:
-            self._sinks[request] = _discard
+            self._sinks[request] = _DISCARD
             self.engine.cancel(request)
 
-    async def answers(self, requests: Sequence[Request]) -> list[object]:
+    async def answers(self, requests: Sequence[AnyRequest]) -> list[object]:
         """Submit requests that have one answer each, and wait for all.
 
         Returns:
@@ -84,7 +105,7 @@ class Bridge:
         try:
             for request in requests:
                 future: asyncio.Future[object] = self._loop.create_future()
-                self.submit(request, lambda event, future=future: _settle(future, event))  # type: ignore[misc]
+                self.submit(request, _Settle(future))
                 futures.append(future)
             return await asyncio.gather(*futures)
         except BaseException:
@@ -92,7 +113,7 @@ class Bridge:
                 self.cancel(request.id)
             raise
 
-    async def events(self, request: Request) -> AsyncGenerator[Event, None]:
+    async def events(self, request: AnyRequest) -> AsyncGenerator[Event, None]:
         """Submit a request and give its events up to Finished. Closing the generator early cancels the request.
 
         The queue is bounded by the request itself: no more events than tokens that it may produce.
@@ -100,11 +121,11 @@ class Bridge:
         Raises:
             ServiceError: It was refused, or it failed.
         """
-        arrived: asyncio.Queue[Event] = asyncio.Queue()
-        self.submit(request, arrived.put_nowait)
+        arrived = _Enqueue()
+        self.submit(request, arrived)
         try:
             while True:
-                event = await arrived.get()
+                event = await arrived.queue.get()
                 if isinstance(event, Failed):
                     raise event.error
                 if isinstance(event, Cancelled):
@@ -115,44 +136,101 @@ class Bridge:
         finally:
             self.cancel(request.id)
 
+    def watch_session(self, session: SessionId, sink: SessionSink) -> None:
+        """Have `sink` told if a session ends by itself."""
+        self._sessions[session] = sink
+
+    def unwatch_session(self, session: SessionId) -> None:
+        """Forget who is to be told of a session's end."""
+        self._sessions.pop(session, None)
+
     def close_session(self, session: SessionId) -> None:
         """Close a session that nobody waits for any more. An engine takes closes however full it is."""
+        self.unwatch_session(session)
         try:
-            self.submit(CloseSession(next_id(), session), _discard)
+            self.submit(CloseSession(next_id(), session), _DISCARD)
         except (ShuttingDown, InternalFailure):
             log.debug("session %d ends with its engine", session)
 
     def _publish(self, events: Sequence[Event]) -> None:
-        """Take the events of one turn of the engine; called on the engine's thread."""
+        """Take the events of one turn of the engine; called on the engine's threads."""
+        self._arrived.append(events)
+        if self._delivering:  # cleared before the delivery looks: what is seen set will find these events
+            return
+        self._delivering = True
         try:
-            self._loop.call_soon_threadsafe(self._deliver, events)
+            self._loop.call_soon_threadsafe(self._deliver)
         except RuntimeError:  # the loop is closed: nobody is left to hear them
             log.debug("%d events came after the end", len(events))
 
-    def _deliver(self, events: Sequence[Event]) -> None:
-        sinks = self._sinks
-        for event in events:
-            terminal = isinstance(event, Finished | Failed | Cancelled)
-            sink = sinks.pop(event.request, None) if terminal else sinks.get(event.request)
-            if sink is None:
-                log.error("the engine published %s for the unknown request %d", type(event).__name__, event.request)
-                continue
-            try:
-                sink(event)
-            except Exception:  # one caller's trouble is not the next one's
-                log.exception("an event could not be delivered")
+    def _deliver(self) -> None:
+        self._delivering = False
+        arrived, sinks = self._arrived, self._sinks
+        while arrived:
+            for event in arrived.popleft():
+                kind = type(event)
+                if kind is SessionEnded:
+                    ended = self._sessions.pop(event[0], None)
+                    if ended is not None:
+                        _guarded(ended.ended, event)
+                    continue
+                sink = sinks.get(event[0]) if kind is TokensDecided else sinks.pop(event[0], None)
+                if sink is None:
+                    log.error("the engine published %s for the unknown request %d", kind.__name__, event[0])
+                    continue
+                try:
+                    sink.take(event)
+                except Exception:  # one caller's trouble is not the next one's
+                    log.exception("an event could not be delivered")
 
 
-def _settle(future: "asyncio.Future[object]", event: Event) -> None:
-    if future.done():  # the caller went away
+def _guarded(take: Callable[[SessionEnded], None], event: Event) -> None:
+    assert isinstance(event, SessionEnded)
+    try:
+        take(event)
+    except Exception:
+        log.exception("the end of a session could not be delivered")
+
+
+class _Settle:
+    """Puts the one answer of a request into a future."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, future: "asyncio.Future[object]") -> None:
+        self._future = future
+
+    def take(self, event: Event) -> None:
+        future = self._future
+        if future.done():  # the caller went away
+            return
+        if isinstance(event, Finished):
+            future.set_result(event.value)
+        elif isinstance(event, Failed):
+            future.set_exception(event.error)
+        elif isinstance(event, Cancelled):
+            future.set_exception(RequestCancelled("the request was cancelled"))
+
+
+class _Enqueue:
+    """Keeps the events of a request until they are asked for."""
+
+    __slots__ = ("queue",)
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def take(self, event: Event) -> None:
+        self.queue.put_nowait(event)
+
+
+class _Discard:
+    """Takes the events of a request that nobody waits for."""
+
+    __slots__ = ()
+
+    def take(self, event: Event) -> None:
         return
-    if isinstance(event, Finished):
-        future.set_result(event.value)
-    elif isinstance(event, Failed):
-        future.set_exception(event.error)
-    elif isinstance(event, Cancelled):
-        future.set_exception(RequestCancelled("the request was cancelled"))
 
 
-def _discard(event: Event) -> None:
-    """Take the events of a request that nobody waits for."""
+_DISCARD = _Discard()

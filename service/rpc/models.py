@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Manifest, Task
 from models.tokenizer import Tokenizer
+from models.vocabulary import Vocabulary
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.errors import InvalidInput, ModelNotFound, WrongTask
 from service.rpc.bridge import Bridge
@@ -64,6 +66,8 @@ class LiveModel:
         state_bytes: Bytes of state that one session or decoded row keeps.
         warnings: For the operator.
         decode_tags: The CRF's best path, for a tagger that has one; None takes each word's best tag.
+        batch_invariant: Whether answers were seen to be the same alone and in any company.
+        max_batch_rows: Most rows of one run of the step graph.
     """
 
     manifest: Manifest
@@ -74,6 +78,8 @@ class LiveModel:
     state_bytes: int
     warnings: tuple[str, ...] = ()
     decode_tags: TagDecoder | None = None
+    batch_invariant: bool = True
+    max_batch_rows: int = 0
 
     @property
     def ref(self) -> pb.ModelRef:
@@ -84,6 +90,16 @@ class LiveModel:
     def supports_sessions(self) -> bool:
         """Whether the model can be stepped by a caller."""
         return supports_sessions(self.manifest)
+
+    @cached_property
+    def num_step_ids(self) -> int:
+        """Ids that a step may be given, from 0 up; 0 for a tagger, which is given words."""
+        return 0 if self.manifest.task == "tagger" else len(self.tokenizers["tokens"].vocabulary)
+
+    @cached_property
+    def output_vocabulary(self) -> Vocabulary:
+        """What the ids that a step gives are ids of."""
+        return self.tokenizers["tags" if self.manifest.task == "tagger" else "tokens"].vocabulary
 
 
 def supports_sessions(manifest: Manifest) -> bool:

@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.rpc.boundary import Behaviour, Boundary
+from service.rpc.callers import Callers
 from service.rpc.catalogue import get_model, list_models
 from service.rpc.generate import generate
 from service.rpc.models import Models
@@ -107,7 +108,7 @@ class RpcServer:
             "Transduce": partial(transduce, self._models),
             "Generate": partial(generate, self._models),
             "Score": partial(score, self._models),
-            "Session": partial(session, self._models, self._settings, self._boundary.draining),
+            "Session": partial(session, self._models, self._settings, Callers(), self._boundary.draining),
             "ListModels": partial(list_models, self._models),
             "GetModel": partial(get_model, self._models),
         }

@@ -26,6 +26,8 @@ CODES: Mapping[type[errors.ServiceError], grpc.StatusCode] = {
     errors.SessionNotFound: grpc.StatusCode.NOT_FOUND,
     errors.SessionExpired: grpc.StatusCode.NOT_FOUND,
     errors.SessionClosed: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.SessionExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.MarkNotFound: grpc.StatusCode.NOT_FOUND,
     errors.StepMismatch: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,

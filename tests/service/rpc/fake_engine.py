@@ -1,32 +1,59 @@
 """An engine that answers at once by simple arithmetic, or holds requests until the test says what becomes of them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.engine.interface import (
+    AnyRequest,
     Cancelled,
     CloseSession,
     Decode,
+    DescribeSessions,
     EngineStats,
     Event,
+    ExportSession,
     Failed,
     Finished,
+    ForkSession,
     Generate,
     Hypothesis,
+    MarkSession,
     OpenSession,
     Publish,
-    Request,
     RequestId,
+    RewindSession,
     RunSequence,
+    SessionDescription,
+    SessionEnded,
+    SessionState,
+    SessionSteps,
     StepOutputs,
     StepSession,
     TokensDecided,
 )
-from service.errors import ServiceError, SessionNotFound
+from service.errors import MarkNotFound, ServiceError, SessionNotFound, StepMismatch
 
 NUM_TAGS = 3
 VOCABULARY_SIZE = 12
+
+
+@dataclass
+class FakeSession:
+    """The state of a session: the sum of its inputs.
+
+    Args:
+        total: That sum.
+        num_steps: How many they were.
+        marks: Totals and steps to come back to.
+        answers: By first step, what was answered, for steps that are sent again.
+    """
+
+    total: int = 0
+    num_steps: int = 0
+    marks: dict[int, tuple[int, int]] = field(default_factory=dict)
+    answers: dict[int, StepOutputs] = field(default_factory=dict)
 
 
 class FakeEngine:
@@ -38,14 +65,14 @@ class FakeEngine:
 
     def __init__(self, publish: Publish) -> None:
         self.publish = publish
-        self.submitted: list[Request] = []
+        self.submitted: list[AnyRequest] = []
         self.cancelled: list[RequestId] = []
-        self.held: dict[RequestId, Request] = {}
+        self.held: dict[RequestId, AnyRequest] = {}
         self.hold = False
         self.refusals: list[ServiceError] = []  # raised by the next submits, first to last
-        self.sessions: dict[int, list[int]] = {}  # sum of inputs, steps
+        self.sessions: dict[int, FakeSession] = {}
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: AnyRequest) -> None:
         if self.refusals:
             raise self.refusals.pop(0)
         self.submitted.append(request)
@@ -59,7 +86,7 @@ class FakeEngine:
             self.publish([Cancelled(request)])
 
     def stats(self) -> EngineStats:
-        return EngineStats(2, len(self.held), 8, 10, 7, 9, len(self.sessions))
+        return EngineStats(2, len(self.held), 8, 10, 7, 9, len(self.sessions), 640, 6400, 3, 4)
 
     def release(self, request: RequestId) -> None:
         """Answer a held request."""
@@ -70,7 +97,11 @@ class FakeEngine:
         del self.held[request]
         self.publish([Failed(request, error)])
 
-    def events(self, request: Request) -> Sequence[Event]:
+    def end(self, session: int, *, expired: bool) -> None:
+        """End a session of the engine's own accord."""
+        self.publish([SessionEnded(session, expired, self.sessions.pop(session).num_steps)])
+
+    def events(self, request: AnyRequest) -> Sequence[Event]:
         match request:
             case RunSequence():
                 return [Finished(request.id, run_sequence(request))]
@@ -86,26 +117,60 @@ class FakeEngine:
                 first = request.prompt[-1]
                 tokens = tuple(4 + (first + i) % (VOCABULARY_SIZE - 4) for i in range(request.max_tokens))
                 return [TokensDecided(request.id, tokens, (-0.5,) * len(tokens)), Finished(request.id, "length")]
-            case OpenSession():
-                self.sessions[request.session] = [0, 0]
-                return [Finished(request.id, None)]
-            case StepSession():
-                return [Finished(request.id, self.step(request))]
-            case CloseSession():
-                if request.session not in self.sessions:
-                    return [Failed(request.id, SessionNotFound("no such session"))]
-                return [Finished(request.id, self.sessions.pop(request.session)[1])]
-        raise AssertionError(request)
+            case DescribeSessions():
+                known = [(i, self.sessions[i]) for i in request.sessions if i in self.sessions]
+                described = tuple(SessionDescription(i, 9.0, 2.5, s.num_steps, tuple(s.marks)) for i, s in known)
+                return [Finished(request.id, described)]
+        try:
+            return [Finished(request.id, self.on_session(request))]
+        except ServiceError as error:
+            return [Failed(request.id, error)]
 
-    def step(self, request: StepSession) -> StepOutputs:
-        state = self.sessions[request.session]
-        rows = []
-        for token in next(iter(request.inputs.values())).tolist():
-            state[0] += token
-            state[1] += 1
-            rows.append([(state[0] + i) % NUM_TAGS for i in range(request.num_top)])
-        ids = np.array(rows, np.int64).reshape(request.num_steps, request.num_top)
-        return StepOutputs(ids, -ids.astype(np.float32), state[1])
+    def on_session(self, request: AnyRequest) -> object:
+        if isinstance(request, OpenSession):
+            total = 0 if request.initial is None else int(request.initial["total"].item())
+            self.sessions[request.session] = FakeSession(total, request.num_steps)
+            return SessionSteps(request.num_steps)
+        assert isinstance(
+            request, StepSession | ForkSession | MarkSession | RewindSession | ExportSession | CloseSession
+        )
+        session = self.sessions.get(request.source if isinstance(request, ForkSession) else request.session)
+        if session is None:
+            raise SessionNotFound("no such session")
+        match request:
+            case StepSession():
+                return self.step(session, request)
+            case ForkSession():
+                self.sessions[request.session] = FakeSession(session.total, session.num_steps)
+            case MarkSession():
+                session.marks[request.mark] = (session.total, session.num_steps)
+            case RewindSession():
+                if request.mark not in session.marks:
+                    raise MarkNotFound(f"rewind.mark: expected a mark of the session, got {request.mark}")
+                session.total, session.num_steps = session.marks[request.mark]
+                session.answers.clear()
+            case ExportSession():
+                return SessionState({"total": np.array([session.total], np.float32)}, session.num_steps)
+            case CloseSession():
+                del self.sessions[request.session]
+        return SessionSteps(session.num_steps)
+
+    def step(self, session: FakeSession, request: StepSession) -> StepOutputs:
+        first = request.first_step
+        if first is not None and first != session.num_steps:
+            kept = session.answers.get(first)
+            if kept is None or len(kept.token_ids) != request.num_steps:
+                raise StepMismatch("step.first_step", session.num_steps, first)
+            return kept._replace(replayed=True)
+        begin, rows = session.num_steps, []
+        for token in next(iter(request.inputs.values())):
+            assert isinstance(token, int)
+            session.total += token
+            session.num_steps += 1
+            rows.append([(session.total + i) % NUM_TAGS for i in range(request.num_top)])
+        log_probs = [[-float(i) for i in row] for row in rows]
+        session.answers[begin] = StepOutputs(rows, log_probs, session.num_steps)
+        return session.answers[begin]
 
 
 def run_sequence(request: RunSequence) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
@@ -22,22 +23,33 @@ class Stream:
     def __init__(self, world: World) -> None:
         self.call: Any = world.stub.Session()
         self.last = 0
-        self.early: dict[int, pb.SessionResponse] = {}
+        self.early: list[pb.SessionEvent] = []  # read and not asked for
 
     async def send(self, **action: Any) -> int:
         self.last += 1
-        await self.call.write(pb.SessionRequest(request_id=self.last, **action))
+        await self.raw(self.last, **action)
         return self.last
 
-    async def answer(self, request_id: int) -> pb.SessionResponse:
-        while request_id not in self.early:
+    async def raw(self, request_id: int, **action: Any) -> None:
+        await self.call.write(pb.SessionRequest(commands=[pb.SessionCommand(request_id=request_id, **action)]))
+
+    async def read(self) -> pb.SessionEvent:
+        """The next event, whatever it answers."""
+        if not self.early:
             async with asyncio.timeout(10):
                 got = await self.call.read()
             assert got is not grpc.aio.EOF
-            self.early[got.request_id] = got
-        return self.early.pop(request_id)
+            self.early.extend(got.events)
+        return self.early.pop(0)
 
-    async def ask(self, **action: Any) -> pb.SessionResponse:
+    async def answer(self, request_id: int) -> pb.SessionEvent:
+        others = []
+        while (event := await self.read()).request_id != request_id:
+            others.append(event)
+        self.early = others + self.early
+        return event
+
+    async def ask(self, **action: Any) -> pb.SessionEvent:
         return await self.answer(await self.send(**action))
 
     async def open(self, model: str = "lm") -> str:
@@ -52,6 +64,11 @@ class Stream:
         got = await self.ask(**action)
         assert got.WhichOneof("event") == "error", got
         return got.error
+
+
+def number(session: str) -> int:
+    """The engine's id of a session whose name was made up."""
+    return int(session.removeprefix("s"))
 
 
 def opening(model: str, version: int = 0) -> pb.OpenSession:
@@ -89,7 +106,7 @@ async def test_steps_can_be_text_and_special_symbols(world: World, stream: Strea
     outputs = (await stream.ask(step=step)).stepped.outputs
     request = world.engines["lm"].submitted[-1]
     assert isinstance(request, StepSession)
-    assert request.inputs["tokens"].tolist() == [2, 4, 1]
+    assert request.inputs["tokens"] == [2, 4, 1]
     assert [list(o.tokens) for o in outputs] == [["<s>", "<pad>"], ["<pad>", "<unk>"], ["<unk>", "<s>"]]
 
 
@@ -100,7 +117,7 @@ async def test_a_tagger_steps_over_words(world: World, stream: Stream) -> None:
     assert [list(o.tokens) for o in outputs] == [["NOUN"], ["VERB"]]  # sums 4 and 5
     request = world.engines["tagger"].submitted[-1]
     assert isinstance(request, StepSession)
-    assert (request.inputs["characters"].shape, request.inputs["word_lengths"].tolist()) == ((2, 3), [3, 3])
+    assert (np.shape(request.inputs["characters"]), request.inputs["word_lengths"]) == ((2, 3), [3, 3])
 
 
 async def test_advancing_without_outputs_gives_empty_ones(stream: Stream) -> None:
@@ -154,7 +171,7 @@ def step_of(session: str, **fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("action", "reason", "says"),
     [
-        ({}, "INVALID_INPUT", "one of open, step, close"),
+        ({}, "INVALID_INPUT", "one of step, open, close"),
         ({"open": opening("nope")}, "MODEL_NOT_FOUND", "got 'nope'"),
         ({"open": opening("lm", 9)}, "MODEL_NOT_FOUND", "got 9"),
         ({"open": pb.OpenSession()}, "INVALID_INPUT", "open.model.name"),
@@ -162,7 +179,7 @@ def step_of(session: str, **fields: Any) -> dict[str, Any]:
         ({"open": opening("bitagger")}, "INVALID_INPUT", "a model that can be stepped"),
         (step_of("", token_ids=[1]), "INVALID_INPUT", "step.session_id"),
         (step_of("999999", token_ids=[1]), "SESSION_NOT_FOUND", "'999999'"),
-        (step_of("x" * 500, token_ids=[1]), "SESSION_NOT_FOUND", "xxx..."),
+        (step_of("x" * 500, token_ids=[1]), "SESSION_NOT_FOUND", "xxx'..."),
         ({"close": pb.CloseSession(session_id="nope")}, "SESSION_NOT_FOUND", "close.session_id"),
         (step_of("LM"), "INVALID_INPUT", "0 tokens and 0 token_ids"),
         (step_of("LM", tokens=["the"], token_ids=[1]), "INVALID_INPUT", "1 tokens and 1 token_ids"),
@@ -211,16 +228,16 @@ async def test_a_request_id_may_be_used_again_only_when_answered(world: World, s
     world.engines["lm"].hold = True
     engine = world.engines["lm"]
     for _ in range(2):
-        await stream.call.write(pb.SessionRequest(request_id=7, **step_of(session, token_ids=[1])))
+        await stream.raw(7, **step_of(session, token_ids=[1]))
     for _ in range(2):  # names no session, so it need not wait its turn; and does not free the id of the first
-        await stream.call.write(pb.SessionRequest(request_id=7))
-        assert "no request in flight has, got 7" in (await stream.answer(7)).error.message
+        await stream.raw(7)
+        assert "no command in flight has, got 7" in (await stream.answer(7)).error.message
     (held,) = engine.held
     engine.hold = False
     engine.release(held)
     assert (await stream.answer(7)).stepped.num_steps == 1
-    assert "no request in flight has, got 7" in (await stream.answer(7)).error.message
-    await stream.call.write(pb.SessionRequest(request_id=7, **step_of(session, token_ids=[1])))
+    assert "no command in flight has, got 7" in (await stream.answer(7)).error.message
+    await stream.raw(7, **step_of(session, token_ids=[1]))
     assert (await stream.answer(7)).stepped.num_steps == 2
 
 
@@ -238,11 +255,11 @@ async def test_answers_of_a_session_keep_the_order_of_its_requests_refusals_incl
     ]
     sent = [await stream.send(**action) for action in actions]
     elsewhere = await stream.send(**step_of(other, token_ids=[999]))
-    assert (await stream.call.read()).request_id == elsewhere  # another session need not wait
+    assert (await stream.read()).request_id == elsewhere  # another session need not wait
     await wait_until(lambda: len(engine.held) == 2)
     for request in list(engine.held):
         engine.release(request)
-    answers = [await stream.call.read() for _ in sent]
+    answers = [await stream.read() for _ in sent]
     assert [answer.request_id for answer in answers] == sent
     assert [answer.WhichOneof("event") for answer in answers] == ["stepped", "error", "closed", "error"]
     assert (answers[1].error.reason, answers[3].error.reason) == ("INVALID_INPUT", "SESSION_CLOSED")
@@ -263,7 +280,7 @@ async def test_refusals_that_wait_their_turn_are_in_flight_and_end_with_the_stre
         assert len(engine.held) == 1
         engine.hold = False
         engine.release(next(iter(engine.held)))
-        assert [(await stream.call.read()).WhichOneof("event") for _ in range(4)] == [
+        assert [(await stream.read()).WhichOneof("event") for _ in range(4)] == [
             "stepped",
             "error",
             "error",
@@ -292,7 +309,7 @@ async def test_a_step_out_of_its_place_is_refused_and_changes_nothing(world: Wor
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "STEP_MISMATCH")
     assert "expected 2, the steps that the session has taken by then, got 3" in error.message
     assert list(error.violations) == [pb.FieldViolation(field="step.first_step", expected="2", got="3")]
-    assert engine.sessions[int(session)] == [4 + 4 + 6 + 7, 4]
+    assert engine.sessions[number(session)] == [4 + 4 + 6 + 7, 4]
 
 
 async def test_a_refused_step_does_not_count(world: World, stream: Stream) -> None:
@@ -318,7 +335,7 @@ async def test_a_step_that_breaks_ends_its_session_and_says_so(world: World, str
     error = await stream.fails(**step_of(session, token_ids=[4]))
     assert (error.reason, error.session_ended) == ("SESSION_NOT_FOUND", False)
     assert "ended when a step of it failed" in error.message
-    assert int(session) not in engine.sessions
+    assert number(session) not in engine.sessions
     await stream.step(await stream.open(), 4)
 
 
@@ -387,7 +404,7 @@ async def test_overload_and_failures_of_the_engine_reach_the_caller(world: World
     await stream.call.done_writing()
     assert await stream.call.read() is grpc.aio.EOF
     closed = [r.session for r in engine.submitted if isinstance(r, CloseSession)]
-    assert closed == [int(session)]  # and not the one that the engine never opened
+    assert closed == [number(session)]  # and not the one that the engine never opened
 
 
 async def test_an_answer_that_cannot_be_made_is_an_error_not_a_silence(
@@ -424,14 +441,14 @@ async def test_an_idle_session_is_closed_and_a_busy_one_is_not() -> None:
         await wait_until(lambda: engine.held)
         engine.hold = False
         later = await stream.open()
-        await wait_until(lambda: int(later) not in engine.sessions)  # by now all have been looked at
+        await wait_until(lambda: number(later) not in engine.sessions)  # by now all have been looked at
         error = await stream.fails(**step_of(idle, token_ids=[1]))
         assert (error.reason, error.code) == ("SESSION_EXPIRED", grpc.StatusCode.NOT_FOUND.value[0])
         assert "0.05 s without a request" in error.message
         engine.release(next(iter(engine.held)))
         assert (await stream.answer(sent)).stepped.num_steps == 1
-        assert int(busy) in engine.sessions
-        assert int(idle) not in engine.sessions
+        assert number(busy) in engine.sessions
+        assert number(idle) not in engine.sessions
 
 
 async def test_bytes_that_are_no_message_end_the_stream_and_close_its_sessions(world: World) -> None:
