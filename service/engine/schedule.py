@@ -10,10 +10,11 @@ is thus overtaken only by what comes within the head start, and ages by waiting.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from export.manifest import GraphKind
+from service.engine.cost import Costs
 from service.engine.interface import RequestId
 
 ReadyKind = Literal["step", "encode", "sequence"]  # chunks are made of steps
@@ -38,9 +39,6 @@ class WorkItem(NamedTuple):
 class ScheduleLimits:
     """Bounds of one batch, and what batches cost. A single item that exceeds a bound runs alone.
 
-    The costs are counted in rows: what one more row of a large batch costs a time step. A run of B rows and T steps
-    costs `run_cost + row_cost * B + T * (step_cost + B)`.
-
     Args:
         max_rows: Most rows.
         max_padded_tokens: Most rows times longest length of a sequence or encode run.
@@ -49,10 +47,7 @@ class ScheduleLimits:
         max_chunk: Most steps of a chunk run; 1: there is no chunk graph, or it does not pay.
         max_chunk_tokens: Most rows times steps of a chunk run, which bounds how long everybody else waits.
         min_rows: A batch that is shared out among idle runners is not cut into parts smaller than this.
-        run_cost: Of a run of the step or chunk graph whatever its size, in rows.
-        row_cost: Of a row of a step or chunk run whatever its steps, in rows.
-        step_cost: Of a time step whatever the number of rows, in rows. Measured: two LSTM layers of 512 take 1.3 ms
-            with 1 row and 2.1 ms with 16.
+        costs: What runs cost.
     """
 
     max_rows: int = 256
@@ -61,17 +56,12 @@ class ScheduleLimits:
     max_chunk: int = 1
     max_chunk_tokens: int = 256
     min_rows: int = 4
-    run_cost: float = 4.0
-    row_cost: float = 0.0
-    step_cost: float = 8.0
+    costs: Costs = field(default_factory=Costs)
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "max_padded_tokens", "max_padded_cells", "max_chunk", "max_chunk_tokens", "min_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("run_cost", "row_cost", "step_cost"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)}")
 
     def window(self, idle_runners: int = 1) -> int:
         """How many of the oldest steps `schedule` must see to share them out, and to find those with a backlog."""
@@ -135,16 +125,16 @@ def _share(num_rows: int, limits: ScheduleLimits, idle_runners: int) -> int:
 
 def _steps(items: Sequence[WorkItem], limits: ScheduleLimits, most_rows: int) -> Batch:
     """The oldest and who else can take as many steps, for the number of steps that gets most done for its cost."""
-    best = Batch("step", (), 1)
-    best_value = 0.0
-    length = 1
-    while length <= min(items[0].length, limits.max_chunk):
+    costs = limits.costs
+    longest = min(items[0].length, limits.max_chunk)
+    best, best_pace = Batch("step", (), 1), 0.0
+    for length, cost in costs.steps.items():
+        if length > longest:
+            continue
         requests, rows = _oldest(items, limits, most_rows, length)
-        cost = limits.run_cost + limits.row_cost * rows + length * (limits.step_cost + rows)
-        if rows * length > best_value * cost:
-            best = Batch("chunk" if length > 1 else "step", tuple(requests), length)
-            best_value = rows * length / cost
-        length *= 2
+        pace = rows * length / (costs.run_s + cost(rows))
+        if pace > best_pace:
+            best, best_pace = Batch("chunk" if length > 1 else "step", tuple(requests), length), pace
     return best
 
 
@@ -168,48 +158,42 @@ def _oldest(
     return requests, rows
 
 
-@dataclass(slots=True)
-class _Growing:
-    """A batch and what it would cost."""
-
-    rows: int
-    length: int
-    width: int
-    useful: int  # cells that are no padding
-    step_cost: float
-
-    @property
-    def efficiency(self) -> float:
-        return self.useful / (self.length * self.width * (self.rows + self.step_cost))
-
-    def with_also(self, item: WorkItem) -> "_Growing":
-        return _Growing(
-            self.rows + item.rows,
-            max(self.length, item.length),
-            max(self.width, item.width),
-            self.useful + item.rows * item.length * item.width,
-            self.step_cost,
-        )
-
-
 def _alike(items: Sequence[WorkItem], limits: ScheduleLimits, most_rows: int) -> list[WorkItem]:
-    """The oldest and those of like size, for as long as each makes the batch more efficient.
+    """The oldest and those of like size, for as long as each makes the batch get more done for its cost.
 
-    Efficiency is useful cells over cost, and a time step of the batch costs its rows plus a constant. A small batch
-    thus takes almost anybody, a large one only who fits well: what is left out leads or joins a later batch.
+    A small batch thus takes almost anybody, a large one only who fits well: what is left out leads or joins a later
+    batch. Where a row costs nearly as much in a small batch as in a large one, batches stay small and padding little.
     """
-    by_length = sorted(range(min(len(items), ALIKE_WINDOW)), key=lambda i: (items[i].length, items[i].width, i))
-    place = by_length.index(0)
-    # From the oldest outwards. Who does not fit is passed over: a long word among short ones stops nobody behind it.
-    sides = [by_length[:place], by_length[:place:-1]]
-    chosen, batch = [0], _Growing(0, 0, 0, 0, limits.step_cost).with_also(items[0])
-    while batch.rows < most_rows and limits.admit(batch.rows + 1, batch.length, batch.width):
-        options = [(batch.with_also(items[side[-1]]), side) for side in sides if side]
-        if not options:
+    order = [(item.length, item.width, i) for i, item in enumerate(items[:ALIKE_WINDOW])]
+    oldest = order[0]
+    order.sort()
+    place = order.index(oldest)
+    sides = [order[:place], order[:place:-1]]  # shorter and longer ones, the nearest last
+    chosen = [0]
+    rows, (length, width, _) = items[0].rows, oldest
+    useful = rows * length * width  # cells that are no padding
+    run_s, time_step_s = limits.costs.run_s, limits.costs.time_step
+    pace = useful / (width * (run_s + length * time_step_s(rows)))  # useful cells a second, but for a constant
+    while rows < most_rows and limits.admit(rows + 1, length, width):
+        best_pace, best = -1.0, sides[0]
+        for side in sides:
+            if side:
+                item_length, item_width, i = side[-1]
+                item_rows = items[i].rows
+                cells = (useful + item_rows * item_length * item_width) / max(width, item_width)
+                new_pace = cells / (run_s + max(length, item_length) * time_step_s(rows + item_rows))
+                if new_pace > best_pace:
+                    best_pace, best = new_pace, side
+        if best_pace < 0:
             break
-        grown, side = max(options, key=lambda option: option[0].efficiency)
-        nearest = side.pop()
-        if grown.efficiency >= batch.efficiency and limits.admit(grown.rows, grown.length, grown.width):
-            batch = grown
-            chosen.append(nearest)
+        item_length, item_width, i = best.pop()
+        grown = rows + items[i].rows, max(length, item_length), max(width, item_width)
+        if best_pace >= pace and limits.admit(*grown):
+            useful += items[i].rows * item_length * item_width
+            rows, length, width = grown
+            pace = best_pace
+            chosen.append(i)
+        elif item_width <= width:
+            best.clear()  # its length is at fault, and those behind it are less alike still
+        # else it is passed over: a long word among short ones stops nobody behind it
     return [items[i] for i in sorted(chosen)]
