@@ -79,7 +79,7 @@ def test_a_large_vocabulary_keeps_the_same_nucleus_as_a_full_sort() -> None:
     ),
     position=st.integers(0, 10_000),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_only_tokens_that_are_kept_by_definition_are_drawn(
     weights: list[float], sampling: Sampling, position: int
 ) -> None:
