@@ -9,7 +9,7 @@ Age is a number, `WorkItem.key`: when the item became ready, less a head start f
 is thus overtaken only by what comes within the head start, and ages by waiting.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -63,9 +63,9 @@ class ScheduleLimits:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
 
-    def window(self, idle_runners: int = 1) -> int:
-        """How many of the oldest steps `schedule` must see to share them out, and to find those with a backlog."""
-        return self.max_rows * (idle_runners if self.max_chunk == 1 else idle_runners + 1)
+    def window(self, num_runners: int = 1) -> int:
+        """How many of the oldest steps `schedule` must see to share them out among runners, idle and running ones."""
+        return self.max_rows * (num_runners if self.max_chunk == 1 else num_runners + 1)  # some have no backlog
 
     def admit(self, rows: int, length: int, width: int) -> bool:
         """Whether a padded batch of that size keeps all bounds."""
@@ -86,6 +86,7 @@ def schedule(
     limits: ScheduleLimits,
     last: GraphKind | None,
     idle_runners: int = 1,
+    running: Iterable[tuple[GraphKind, int]] = (),
 ) -> Batch | None:
     """Plan one batch for one runner.
 
@@ -94,6 +95,9 @@ def schedule(
         limits: Bounds of the batch.
         last: The kind of the batch planned before, whichever runner got it; None if there was none.
         idle_runners: Runners with nothing to do, this one included. They share what is ready.
+        running: Graph and rows of what each of the other runners runs. Who runs a batch of the same kind gets a share
+            too, of what is ready and running together: who runs now comes back soon, and runners that take turns with
+            equal batches get more done than one that takes all there is and one that takes what has come in since.
 
     Returns:
         The batch; None only if nothing is ready.
@@ -102,9 +106,12 @@ def schedule(
     if kind is None:
         return None
     items = ready[kind]
+    kinds = ("step", "chunk") if kind == "step" else (kind,)
+    alike = [rows for graph, rows in running if graph in kinds]
+    most_rows = _share(sum([item.rows for item in items]) + sum(alike), idle_runners + len(alike), limits)
     if kind == "step":
-        return _steps(items, limits, _share(sum(item.rows for item in items), limits, idle_runners))
-    chosen = _alike(items, limits, _share(len(items), limits, idle_runners))
+        return _steps(items, limits, most_rows)
+    chosen = _alike(items, limits, most_rows)
     return Batch(kind, tuple([item.request for item in chosen]))
 
 
@@ -117,9 +124,9 @@ def _choose_kind(ready: Mapping[GraphKind, Sequence[WorkItem]], last: GraphKind 
     return min((kind for kind in waiting if kind != "step"), key=lambda kind: ready[kind][0].key)
 
 
-def _share(num_rows: int, limits: ScheduleLimits, idle_runners: int) -> int:
-    """Rows that this runner takes so that the other idle ones get as many, none of them few."""
-    parts = max(1, min(idle_runners, num_rows // limits.min_rows))
+def _share(num_rows: int, num_runners: int, limits: ScheduleLimits) -> int:
+    """Most rows that this runner may take so that the others get as many, and nobody few."""
+    parts = max(1, min(num_runners, num_rows // limits.min_rows))
     return min(limits.max_rows, -(-num_rows // parts))
 
 
@@ -127,7 +134,7 @@ def _steps(items: Sequence[WorkItem], limits: ScheduleLimits, most_rows: int) ->
     """The oldest and who else can take as many steps, for the number of steps that gets most done for its cost."""
     costs = limits.costs
     longest = min(items[0].length, limits.max_chunk)
-    best, best_pace = Batch("step", (), 1), 0.0
+    best, best_pace = Batch("step", ()), 0.0
     for length, cost in costs.steps.items():
         if length > longest:
             continue
