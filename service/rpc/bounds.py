@@ -1,5 +1,7 @@
 """Numbers of a request: the default where it leaves one open, an error where it is out of bounds."""
 
+from collections.abc import Mapping
+
 from google.protobuf.message import Message
 
 from protos.carryover.v1 import carryover_pb2 as pb
@@ -42,7 +44,7 @@ def real(request: Message, field: str, default: float, low: float, high: float, 
     return value
 
 
-_PRIORITY = {
+_PRIORITY: Mapping[int, Priority] = {
     pb.PRIORITY_UNSPECIFIED: Priority.NORMAL,
     pb.PRIORITY_LOW: Priority.LOW,
     pb.PRIORITY_NORMAL: Priority.NORMAL,
@@ -56,7 +58,7 @@ def priority(field: str, value: int) -> Priority:
     Raises:
         InvalidInput: It is none of the enum's.
     """
-    known = _PRIORITY.get(value)  # type: ignore[call-overload]  # an open enum: any number may come
+    known = _PRIORITY.get(value)  # an open enum: any number may come
     if known is None:
         raise InvalidInput(field, "a known priority", str(value))
     return known

@@ -7,7 +7,7 @@ one has been idle for too long), no dictionaries, a list only while requests are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -164,7 +164,7 @@ class Callers:
         self._named: dict[str, Caller] = {}
         self.ended: dict[tuple[str, str], LiveSession] = {}
 
-    def enter(self, metadata: Sequence[tuple[str, str | bytes]]) -> Caller:
+    def enter(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Find or make the caller of a new stream.
 
         Raises:

@@ -45,4 +45,7 @@ def _describe(model: LiveModel) -> pb.Model:
         state_bytes=model.state_bytes,
         warnings=model.warnings,
         load=_load(model.bridge.engine.stats()),
+        batch_invariant=model.batch_invariant,
+        states=[pb.StateInfo(name=state.name, shape=state.shape) for state in manifest.states],
+        max_batch_rows=model.max_batch_rows,
     )

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import Finished, Generate, Sampling, TokensDecided
 from service.rpc.boundary import Context, deadline_s
-from service.rpc.bounds import real, whole
+from service.rpc.bounds import priority, real, whole
 from service.rpc.bridge import next_id
 from service.rpc.detokenize import Detokenizer
 from service.rpc.models import LiveModel, Models
@@ -14,6 +14,8 @@ from service.rpc.text import begin_id, encode
 from service.rpc.transduce import FINISH, output_limit
 
 MAX_TEMPERATURE = 10.0
+MAX_REPETITION_PENALTY = 10.0
+MAX_PENALTY = 2.0  # of frequency and presence, either way
 
 
 async def generate(models: Models, request: pb.GenerateRequest, context: Context) -> None:
@@ -53,6 +55,9 @@ def sampling_request(model: LiveModel, request: pb.GenerateRequest, deadline: fl
         top_k=whole("top_k", request.top_k, 0, 1, len(tokenizer.vocabulary)),
         top_p=real(request, "top_p", 1.0, 0, 1, above=True),
         seed=request.seed if request.HasField("seed") else secrets.randbits(64),
+        repetition_penalty=real(request, "repetition_penalty", 1.0, 1, MAX_REPETITION_PENALTY),
+        frequency_penalty=real(request, "frequency_penalty", 0.0, -MAX_PENALTY, MAX_PENALTY),
+        presence_penalty=real(request, "presence_penalty", 0.0, -MAX_PENALTY, MAX_PENALTY),
     )
     return Generate(
         next_id(),
@@ -60,4 +65,5 @@ def sampling_request(model: LiveModel, request: pb.GenerateRequest, deadline: fl
         sampling=sampling,
         max_tokens=output_limit(model, request.max_tokens),
         deadline_s=deadline,
+        priority=priority("priority", request.priority),
     )

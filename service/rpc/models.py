@@ -33,10 +33,12 @@ class Limits:
     max_message_bytes: int
     max_requests_in_flight_per_stream: int
     session_idle_timeout_s: float
+    kept_answers: int
+    max_marks: int
 
     @classmethod
-    def of(cls, manifest: Manifest, settings: Settings) -> "Limits":
-        """Join the bundle's limits and the server's."""
+    def of(cls, manifest: Manifest, settings: Settings, max_sessions: int) -> "Limits":
+        """Join the bundle's limits and the server's; `max_sessions` counts where the model can be stepped."""
         decoding, spells, steps = manifest.decoding, manifest.task == "tagger", supports_sessions(manifest)
         return cls(
             max_input_tokens=settings.max_input_tokens,
@@ -44,12 +46,14 @@ class Limits:
             max_beam_size=decoding.max_beam_size if manifest.task == "encoder_decoder" else 0,
             top_k=decoding.top_k if "step" in manifest.graphs else 0,
             max_sequences=settings.max_sequences,
-            max_sessions=settings.session_limit if steps else 0,
+            max_sessions=max_sessions if steps else 0,
             max_word_characters=settings.max_word_characters if spells else 0,
             max_sentence_characters=settings.max_sentence_characters if spells else 0,
             max_message_bytes=settings.max_message_bytes,
             max_requests_in_flight_per_stream=settings.max_requests_in_flight_per_stream if steps else 0,
             session_idle_timeout_s=settings.session_idle_timeout_s if steps else 0.0,
+            kept_answers=settings.kept_answers if steps else 0,
+            max_marks=settings.max_marks if steps else 0,
         )
 
 

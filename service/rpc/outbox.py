@@ -1,7 +1,7 @@
 """What one Session stream owes its caller: commands in flight, and answers that gRPC has not taken yet.
 
-Answers wait here as bytes, ready to go, so that what a caller who does not read costs is known exactly. In number and in
-bytes there is a bound, above which the stream is read no further.
+Answers wait here as bytes, ready to go, so that what a caller who does not read costs is known exactly. In number and
+in bytes there is a bound, above which the stream is read no further.
 """
 
 import asyncio
@@ -63,6 +63,12 @@ class Outbox:
         self.in_flight += 1
         self._num_bytes += pending.reserved_bytes
         self.pending[pending.request_id] = pending
+
+    def untake(self, pending: Pending) -> None:
+        """Take back a command that was not admitted after all."""
+        self.in_flight -= 1
+        self._num_bytes -= pending.reserved_bytes
+        del self.pending[pending.request_id]
 
     def answer(self, pending: Pending, payload: bytes) -> None:
         """Send the answer to a command that was taken."""

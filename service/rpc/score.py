@@ -7,6 +7,7 @@ import numpy as np
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import RunSequence
 from service.rpc.boundary import Context, deadline_s
+from service.rpc.bounds import priority
 from service.rpc.bridge import next_id
 from service.rpc.models import Models
 from service.rpc.tag import check_count
@@ -20,12 +21,13 @@ async def score(models: Models, request: pb.ScoreRequest, context: Context) -> p
     model = models.find_for("language_model", request.model)
     check_count("texts", len(request.texts), model.limits.max_sequences)
     tokenizer, deadline = model.tokenizers["tokens"], deadline_s(context)
+    first = priority("priority", request.priority)
     runs = []
     for i, text in enumerate(request.texts):
         ids = encode(tokenizer, text, f"texts[{i}]", model.limits.max_input_tokens)
         read, targets = (np.array(side, np.int64) for side in scored_ids(tokenizer, ids))
         inputs = {"tokens": read, "targets": targets}
-        runs.append(RunSequence(next_id(), inputs, len(targets), (OUTPUT,), deadline_s=deadline))
+        runs.append(RunSequence(next_id(), inputs, len(targets), (OUTPUT,), deadline_s=deadline, priority=first))
     answers = await model.bridge.answers(runs)
     scores = []
     for run, answer in zip(runs, answers, strict=True):

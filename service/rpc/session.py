@@ -8,7 +8,8 @@ read its answers is stopped by flow control, costs a bounded amount of memory, a
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import grpc.aio
 
@@ -22,14 +23,12 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SLOW_READER_TIMEOUT_S = 30.0
-
 
 async def session(
     models: Models, settings: Settings, callers: Callers, draining: asyncio.Event, requests: object, context: Context
 ) -> None:
     """Serve one stream; see the proto for what it promises."""
-    caller = callers.enter(context.invocation_metadata() or ())
+    caller = callers.enter(cast(Iterable[tuple[str, str | bytes]], context.invocation_metadata() or ()))
     stream = SessionStream(models, settings, caller, draining, context)
     parts = [asyncio.create_task(part) for part in (stream.read(), stream.write(), stream.watch_for_drain())]
     try:
@@ -73,7 +72,7 @@ class SessionStream:
         self._loop = asyncio.get_running_loop()
         self._quiet = asyncio.Event()  # while draining: nothing is open or in flight
         self._read_all = False
-        self._patience_s = SLOW_READER_TIMEOUT_S
+        self._patience_s = settings.slow_reader_timeout_s
         self._writing_since_s: float | None = None  # on the loop's clock
         self._watch: asyncio.TimerHandle | None = None
         self.cut_off: asyncio.Future[None] = self._loop.create_future()

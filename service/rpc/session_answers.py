@@ -9,8 +9,9 @@ second.
 from typing import TYPE_CHECKING
 
 from protos.carryover.v1 import carryover_pb2 as pb
-from service.engine.interface import SessionSteps, StepOutputs
+from service.engine.interface import SessionState, SessionSteps, StepOutputs
 from service.errors import ServiceError
+from service.rpc.portable import pack
 from service.rpc.status import describe
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def stepped_with_tokens(pending: "Pending", outputs: object) -> bytes:
     answer = pb.SessionStepped(
         session_id=live.name, outputs=rows, num_steps=outputs.num_steps, replayed=outputs.replayed
     )
-    return _response(pending, stepped=answer)
+    return respond(pending, stepped=answer)
 
 
 def opened(pending: "Pending", value: object) -> bytes:
@@ -62,27 +63,35 @@ def opened(pending: "Pending", value: object) -> bytes:
     assert isinstance(value, SessionSteps) and pending.opens is not None
     live = pending.opens
     answer = pb.SessionOpened(session_id=live.name, model=live.model.ref, num_steps=value.num_steps)
-    return _response(pending, opened=answer)
+    return respond(pending, opened=answer)
 
 
 def closed(pending: "Pending", value: object) -> bytes:
     """Answer close."""
     assert isinstance(value, SessionSteps) and pending.session is not None
-    return _response(pending, closed=pb.SessionClosed(session_id=pending.session.name, num_steps=value.num_steps))
+    return respond(pending, closed=pb.SessionClosed(session_id=pending.session.name, num_steps=value.num_steps))
 
 
 def marked(pending: "Pending", value: object) -> bytes:
     """Answer mark."""
     assert isinstance(value, SessionSteps) and isinstance(pending.extra, int) and pending.session is not None
     answer = pb.SessionMarked(session_id=pending.session.name, mark=pending.extra, num_steps=value.num_steps)
-    return _response(pending, marked=answer)
+    return respond(pending, marked=answer)
 
 
 def rewound(pending: "Pending", value: object) -> bytes:
     """Answer rewind."""
     assert isinstance(value, SessionSteps) and isinstance(pending.extra, int) and pending.session is not None
     answer = pb.SessionRewound(session_id=pending.session.name, mark=pending.extra, num_steps=value.num_steps)
-    return _response(pending, rewound=answer)
+    return respond(pending, rewound=answer)
+
+
+def exported(pending: "Pending", value: object) -> bytes:
+    """Answer export."""
+    assert isinstance(value, SessionState) and pending.session is not None
+    live = pending.session
+    state = pack(live.model.manifest, value)
+    return respond(pending, exported=pb.SessionExported(session_id=live.name, state=state, num_steps=value.num_steps))
 
 
 def failure(request_id: int, session_id: str, error: ServiceError, *, session_ended: bool = False) -> bytes:
@@ -106,5 +115,6 @@ def expired(live: "LiveSession", num_steps: int) -> bytes:
     return _Response(events=[pb.SessionEvent(expired=answer)]).SerializeToString()
 
 
-def _response(pending: "Pending", **event: object) -> bytes:
+def respond(pending: "Pending", **event: object) -> bytes:
+    """Make the bytes of an answer, given the field of SessionEvent that tells it."""
     return _Response(events=[pb.SessionEvent(request_id=pending.request_id, **event)]).SerializeToString()  # type: ignore[arg-type]

@@ -10,8 +10,13 @@ from service.rpc.text import step_ids, tagger_arrays
 StepInputs = Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
 
 
-def step_inputs(model: LiveModel, request: pb.StepSession) -> tuple[StepInputs, int]:
+def step_inputs(model: LiveModel, request: pb.StepSession, num_top: int) -> tuple[StepInputs, int]:
     """Check a step command and give the step graph's inputs and the number of steps n.
+
+    Args:
+        model: Whose step graph.
+        request: The command.
+        num_top: Its `num_top`, which the caller has at hand: reading a field of a message takes as long as a call.
 
     Returns:
         Language model: tokens, n ids. Tagger: words, n ids; characters, n lists of ids, all as long as the longest and
@@ -21,8 +26,8 @@ def step_inputs(model: LiveModel, request: pb.StepSession) -> tuple[StepInputs, 
         InvalidInput: No inputs, too many, both kinds, or one that is not in the vocabulary.
     """
     limits, size = model.limits, model.num_step_ids
-    if not 0 <= request.num_top <= limits.top_k:
-        raise InvalidInput("step.num_top", f"0 to {limits.top_k}", str(request.num_top))
+    if not 0 <= num_top <= limits.top_k:
+        raise InvalidInput("step.num_top", f"0 to {limits.top_k}", str(num_top))
     ids = request.token_ids[:]
     num_ids = len(ids)
     # The usual case first: a few ids and no text.

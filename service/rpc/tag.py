@@ -7,6 +7,7 @@ from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import RunSequence
 from service.errors import InvalidInput
 from service.rpc.boundary import Context, deadline_s
+from service.rpc.bounds import priority
 from service.rpc.bridge import next_id
 from service.rpc.models import LiveModel, Models
 from service.rpc.text import tagger_arrays
@@ -22,11 +23,13 @@ async def tag(models: Models, request: pb.TagRequest, context: Context) -> pb.Ta
     """Label every token of each sequence."""
     model = models.find_for("tagger", request.model)
     check_count("sequences", len(request.sequences), model.limits.max_sequences)
-    deadline = deadline_s(context)
+    deadline, first = deadline_s(context), priority("priority", request.priority)
     runs = []
     for i, sequence in enumerate(request.sequences):
         arrays = tagger_arrays(model, sequence.tokens, f"sequences[{i}].tokens")
-        runs.append(RunSequence(next_id(), arrays, len(sequence.tokens), ("emissions",), deadline_s=deadline))
+        runs.append(
+            RunSequence(next_id(), arrays, len(sequence.tokens), ("emissions",), deadline_s=deadline, priority=first)
+        )
     answers = await model.bridge.answers(runs)
     return pb.TagResponse(model=model.ref, sequences=[_tagged(model, answer) for answer in answers])
 

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import Decode, Finished, Hypothesis, TokensDecided
 from service.rpc.boundary import Context, deadline_s
-from service.rpc.bounds import real, whole
+from service.rpc.bounds import priority, real, whole
 from service.rpc.bridge import next_id
 from service.rpc.detokenize import Detokenizer
 from service.rpc.models import LiveModel, Models
@@ -49,6 +49,7 @@ def decode_request(model: LiveModel, request: pb.TransduceRequest, deadline: flo
         length_penalty=real(request, "length_penalty", defaults.length_penalty, 0, MAX_LENGTH_PENALTY),
         max_tokens=output_limit(model, request.max_tokens),
         deadline_s=deadline,
+        priority=priority("priority", request.priority),
     )
 
 

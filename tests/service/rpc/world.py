@@ -94,7 +94,7 @@ def make_model(
     bridge = Bridge(FakeEngine, asyncio.get_running_loop())
     tokenizers = {role: Tokenizer(kind, vocabulary) for role, (kind, vocabulary) in ROLES[task].items()}
     live = LiveModel(
-        manifest, tokenizers, bridge, Limits.of(manifest, settings), "CPUExecutionProvider", 16, (), decode_tags
+        manifest, tokenizers, bridge, Limits.of(manifest, settings, 7), "CPUExecutionProvider", 16, (), decode_tags
     )
     assert isinstance(bridge.engine, FakeEngine)
     return live, bridge.engine
