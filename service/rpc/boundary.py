@@ -21,14 +21,11 @@ from service.rpc.status import describe
 
 log = logging.getLogger(__name__)
 
+ABORT_TIMEOUT_S = 1.0  # for a status, which waits behind what was written and not read
 RETRY_AFTER_S = 1.0  # a hint where nothing is known about when the next call ends
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
-
-
-class Unreachable(Exception):
-    """The caller takes nothing any more, not even a status: the call is dropped."""
 
 
 @dataclass(frozen=True)
@@ -127,9 +124,6 @@ class Boundary:
             if len(self._tasks) > self._max_calls:
                 raise Overloaded(f"expected at most {self._max_calls} calls at a time, got one more", RETRY_AFTER_S)
             yield
-        except Unreachable as error:
-            log.info("cut a caller off: %s", error)
-            raise asyncio.CancelledError from None  # gRPC resets the stream
         except ServiceError as error:
             await _abort(context, error)
         except asyncio.CancelledError:  # by gRPC, where the caller has gone; or by `drain`
@@ -154,7 +148,12 @@ async def _abort(context: Context, error: ServiceError) -> None:
     status = describe(error)
     if isinstance(error, InternalFailure):
         log.error("answered INTERNAL: %s", error)
-    await context.abort(status.code, status.message, status.trailers)
+    try:
+        async with asyncio.timeout(ABORT_TIMEOUT_S):
+            await context.abort(status.code, status.message, status.trailers)
+    except TimeoutError:  # gRPC keeps it, behind at most one message, until the caller reads or goes
+        log.info("a caller has not read that its call ended: %s", status.message)
+        raise asyncio.CancelledError from None
 
 
 def _serialize(message: Message | bytes) -> bytes:

@@ -9,7 +9,7 @@ import asyncio
 from service.rpc.pending import Pending
 
 MAX_MESSAGE_EVENTS = 1000  # of one message to the caller
-MAX_MESSAGE_BYTES = 2**20
+MAX_MESSAGE_BYTES = 2**18  # what gRPC holds at most for a caller who was cut off and may yet come back
 MAX_OWED_BYTES = 16 * 2**20  # answers waiting and answers to come, of one stream
 
 

@@ -13,8 +13,8 @@ from typing import Any, cast
 
 import grpc.aio
 
-from service.errors import InvalidInput, ShuttingDown
-from service.rpc.boundary import Context, Malformed, Unreachable, deadline_s
+from service.errors import InvalidInput, Overloaded, ShuttingDown
+from service.rpc.boundary import RETRY_AFTER_S, Context, Malformed, deadline_s
 from service.rpc.callers import Caller, Callers
 from service.rpc.models import Models
 from service.rpc.outbox import Outbox
@@ -32,13 +32,10 @@ async def session(
     stream = SessionStream(models, settings, caller, draining, context)
     parts = [asyncio.create_task(part) for part in (stream.read(), stream.write(), stream.watch_for_drain())]
     try:
-        done, _ = await asyncio.wait([*parts, stream.cut_off], return_when=asyncio.FIRST_COMPLETED)
-        for part in done:
-            part.result()
-        if parts[0] in done:  # the caller has sent all: what is in flight is still answered
+        await stream.first_of(parts)
+        if parts[0].done():  # the caller has sent all: what is in flight is still answered
             stream.finish_writing()
-            await asyncio.wait([parts[1], stream.cut_off], return_when=asyncio.FIRST_COMPLETED)
-            (parts[1] if parts[1].done() else stream.cut_off).result()
+            await stream.first_of(parts[1:2])
     finally:
         for part in parts:
             part.cancel()
@@ -58,7 +55,7 @@ class SessionStream:
         context: gRPC's stream.
 
     Attributes:
-        cut_off: Fails once the caller has not read for too long.
+        cut_off: Done once the caller has not read for too long.
     """
 
     def __init__(
@@ -132,6 +129,20 @@ class SessionStream:
         await self._quiet.wait()
         raise ShuttingDown("the service is shutting down and this stream has no open session")
 
+    async def first_of(self, parts: Iterable[asyncio.Task[None]]) -> None:
+        """Wait until one of some parts has ended, well or not.
+
+        Raises:
+            Overloaded: The caller had to be cut off.
+            ServiceError: What ended the part.
+        """
+        done, _ = await asyncio.wait([*parts, self.cut_off], return_when=asyncio.FIRST_COMPLETED)
+        if self.cut_off in done:
+            expected = f"expected to be read within {self._patience_s:g} s"
+            raise Overloaded(f"the answers of the stream: {expected}, got no progress", RETRY_AFTER_S)
+        for part in done:
+            part.result()
+
     def finish_writing(self) -> None:
         """Let the writer end with the last answer."""
         self._read_all = True
@@ -165,4 +176,4 @@ class SessionStream:
         if due_s > self._loop.time():
             self._watch = self._loop.call_at(due_s, self._look)
         elif not self.cut_off.done():
-            self.cut_off.set_exception(Unreachable(f"read nothing for {self._patience_s:g} s"))
+            self.cut_off.set_result(None)
