@@ -59,7 +59,7 @@ class ReadyQueue:
         graph = there[1].graph
         self._left[graph] += 1
         if self._left[graph] > _SWEEP_FROM + len(self._places[graph]) // 2:
-            self._window(graph, len(self._items))
+            self._window(graph, len(self._places[graph]))
 
     def window(self, limit: int) -> dict[GraphKind, list[WorkItem]]:
         """The oldest of each kind, smallest key first.
