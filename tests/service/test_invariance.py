@@ -148,7 +148,7 @@ def test_pools_smaller_than_the_batches_will_do(tmp_path: Path, name: str) -> No
 
 def test_more_rows_are_tried_while_there_is_time(tmp_path: Path) -> None:
     runner = open_emitted(tmp_path, emit(tiny(MODELS["gru_language_model"]), "fp32"))
-    counts = []
+    counts: list[int] = []
     run = runner.run
 
     def counted(*args: Any, **named: Any) -> Any:
