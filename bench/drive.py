@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import shutil
+import struct
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 SOURCES = Path(__file__).parent / "generator"
 CACHE = Path(__file__).parents[1] / "build" / "generator"  # git ignores it
@@ -27,19 +29,19 @@ def build(cache: Path = CACHE) -> Path:
     Raises:
         SystemExit: There is no compiler, or it refused.
     """
-    sources = sorted(SOURCES.glob("*.[ch]"))
-    digest = hashlib.sha256("\0".join(FLAGS).encode())
-    for source in sources:
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    program = cache / digest.hexdigest()[:16] / "generator"
-    if program.exists():
-        return program
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
     if not compiler:
         raise SystemExit(
             "bench: the load generator is C: expected a compiler, got none. Install gcc (Debian: apt-get install gcc"
             " libc6-dev) or name one in CC."
         )
+    sources = sorted(SOURCES.glob("*.[ch]"))
+    digest = hashlib.sha256("\0".join((compiler, *FLAGS)).encode())
+    for source in sources:
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    program = cache / digest.hexdigest()[:16] / "generator"
+    if program.exists():
+        return program
     program.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=program.parent) as folder:  # several builds at once do not meet half a program
         made = Path(folder) / "generator"
@@ -78,6 +80,53 @@ def drive(workload: str, timeout_s: float = 600.0, **options: object) -> Result:
     if done.returncode:
         raise SystemExit(f"bench: {workload}: {done.stderr.strip()[-1000:] or f'exit status {done.returncode}'}")
     return dict(json.loads(done.stdout))
+
+
+def write_messages(path: Path, messages: Iterable[bytes]) -> None:
+    """Write the file that `--templates` reads: see bench/generator/calls.h."""
+    with path.open("wb") as file:
+        for message in messages:
+            file.write(struct.pack("<I", len(message)) + message)
+
+
+class Response(NamedTuple):
+    """One kept answer.
+
+    Args:
+        call: Calls are counted as they are sent.
+        caller: Who sent it.
+        message: Which message of the file it sent.
+        code: The status of gRPC (negative: none that could be read) or HTTP.
+        parts: The answer's messages, or its body.
+    """
+
+    call: int
+    caller: int
+    message: int
+    code: int
+    parts: tuple[bytes, ...]
+
+
+def read_responses(path: Path) -> list[Response]:
+    """Read the file that `--responses` wrote, in the order in which the calls ended.
+
+    Raises:
+        ValueError: The file is cut.
+    """
+    content, at, responses = path.read_bytes(), 0, list[Response]()
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        if at + size > len(content):
+            raise ValueError(f"{path}: ends within response {len(responses)}")
+        at += size
+        return content[at - size : at]
+
+    while at < len(content):
+        call, caller, message, code, num_parts = struct.unpack("<IIIiI", take(20))
+        parts = tuple(take(struct.unpack("<I", take(4))[0]) for _ in range(num_parts))
+        responses.append(Response(call, caller, message, code, parts))
+    return responses
 
 
 if __name__ == "__main__":
