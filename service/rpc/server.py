@@ -102,6 +102,11 @@ class RpcServer:
         """Calls being answered."""
         return self._boundary.in_flight
 
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is admitted."""
+        return self._boundary.draining.is_set()
+
     def _add_methods(self) -> None:
         behaviours: dict[str, Behaviour] = {
             "Tag": partial(tag, self._models),

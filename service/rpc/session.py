@@ -7,7 +7,6 @@ read its answers is stopped by flow control, costs a bounded amount of memory, a
 """
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -21,7 +20,7 @@ from service.rpc.outbox import Outbox
 from service.rpc.session_commands import Commands
 from service.settings import Settings
 
-log = logging.getLogger(__name__)
+DRAIN_POLL_S = 0.02  # only between the start of a shutdown and the end of the stream
 
 
 async def session(
@@ -67,7 +66,6 @@ class SessionStream:
         self._outbox = Outbox(settings.max_requests_in_flight_per_stream)
         self._commands = Commands(models, settings, caller, draining, self._outbox, deadline_s(context))
         self._loop = asyncio.get_running_loop()
-        self._quiet = asyncio.Event()  # while draining: nothing is open or in flight
         self._read_all = False
         self._patience_s = settings.slow_reader_timeout_s
         self._writing_since_s: float | None = None  # on the loop's clock
@@ -114,8 +112,6 @@ class SessionStream:
                 outbox.sent(len(payloads), num_bytes)
             if self._read_all and not outbox.in_flight:
                 return
-            if self._draining.is_set():
-                self._check_quiet()
             await outbox.news()
 
     async def watch_for_drain(self) -> None:
@@ -125,8 +121,8 @@ class SessionStream:
             ShuttingDown: Always, when it is time.
         """
         await self._draining.wait()
-        self._check_quiet()
-        await self._quiet.wait()
+        while self._outbox.in_flight or self._caller.sessions:  # which other streams of the caller may close
+            await asyncio.sleep(DRAIN_POLL_S)
         raise ShuttingDown("the service is shutting down and this stream has no open session")
 
     async def first_of(self, parts: Iterable[asyncio.Task[None]]) -> None:
@@ -159,10 +155,6 @@ class SessionStream:
         for pending in self._outbox.close():
             if not self._caller.durable:
                 pending.cancel()
-
-    def _check_quiet(self) -> None:
-        if not (self._outbox.in_flight or self._caller.sessions):
-            self._quiet.set()
 
     def _look(self) -> None:
         """Cut the caller off if one write has taken too long, or look again when it would have.

@@ -4,11 +4,43 @@ from contextlib import aclosing
 
 import pytest
 
-from service.engine.interface import CloseSession, Decode, Event, Finished, RunSequence, TokensDecided
+from service.engine.interface import (
+    CloseSession,
+    Decode,
+    Event,
+    Finished,
+    RunSequence,
+    SessionEnded,
+    SessionSteps,
+    TokensDecided,
+)
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, RequestCancelled, ShuttingDown
 from service.rpc.bridge import Bridge, next_id
-from tests.service.rpc.fake_engine import FakeEngine
+from tests.service.rpc.fake_engine import FakeEngine, FakeSession
 from tests.service.rpc.world import wait_until
+
+
+class Heard:
+    """Keeps what it takes."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def take(self, event: Event) -> None:
+        self.events.append(event)
+
+    def ended(self, event: SessionEnded) -> None:
+        self.events.append(event)
+
+
+class Tripping:
+    """Breaks on whatever it takes."""
+
+    def take(self, event: Event) -> None:
+        raise RuntimeError("broken sink")
+
+    def ended(self, event: SessionEnded) -> None:
+        raise RuntimeError("broken sink")
 
 
 def connected() -> tuple[Bridge, FakeEngine]:
@@ -28,13 +60,13 @@ def decode(*source: int) -> Decode:
 async def test_answers_come_in_the_order_of_the_requests_whatever_ends_first() -> None:
     bridge, engine = connected()
     engine.hold = True
-    engine.sessions = {1: [0, 10], 2: [0, 20]}
+    engine.sessions = {1: FakeSession(num_steps=10), 2: FakeSession(num_steps=20)}
     first, second = close(1), close(2)
     waiting = asyncio.create_task(bridge.answers([first, second]))
     await wait_until(lambda: len(engine.held) == 2)
     engine.release(second.id)
     engine.release(first.id)
-    assert await waiting == [10, 20]
+    assert await waiting == [SessionSteps(10), SessionSteps(20)]
     assert bridge.unanswered == 0
 
 
@@ -100,10 +132,10 @@ async def test_events_raise_what_the_engine_reports() -> None:
 async def test_a_turn_crosses_into_the_loop_once_whatever_it_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     bridge, engine = connected()
     engine.hold = True
-    heard: list[Event] = []
+    heard = Heard()
     requests = [close(i) for i in range(50)]
     for request in requests:
-        bridge.submit(request, heard.append)
+        bridge.submit(request, heard)
     loop = asyncio.get_running_loop()
     crossings = 0
     original = loop.call_soon_threadsafe
@@ -115,33 +147,48 @@ async def test_a_turn_crosses_into_the_loop_once_whatever_it_holds(monkeypatch: 
 
     monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
     events = [Finished(request.id, 0) for request in requests]
-    thread = threading.Thread(target=engine.publish, args=(events,))
-    thread.start()
-    thread.join()
-    await wait_until(lambda: len(heard) == 50)
+    for turn in (events[:30], events[30:]):  # the second while the first is on its way
+        thread = threading.Thread(target=engine.publish, args=(turn,))
+        thread.start()
+        thread.join()
+    await wait_until(lambda: len(heard.events) == 50)
     assert crossings == 1
-    assert heard == events
+    assert heard.events == events
+    later = close()
+    bridge.submit(later, heard)
+    engine.publish([Finished(later.id, 0)])
+    await wait_until(lambda: len(heard.events) == 51)
+    assert crossings == 2
 
 
 async def test_one_broken_sink_does_not_silence_the_others(caplog: pytest.LogCaptureFixture) -> None:
     bridge, engine = connected()
     engine.hold = True
-    heard: list[Event] = []
+    heard, tripping = Heard(), Tripping()
     broken, sound = close(), close()
+    bridge.submit(broken, tripping)
+    bridge.watch_session(1, tripping)
+    bridge.submit(sound, heard)
+    engine.publish([Finished(broken.id, 0), SessionEnded(1, True, 2), Finished(sound.id, 0)])
+    await wait_until(lambda: heard.events)
+    assert caplog.text.count("could not be delivered") == 2
 
-    def fail(event: Event) -> None:
-        raise RuntimeError("broken sink")
 
-    bridge.submit(broken, fail)
-    bridge.submit(sound, heard.append)
-    engine.publish([Finished(broken.id, 0), Finished(sound.id, 0)])
-    await wait_until(lambda: heard)
-    assert "could not be delivered" in caplog.text
+async def test_who_watches_a_session_hears_of_its_end_once_and_who_stops_does_not() -> None:
+    bridge, engine = connected()
+    watching, stopped = Heard(), Heard()
+    bridge.watch_session(1, watching)
+    bridge.watch_session(2, stopped)
+    bridge.unwatch_session(2)
+    events = [SessionEnded(1, True, 5), SessionEnded(2, False, 6), SessionEnded(1, True, 5)]
+    engine.publish(events)
+    await wait_until(lambda: watching.events)
+    assert (watching.events, stopped.events) == (events[:1], [])
 
 
 async def test_a_session_is_closed_without_anybody_waiting() -> None:
     bridge, engine = connected()
-    engine.sessions = {1: [0, 0]}
+    engine.sessions = {1: FakeSession()}
     bridge.close_session(1)
     assert not engine.sessions
     engine.refusals = [ShuttingDown("bye"), InternalFailure("a bug")]

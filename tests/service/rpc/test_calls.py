@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
-from service.engine.interface import Decode, Generate, RunSequence
+from service.engine.interface import Decode, Generate, Priority, RunSequence, StepSession
 from service.rpc.score import text_score
 from service.rpc.text import tagger_arrays
 from tests.service.rpc.fake_engine import run_sequence
@@ -102,7 +102,16 @@ async def test_transduce_fills_in_the_defaults_and_passes_what_is_given(world: W
 
 async def test_generate_continues_a_prompt_and_tells_the_seed(world: World) -> None:
     request = pb.GenerateRequest(
-        model=LM, prompt="the cat", max_tokens=3, temperature=0, top_k=5, top_p=0.5, seed=2**64 - 1
+        model=LM,
+        prompt="the cat",
+        max_tokens=3,
+        temperature=0,
+        top_k=5,
+        top_p=0.5,
+        seed=2**64 - 1,
+        repetition_penalty=1.5,
+        frequency_penalty=-0.5,
+        presence_penalty=0.25,
     )
     messages = await drained(world.stub.Generate(request))
     result = messages[-1].result
@@ -114,6 +123,8 @@ async def test_generate_continues_a_prompt_and_tells_the_seed(world: World) -> N
     assert work.prompt == (2, 4, 5)
     assert (work.sampling.temperature, work.sampling.top_k, work.sampling.top_p) == (0.0, 5, 0.5)
     assert (work.sampling.seed, work.max_tokens) == (2**64 - 1, 3)
+    penalties = (work.sampling.repetition_penalty, work.sampling.frequency_penalty, work.sampling.presence_penalty)
+    assert penalties == (1.5, -0.5, 0.25)
 
 
 async def test_generate_draws_a_seed_and_starts_from_nothing(world: World) -> None:
@@ -124,6 +135,28 @@ async def test_generate_draws_a_seed_and_starts_from_nothing(world: World) -> No
     assert works[0].prompt == (2,)
     assert (works[0].sampling.temperature, works[0].sampling.top_k, works[0].sampling.top_p) == (1.0, 0, 1.0)
     assert (results[0].num_prompt_tokens, works[0].max_tokens) == (0, 20)
+    sampling = works[0].sampling
+    assert (sampling.repetition_penalty, sampling.frequency_penalty, sampling.presence_penalty) == (1, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (pb.PRIORITY_UNSPECIFIED, Priority.NORMAL),
+        (pb.PRIORITY_LOW, Priority.LOW),
+        (pb.PRIORITY_NORMAL, Priority.NORMAL),
+        (pb.PRIORITY_HIGH, Priority.HIGH),
+    ],
+)
+async def test_priorities_reach_the_engine_in_every_call(
+    world: World, said: pb.Priority.ValueType, meant: Priority
+) -> None:
+    await world.stub.Tag(pb.TagRequest(model=TAGGER, sequences=[pb.TokenSequence(tokens=["the"])], priority=said))
+    await world.stub.Score(pb.ScoreRequest(model=LM, texts=["the"], priority=said))
+    await drained(world.stub.Generate(pb.GenerateRequest(model=LM, priority=said)))
+    await drained(world.stub.Transduce(pb.TransduceRequest(model=G2P, source="ab", priority=said)))
+    submitted = [request for name in ("tagger", "lm", "g2p") for request in world.engines[name].submitted]
+    assert [request.priority for request in submitted if not isinstance(request, StepSession)] == [meant] * 4
 
 
 async def test_the_catalogue_tells_what_is_served_and_what_was_refused(world: World) -> None:
@@ -140,14 +173,27 @@ async def test_the_catalogue_tells_what_is_served_and_what_was_refused(world: Wo
     assert g2p.task == pb.TASK_ENCODER_DECODER
     assert dict(g2p.vocabulary_sizes) == {"source": 12, "target": 12}
     assert (g2p.limits.max_beam_size, g2p.limits.max_sessions, g2p.limits.max_input_tokens) == (4, 0, 16)
-    assert (lm.limits.max_beam_size, lm.limits.max_sessions, lm.limits.top_k) == (0, 766, 3)
+    assert (lm.limits.max_beam_size, lm.limits.max_sessions, lm.limits.top_k) == (0, 7, 3)
     assert (lm.limits.max_word_characters, by_name["tagger"].limits.max_word_characters) == (0, 10)
     assert by_name["tagger"].limits.max_sentence_characters == 96
     assert (g2p.limits.max_message_bytes, g2p.limits.session_idle_timeout_s) == (4 * 2**20, 0)
     assert (lm.limits.max_requests_in_flight_per_stream, lm.limits.session_idle_timeout_s) == (1024, 600)
     assert g2p.precision == pb.PRECISION_FP32
     load = pb.ModelLoad(
-        waiting=2, running=0, sessions=0, num_slots=10, free_slots=8, num_memory_rows=9, free_memory_rows=7
+        waiting=2,
+        running=0,
+        sessions=0,
+        num_slots=10,
+        free_slots=8,
+        num_memory_rows=9,
+        free_memory_rows=7,
+        host_state_bytes=640,
+        max_host_state_bytes=6400,
+        sessions_expired=3,
+        requests_refused=4,
     )
+    assert list(lm.states) == [pb.StateInfo(name="total", shape=[1])]
+    assert (lm.batch_invariant, lm.max_batch_rows) == (True, 0)
+    assert (lm.limits.kept_answers, lm.limits.max_marks, g2p.limits.max_marks) == (4, 8, 0)
     assert lm.load == load
     assert (lm.state_bytes, lm.provider, dict(lm.metrics)) == (16, "CPUExecutionProvider", {"dev/accuracy": 0.9})

@@ -26,6 +26,7 @@ from service.runner import Runner, RunnerConfig, open_runner
 from service.settings import Settings
 from tests.service.bundles import TINY
 from tests.service.rpc.refusal import drained, refusal
+from tests.service.rpc.streams import message, only
 from tests.service.rpc.world import World, wait_until
 from tests.service.tiny_models import make_table, write_encoder_decoder, write_language_model
 
@@ -38,7 +39,7 @@ SEEDS: dict[str, Any] = {
     "Transduce": pb.TransduceRequest(model=G2P, source="abc", beam_size=2, num_best=2, length_penalty=0.5),
     "Generate": pb.GenerateRequest(model=LM, prompt="the cat", max_tokens=3, temperature=0.5, top_p=0.9, seed=7),
     "Score": pb.ScoreRequest(model=LM, texts=["the cat", "sat"]),
-    "Session": pb.SessionRequest(request_id=1, step=pb.StepSession(session_id="1", token_ids=[1, 2], num_top=1)),
+    "Session": message(1, step=pb.StepSession(session_id="1", token_ids=[1, 2], num_top=1)),
     "ListModels": pb.ListModelsRequest(),
     "GetModel": pb.GetModelRequest(model=LM),
 }
@@ -66,7 +67,11 @@ def strange(draw: random.Random, message: Message) -> None:
         elif field.cpp_type == field.CPPTYPE_FLOAT:
             values = [0.0, 0.5, 1.0, -1.0, 3e38, float("nan"), float("inf")]
         elif field.cpp_type != field.CPPTYPE_STRING:
-            values = [0, 1, 2, 3, 12, 2**31 - 1] + [-1] * (field.cpp_type != field.CPPTYPE_UINT64)
+            values = [0, 1, 2, 3, 12, 2**31 - 1] + [-1] * (
+                field.cpp_type not in (field.CPPTYPE_UINT32, field.CPPTYPE_UINT64)
+            )
+        elif field.type == field.TYPE_BYTES:
+            values = [text.encode() for text in texts]
         if field.is_repeated:
             getattr(message, field.name).extend(draw.choices(values, k=draw.randint(0, 3)))
         elif field.cpp_type == field.CPPTYPE_MESSAGE:
@@ -126,17 +131,17 @@ async def bystander(world: World, until: asyncio.Event) -> int:
     expected = await drained(world.stub.Transduce(SEEDS["Transduce"]))
     tagged = await world.stub.Tag(SEEDS["Tag"])
     call: Any = world.stub.Session()
-    await call.write(pb.SessionRequest(request_id=1, open=pb.OpenSession(model=LM)))
-    session = (await call.read()).opened.session_id
+    await call.write(message(1, open=pb.OpenSession(model=LM)))
+    session = (await only(call)).opened.session_id
     rounds = 0
     while not until.is_set():
         rounds += 1
         assert await drained(world.stub.Transduce(SEEDS["Transduce"])) == expected
         assert await world.stub.Tag(SEEDS["Tag"]) == tagged
         step = pb.StepSession(session_id=session, token_ids=[rounds % 12], num_top=1)
-        await call.write(pb.SessionRequest(request_id=rounds, step=step))
+        await call.write(message(rounds, step=step))
         total = sum(r % 12 for r in range(1, rounds + 1))
-        assert list((await call.read()).stepped.outputs[0].token_ids) == [total % 3]
+        assert list((await only(call)).stepped.outputs[0].token_ids) == [total % 3]
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
     return rounds
@@ -174,12 +179,18 @@ async def serving_for_real(folder: Path) -> AsyncIterator[World]:
         runner = open_runner(folder / manifest.name, manifest, RunnerConfig("cpu", 1, 64, 1024))
 
         def connect(publish: Publish, runner: Runner = runner) -> Engine:
-            engines.append(Engine(runner, EngineLimits(max_sessions=settings.session_limit), publish))
+            engines.append(
+                Engine(
+                    runner,
+                    EngineLimits(session_slots=settings.session_slots, max_sessions=settings.session_slots),
+                    publish,
+                )
+            )
             engines[-1].start()
             return engines[-1]
 
         tokenizers = {role: Tokenizer("characters", TINY) for role in manifest.tokenizers}
-        live.append(LiveModel(manifest, tokenizers, Bridge(connect, loop), Limits.of(manifest, settings), "cpu", 4))
+        live.append(LiveModel(manifest, tokenizers, Bridge(connect, loop), Limits.of(manifest, settings, 9), "cpu", 4))
     server = RpcServer(settings, Models(live))
     port = await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -196,14 +207,14 @@ async def serving_for_real(folder: Path) -> AsyncIterator[World]:
 async def stepped(world: World, ids: list[int]) -> list[pb.StepOutput]:
     """Step a session of its own over some ids, one message each."""
     call: Any = world.stub.Session()
-    await call.write(pb.SessionRequest(request_id=1, open=pb.OpenSession(model=LM)))
-    answer = await call.read()
+    await call.write(message(1, open=pb.OpenSession(model=LM)))
+    answer = await only(call)
     assert answer.WhichOneof("event") == "opened", answer
     session, outputs = answer.opened.session_id, []
     for token in ids:
         step = pb.StepSession(session_id=session, token_ids=[token], num_top=3)
-        await call.write(pb.SessionRequest(request_id=2, step=step))
-        answer = await call.read()
+        await call.write(message(2, step=step))
+        answer = await only(call)
         assert answer.WhichOneof("event") == "stepped", answer
         outputs += answer.stepped.outputs
     await call.done_writing()

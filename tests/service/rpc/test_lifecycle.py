@@ -19,6 +19,7 @@ from service.rpc.server import SERVICE, RpcServer
 from service.settings import Settings
 from tests.service.rpc.fake_engine import FakeEngine
 from tests.service.rpc.refusal import drained, refusal
+from tests.service.rpc.streams import message, number, only, opening
 from tests.service.rpc.world import World, serving, wait_until
 
 TRANSDUCE = pb.TransduceRequest(model=pb.ModelRef(name="g2p"), source="abc")
@@ -139,39 +140,39 @@ async def test_what_takes_longer_than_the_drain_is_told_so() -> None:
         assert engine.cancelled == [request.id]
 
 
-def opening(request_id: int) -> pb.SessionRequest:
-    return pb.SessionRequest(request_id=request_id, open=pb.OpenSession(model=pb.ModelRef(name="lm")))
-
-
 async def test_draining_lets_sessions_step_and_close_and_ends_empty_streams() -> None:
     async with serving(drain_timeout_s=10) as world:
         empty: Any = world.stub.Session()
-        await empty.write(pb.SessionRequest(request_id=1))
-        assert (await empty.read()).error.reason == "INVALID_INPUT"
+        await empty.write(message(1))
+        assert (await only(empty)).error.reason == "INVALID_INPUT"
         busy: Any = world.stub.Session()
-        await busy.write(opening(1))
-        session = (await busy.read()).opened.session_id
+        await busy.write(message(1, open=opening("lm")))
+        session = (await only(busy)).opened.session_id
         stopping = asyncio.create_task(world.server.stop())
         assert (await refusal(empty.read())).reason == "SHUTTING_DOWN"
-        await busy.write(opening(2))
-        assert (await busy.read()).error.reason == "SHUTTING_DOWN"
+        await busy.write(message(2, open=opening("lm")))
+        assert (await only(busy)).error.reason == "SHUTTING_DOWN"
         step = pb.StepSession(session_id=session, token_ids=[4])
-        await busy.write(pb.SessionRequest(request_id=3, step=step))
-        assert (await busy.read()).stepped.num_steps == 1
+        await busy.write(message(3, step=step))
+        assert (await only(busy)).stepped.num_steps == 1
         assert not stopping.done()
-        await busy.write(pb.SessionRequest(request_id=4, close=pb.CloseSession(session_id=session)))
-        assert (await busy.read()).closed.num_steps == 1
+        await busy.write(message(4, close=pb.CloseSession(session_id=session)))
+        assert (await only(busy)).closed.num_steps == 1
         assert (await refusal(busy.read())).reason == "SHUTTING_DOWN"
         assert await stopping is True
 
 
 async def test_draining_ends_a_stream_whose_last_session_expires() -> None:
-    async with serving(drain_timeout_s=10, session_idle_timeout_s=0.2) as world:
+    async with serving(drain_timeout_s=10) as world:
         stream: Any = world.stub.Session()
-        await stream.write(opening(1))
-        assert (await stream.read()).opened.session_id
+        await stream.write(message(1, open=opening("lm")))
+        session = (await only(stream)).opened.session_id
         before = time.monotonic()
-        assert await world.server.stop() is True
+        stopping = asyncio.create_task(world.server.stop())
+        await wait_until(lambda: world.server.draining)
+        world.engines["lm"].end(number(session), expired=True)
+        assert (await only(stream)).expired.session_id == session
+        assert await stopping is True
         assert time.monotonic() - before < 5
         assert (await refusal(stream.read())).reason == "SHUTTING_DOWN"
 

@@ -1,6 +1,5 @@
 """One stream, many sessions, many requests in flight."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,65 +13,8 @@ from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import CloseSession, OpenSession, StepSession
 from service.errors import InternalFailure, Overloaded, SessionNotFound
 from tests.service.rpc.refusal import refusal
+from tests.service.rpc.streams import Stream, number, opening, step_of
 from tests.service.rpc.world import World, serving, wait_until
-
-
-class Stream:
-    """One open Session stream, with an answer for each request asked for by number."""
-
-    def __init__(self, world: World) -> None:
-        self.call: Any = world.stub.Session()
-        self.last = 0
-        self.early: list[pb.SessionEvent] = []  # read and not asked for
-
-    async def send(self, **action: Any) -> int:
-        self.last += 1
-        await self.raw(self.last, **action)
-        return self.last
-
-    async def raw(self, request_id: int, **action: Any) -> None:
-        await self.call.write(pb.SessionRequest(commands=[pb.SessionCommand(request_id=request_id, **action)]))
-
-    async def read(self) -> pb.SessionEvent:
-        """The next event, whatever it answers."""
-        if not self.early:
-            async with asyncio.timeout(10):
-                got = await self.call.read()
-            assert got is not grpc.aio.EOF
-            self.early.extend(got.events)
-        return self.early.pop(0)
-
-    async def answer(self, request_id: int) -> pb.SessionEvent:
-        others = []
-        while (event := await self.read()).request_id != request_id:
-            others.append(event)
-        self.early = others + self.early
-        return event
-
-    async def ask(self, **action: Any) -> pb.SessionEvent:
-        return await self.answer(await self.send(**action))
-
-    async def open(self, model: str = "lm") -> str:
-        return (await self.ask(open=opening(model))).opened.session_id
-
-    async def step(self, session: str, *ids: int, num_top: int = 1) -> pb.SessionStepped:
-        got = await self.ask(step=pb.StepSession(session_id=session, token_ids=ids, num_top=num_top))
-        assert got.WhichOneof("event") == "stepped", got
-        return got.stepped
-
-    async def fails(self, **action: Any) -> pb.SessionError:
-        got = await self.ask(**action)
-        assert got.WhichOneof("event") == "error", got
-        return got.error
-
-
-def number(session: str) -> int:
-    """The engine's id of a session whose name was made up."""
-    return int(session.removeprefix("s"))
-
-
-def opening(model: str, version: int = 0) -> pb.OpenSession:
-    return pb.OpenSession(model=pb.ModelRef(name=model, version=version))
 
 
 @asynccontextmanager
@@ -162,10 +104,6 @@ async def test_a_failed_request_leaves_the_stream_and_its_sessions_open(stream: 
     assert list(error.violations) == [pb.FieldViolation(field="step.token_ids[1]", expected="0 to 11", got="12")]
     assert not error.session_ended
     assert (await stream.step(session, 5)).num_steps == 2
-
-
-def step_of(session: str, **fields: Any) -> dict[str, Any]:
-    return {"step": pb.StepSession(session_id=session, **fields)}
 
 
 @pytest.mark.parametrize(
@@ -290,8 +228,6 @@ async def test_refusals_that_wait_their_turn_are_in_flight_and_end_with_the_stre
 
 async def test_a_step_out_of_its_place_is_refused_and_changes_nothing(world: World, stream: Stream) -> None:
     session = await stream.open()
-    engine = world.engines["lm"]
-    engine.hold = True
     steps: list[dict[str, Any]] = [
         {"token_ids": [4, 4], "first_step": 0},
         {"token_ids": [999], "first_step": 2},  # refused, so those behind it would be one step early
@@ -300,16 +236,23 @@ async def test_a_step_out_of_its_place_is_refused_and_changes_nothing(world: Wor
         {"token_ids": [7]},  # wherever it stands
     ]
     sent = [await stream.send(**step_of(session, **step)) for step in steps]
-    await wait_until(lambda: len(engine.held) == 3)
-    for request in list(engine.held):
-        engine.release(request)
     answers = [await stream.answer(request_id) for request_id in sent]
     assert [answer.stepped.num_steps for answer in answers] == [2, 0, 0, 3, 4]
     error = answers[2].error
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION.value[0], "STEP_MISMATCH")
     assert "expected 2, the steps that the session has taken by then, got 3" in error.message
     assert list(error.violations) == [pb.FieldViolation(field="step.first_step", expected="2", got="3")]
-    assert engine.sessions[number(session)] == [4 + 4 + 6 + 7, 4]
+    assert not error.session_ended
+    state = world.engines["lm"].sessions[number(session)]
+    assert (state.total, state.num_steps) == (4 + 4 + 6 + 7, 4)
+
+
+async def test_a_step_that_is_sent_again_gets_the_same_answer_and_says_so(stream: Stream) -> None:
+    session = await stream.open()
+    step = step_of(session, token_ids=[4, 5], first_step=0, num_top=2)
+    first, again = (await stream.ask(**step)).stepped, (await stream.ask(**step)).stepped
+    assert (first.replayed, again.replayed) == (False, True)
+    assert (again.outputs, again.num_steps) == (first.outputs, 2)
 
 
 async def test_a_refused_step_does_not_count(world: World, stream: Stream) -> None:
@@ -327,6 +270,7 @@ async def test_a_step_that_breaks_ends_its_session_and_says_so(world: World, str
     await wait_until(lambda: len(engine.held) == 2)
     engine.hold = False
     first, second = engine.held
+    engine.end(number(session), expired=False)
     engine.fail(first, InternalFailure("row 9"))
     engine.fail(second, SessionNotFound("gone"))
     errors = [(await stream.answer(request_id)).error for request_id in sent]
@@ -411,7 +355,7 @@ async def test_an_answer_that_cannot_be_made_is_an_error_not_a_silence(
     world: World, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = await stream.open()
-    monkeypatch.setattr(world.engines["lm"], "step", lambda _: "nonsense")
+    monkeypatch.setattr(world.engines["lm"], "step", lambda *_: "nonsense")
     assert (await stream.fails(**step_of(session, token_ids=[4]))).reason == "INTERNAL"
 
 
@@ -432,32 +376,41 @@ async def test_a_stream_is_read_no_further_with_too_many_in_flight() -> None:
             assert (await stream.answer(request_id)).stepped.num_steps == i + 1
 
 
-async def test_an_idle_session_is_closed_and_a_busy_one_is_not() -> None:
-    async with streaming(session_idle_timeout_s=0.05) as (world, stream):
-        engine = world.engines["lm"]
-        idle, busy = await stream.open(), await stream.open()
-        engine.hold = True
-        sent = await stream.send(**step_of(busy, token_ids=[4]))
-        await wait_until(lambda: engine.held)
-        engine.hold = False
-        later = await stream.open()
-        await wait_until(lambda: number(later) not in engine.sessions)  # by now all have been looked at
-        error = await stream.fails(**step_of(idle, token_ids=[1]))
-        assert (error.reason, error.code) == ("SESSION_EXPIRED", grpc.StatusCode.NOT_FOUND.value[0])
-        assert "0.05 s without a request" in error.message
-        engine.release(next(iter(engine.held)))
-        assert (await stream.answer(sent)).stepped.num_steps == 1
-        assert number(busy) in engine.sessions
-        assert number(idle) not in engine.sessions
+async def test_an_idle_session_is_told_to_have_ended_and_is_known_to_have(world: World, stream: Stream) -> None:
+    session, other = await stream.open(), await stream.open()
+    await stream.step(session, 4, 5)
+    world.engines["lm"].end(number(session), expired=True)
+    event = await stream.read()
+    assert (event.request_id, event.WhichOneof("event")) == (0, "expired")
+    assert event.expired == pb.SessionExpired(session_id=session, num_steps=2, idle_timeout_s=600)
+    error = await stream.fails(**step_of(session, token_ids=[1]))
+    assert (error.reason, error.code) == ("SESSION_EXPIRED", grpc.StatusCode.NOT_FOUND.value[0])
+    assert "600 s without a command" in error.message
+    assert (await stream.step(other, 4)).num_steps == 1
 
 
-async def test_bytes_that_are_no_message_end_the_stream_and_close_its_sessions(world: World) -> None:
+async def test_a_command_that_crosses_with_the_end_of_its_session_is_told_of_it(world: World, stream: Stream) -> None:
+    session = await stream.open()
+    engine = world.engines["lm"]
+    engine.hold = True
+    sent = await stream.send(**step_of(session, token_ids=[4]))
+    await wait_until(lambda: engine.held)
+    engine.end(number(session), expired=True)
+    engine.release(next(iter(engine.held)))  # to find no session
+    assert (await stream.read()).expired.session_id == session
+    error = (await stream.answer(sent)).error
+    assert (error.reason, error.session_ended) == ("SESSION_EXPIRED", False)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b""], ids=["not a message", "a message without commands"])
+async def test_bytes_that_name_no_command_end_the_stream_and_close_its_sessions(world: World, data: bytes) -> None:
     raw: Any = world.channel.stream_stream("/carryover.v1.Carryover/Session")
     call = raw()
-    await call.write(pb.SessionRequest(request_id=1, open=opening("lm")).SerializeToString())
-    assert pb.SessionResponse.FromString(await call.read()).opened.session_id
-    await call.write(b"\xff\xff\xff")
+    command = pb.SessionCommand(request_id=1, open=opening("lm"))
+    await call.write(pb.SessionRequest(commands=[command]).SerializeToString())
+    assert pb.SessionResponse.FromString(await call.read()).events[0].opened.session_id
+    await call.write(data)
 
     got = await refusal(call.read())
-    assert (got.code, got.field) == (grpc.StatusCode.INVALID_ARGUMENT, "request")
+    assert got.code == grpc.StatusCode.INVALID_ARGUMENT
     await wait_until(lambda: world.engines["lm"].sessions == {})

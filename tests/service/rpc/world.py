@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from export.manifest import DecodingDefaults, FileEntry, GraphSpec, Manifest, MemorySpec, Task, TokenizerSpec
+from export.manifest import DecodingDefaults, FileEntry, GraphSpec, Manifest, MemorySpec, StateSpec, Task, TokenizerSpec
 from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Kind, Tokenizer
 from models.vocabulary import Vocabulary
@@ -48,6 +48,7 @@ def make_manifest(name: str, task: Task, version: int = 3, graphs: tuple[str, ..
         task=task,
         precision="fp32",
         graphs={kind: graph for kind in GRAPHS[task] if graphs is None or kind in graphs},
+        states=(StateSpec(name="total", dtype="float32", shape=(1,)),),
         memories=(memory,) if task == "encoder_decoder" else (),
         tokenizers={
             role: TokenizerSpec(kind=kind, vocabulary=f"{role}.json") for role, (kind, _) in ROLES[task].items()
