@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from export.manifest import GraphKind, Manifest
 from service.engine.batch import feeds, row_inputs
+from service.engine.courtesy import step_aside
 from service.engine.inbox import Inbox
 from service.engine.interface import AnyRequest, EngineStats, Finished, Publish, RequestId, StepOutputs, TokensDecided
 from service.engine.limits import EngineLimits
@@ -173,6 +174,7 @@ class Engine:
     # ------------------------------------------------------------------------------------------- the runner threads
 
     def _live(self, lane: int) -> None:
+        step_aside()
         outputs: Mapping[str, npt.NDArray[Any]] | Exception | None = None
         while True:
             with self._lock:
@@ -226,7 +228,8 @@ class Engine:
             self._step_pace.work(now)
             self._work_pace.work(now)
             idle = self._num_runners - len(self._in_flight)
-            batch = schedule(roster.ready.window(limits.window(idle)), limits, self._last, idle)
+            running = [(plan.graph, plan.num_rows) for plan in self._in_flight.values()]
+            batch = schedule(roster.ready.window(limits.window(self._num_runners)), limits, self._last, idle, running)
             if batch is None:
                 return None
             works = roster.take(batch)

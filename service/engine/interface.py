@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from service.errors import ServiceError
 
-RequestId = int  # unique for the life of the process; the front end counts
-SessionId = int  # likewise, assigned by the front end on open
+# Unique for the life of the process, requests and sessions together: the front end draws both from one counter.
+RequestId = int
+SessionId = int
 
 
 class Priority(IntEnum):
