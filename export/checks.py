@@ -2,7 +2,8 @@
 
 Against PyTorch: B in 1..8, T (or S) in {1, 7, 33}, ragged lengths, five steps with carried state through the pools,
 read and write slots permuted, a forked sequence and a padding row among them. Against themselves: a row alone and the
-same row in company, bit for bit; and slots that no row wrote, bit for bit what they were.
+same row in company, bit for bit; a chunk and its steps one by one, bit for bit; and slots that no row wrote, bit for
+bit what they were.
 """
 
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ import numpy as np
 from export.backend import Array, Backend, Feeds, Floats, Ints
 from export.compare import difference, pairs, rounding
 from export.manifest import GraphKind
-from export.probes import Probes, extents, num_positions, outputs, row_of, updated_pools
-from export.report import Worst
+from export.probes import Probes, extents, inputs, num_positions, outputs, row_of, updated_pools
+from export.report import CHUNK_CHECK, Worst
 
 MAX_ROWS: Final = 8
 LENGTHS: Final = (1, 7, 33)
@@ -60,11 +61,15 @@ class Checks:
                     self.sequences(num_rows, longest)
                 if "step" in kinds:
                     self.steps(num_rows, longest)
+                if "chunk" in kinds:
+                    self.chunks(num_rows, longest)
         for longest in LENGTHS[1:]:
             if "sequence" in kinds:
                 self.sequences(LARGE_BATCH, longest, against_reference=False)
             if "step" in kinds:
                 self.steps(LARGE_BATCH, longest, against_reference=False)
+            if "chunk" in kinds:
+                self.chunks(LARGE_BATCH, longest)
 
     def sequences(self, num_rows: int, longest: int, against_reference: bool = True) -> None:
         """Run chunks of sequences with their state carried from chunk to chunk, B rows of at most T steps each."""
@@ -108,6 +113,30 @@ class Checks:
             feeds = self.probes.feeds("step", feeds, B=num_rows)
             self._run("step", feeds, "random inputs" if step == 0 else "carried state", against_reference)
             reads = np.where(writes == SCRATCH, INITIAL, writes)
+
+    def chunks(self, num_rows: int, num_steps: int) -> None:
+        """Run one chunk, T steps of B rows, and compare it with T runs of the step graph, bit for bit.
+
+        The first row starts a sequence, the last one goes on from the state that the second one goes on from.
+        """
+        self._fill_pools(FIRST + 2 * num_rows, FIRST)
+        slots = np.arange(FIRST, FIRST + 2 * num_rows)
+        reads, writes = self.probes.rng.permutation(slots)[:num_rows], self.probes.rng.permutation(slots)[:num_rows]
+        reads[0], reads[-1] = INITIAL, reads[min(1, num_rows - 1)]
+        known = {"read_slots": reads, "write_slots": writes}
+        feeds = self.probes.feeds("chunk", known, B=num_rows, T=num_steps)
+        before = self._copy_pools("chunk")
+        got = self._run("chunk", feeds, "random inputs", against_reference=False)
+        after = self._copy_pools("chunk")
+        self._set_pools(before)
+        timed = {spec.name for spec in inputs(self.probes.manifest, "chunk") if "T" in spec.shape}
+        for step in range(num_steps):
+            one = {name: array[:, step] if name in timed else array for name, array in feeds.items()}
+            stepped = self.graphs.run("step", {**one, "read_slots": writes} if step else one)
+            for spec in outputs(self.probes.manifest, "chunk"):
+                self._add(CHUNK_CHECK, "chunk", spec.name, got[spec.name][:, step], stepped[spec.name], 0)
+        for name, pool in self.graphs.pools.items():
+            self._add(CHUNK_CHECK, "chunk", name, after[name], pool, 0)
 
     def _encode(self, slots: Ints, longest: int, num_memory_rows: int, against_reference: bool) -> dict[str, Ints]:
         """Encode random sources into random memory rows; give what a step reads them by, nothing without memory."""
@@ -199,7 +228,7 @@ class Checks:
             outputs_alone = self.graphs.run(kind, alone)
             sizes = extents(feeds, row)
             for spec in outputs(self.probes.manifest, kind):
-                steps = sizes["T"] if "T" in spec.shape else None
+                steps = sizes.get("T") if "T" in spec.shape else None
                 company = got[spec.name][row] if steps is None else got[spec.name][row, :steps]
                 self._add(check, kind, spec.name, outputs_alone[spec.name][0], company, 0)
             for name in before:

@@ -113,7 +113,7 @@ def num_positions(graph: GraphSpec, feeds: Feeds) -> int:
 
 
 def extents(feeds: Feeds, row: int) -> dict[str, int]:
-    """The true sizes of one row of a batch, by symbol."""
+    """The true sizes of one row of a batch, by symbol; none of T for a chunk, whose rows are equally long."""
     sizes = {}
     if "lengths" in feeds:
         sizes = dict.fromkeys("TS", int(feeds["lengths"][row]))
@@ -121,5 +121,5 @@ def extents(feeds: Feeds, row: int) -> dict[str, int]:
         sizes["S"] = int(feeds["source_lengths"][row])
     if "word_lengths" in feeds:
         words = feeds["word_lengths"][row]
-        sizes["C"] = int(words[: sizes["T"]].max() if words.ndim else words)
+        sizes["C"] = int(words[: sizes.get("T")].max() if words.ndim else words)
     return sizes

@@ -5,8 +5,6 @@ Hidden states are within (-1, 1), as every cell makes them, and are quantised as
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from export.emit.builder import GraphBuilder
 from export.emit.linear import Activation, emit_linear
 from export.emit.weights import CellWeights
@@ -27,14 +25,7 @@ def emit_quantized_step(
     Returns:
         The new states, likewise.
     """
-    hidden = Activation(states[0], weights.hidden)
-    if weights.cell == "lstm":
-        weight = np.concatenate([weights.weight_ih, weights.weight_hh], axis=1)
-        gates = emit_linear(graph, name, [*inputs, hidden], weight, weights.bias_ih + weights.bias_hh)
-        return _emit_lstm(graph, gates, states[1])
-    projected = emit_linear(graph, f"{name}.input", inputs, weights.weight_ih, weights.bias_ih)
-    recurrent = emit_linear(graph, f"{name}.recurrent", [hidden], weights.weight_hh, weights.bias_hh)
-    return _emit_gru(graph, projected, recurrent, states[0])
+    return _emit_cell(graph, name, weights, _emit_projected(graph, name, weights, inputs), states)
 
 
 def emit_quantized_layer(
@@ -42,9 +33,9 @@ def emit_quantized_layer(
     name: str,
     weights: CellWeights,
     inputs: Sequence[Activation],
-    mask: str,
+    mask: str | None,
     states: Sequence[str],
-    backward: bool,
+    backward: bool = False,
 ) -> tuple[str, list[str]]:
     """Emit one layer and direction over whole sequences: inputs projected for all steps at once, then a `Scan`.
 
@@ -53,39 +44,59 @@ def emit_quantized_layer(
         name: Prefix of the weights' names.
         weights: Of the layer and direction.
         inputs: (T, B, I_j) each.
-        mask: (T, B, 1) bool, True = real step; elsewhere states stay and outputs are zero.
+        mask: (T, B, 1) bool, True = real step; elsewhere states stay and outputs are zero. None: all steps are real,
+            and the result is bit for bit that of T runs of `emit_quantized_step`.
         states: (B, H) each: hidden, then the cell of an LSTM.
         backward: Whether to go from the last step to the first.
 
     Returns:
         Outputs (T, B, H) and the final states, as `states`.
     """
-    gates = emit_linear(graph, f"{name}.input", inputs, weights.weight_ih, weights.bias_ih)  # (T, B, G*H)
+    gates = _emit_projected(graph, name, weights, inputs)  # (T, B, G*H)
     body = GraphBuilder(f"{name}.body", "int8", prefix=f"{name}.")
     width = ("B", weights.hidden)
     old = [body.input(f"{name}.old_{i}", "float32", width) for i in range(len(states))]
     projected = body.input(f"{name}.gates", "float32", ("B", weights.weight_ih.shape[0]))
-    real = body.input(f"{name}.real", "bool", ("B", 1))
-    hidden = Activation(old[0], weights.hidden)
-    recurrent = emit_linear(body, f"{name}.recurrent", [hidden], weights.weight_hh, weights.bias_hh)
-    if weights.cell == "lstm":
-        new = _emit_lstm(body, body.op("Add", projected, recurrent), old[1])
+    new = _emit_cell(body, name, weights, projected, old)
+    if mask is None:
+        # Two outputs of a body may not be one value.
+        step = body.op("Identity", new[0])
     else:
-        new = _emit_gru(body, projected, recurrent, old[0])
-    for i, (before, after) in enumerate(zip(old, new, strict=True)):
-        body.output(body.op("Where", real, after, before), f"{name}.new_{i}", "float32", width)
-    body.output(body.op("Where", real, new[0], body.scalar(0.0)), f"{name}.step", "float32", width)
-    direction = int(backward)
+        real = body.input(f"{name}.real", "bool", ("B", 1))
+        step = body.op("Where", real, new[0], body.scalar(0.0))
+        new = [body.op("Where", real, after, before) for before, after in zip(old, new, strict=True)]
+    for i, state in enumerate(new):
+        body.output(state, f"{name}.new_{i}", "float32", width)
+    body.output(step, f"{name}.step", "float32", width)
+    scanned = [gates] if mask is None else [gates, mask]
     *final, outputs = graph.ops(
         "Scan",
-        [*states, gates, mask],
+        [*states, *scanned],
         len(states) + 1,
         body=body.body(),
-        num_scan_inputs=2,
-        scan_input_directions=[direction, direction],
-        scan_output_directions=[direction],
+        num_scan_inputs=len(scanned),
+        scan_input_directions=[int(backward)] * len(scanned),
+        scan_output_directions=[int(backward)],
     )
     return outputs, final
+
+
+def _emit_projected(graph: GraphBuilder, name: str, weights: CellWeights, inputs: Sequence[Activation]) -> str:
+    """The inputs' part of the gates, (..., G*H), with as much of the biases as the cell allows."""
+    bias = weights.bias_ih + weights.bias_hh if weights.cell == "lstm" else weights.bias_ih
+    return emit_linear(graph, f"{name}.input", inputs, weights.weight_ih, bias)
+
+
+def _emit_cell(
+    graph: GraphBuilder, name: str, weights: CellWeights, projected: str, states: Sequence[str]
+) -> list[str]:
+    """New states (B, H) each from the inputs' part of the gates (B, G*H) and the old states."""
+    hidden = [Activation(states[0], weights.hidden)]
+    if weights.cell == "lstm":
+        recurrent = emit_linear(graph, f"{name}.recurrent", hidden, weights.weight_hh, None)
+        return _emit_lstm(graph, graph.op("Add", projected, recurrent), states[1])
+    recurrent = emit_linear(graph, f"{name}.recurrent", hidden, weights.weight_hh, weights.bias_hh)
+    return _emit_gru(graph, projected, recurrent, states[0])
 
 
 def _emit_lstm(graph: GraphBuilder, gates: str, cell: str) -> list[str]:

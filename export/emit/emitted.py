@@ -1,9 +1,11 @@
 """What emitting a model gives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx
 
+from export.emit.builder import GraphBuilder
 from export.manifest import GraphKind, GraphSpec, MemorySpec, StateSpec
 
 
@@ -22,3 +24,14 @@ class EmittedModel:
     specs: dict[GraphKind, GraphSpec]
     states: tuple[StateSpec, ...] = ()
     memories: tuple[MemorySpec, ...] = ()
+
+    @classmethod
+    def build(
+        cls,
+        builders: Mapping[GraphKind, GraphBuilder],
+        states: tuple[StateSpec, ...],
+        memories: tuple[MemorySpec, ...] = (),
+    ) -> "EmittedModel":
+        """Finish the graphs of a model."""
+        graphs = {kind: builder.build() for kind, builder in builders.items()}
+        return cls(graphs, {kind: builder.spec() for kind, builder in builders.items()}, states, memories)

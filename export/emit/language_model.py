@@ -1,11 +1,14 @@
-"""Graphs of the language model: `sequence` scores given texts, `step` says what may come next."""
+"""Graphs of the language model.
+
+`sequence` scores given texts, `step` says what may come next, `chunk` says it after each of several given tokens.
+"""
 
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
 from export.emit.linear import Activation, emit_embedding, emit_linear
-from export.emit.output import ceilings, emit_next_log_probs, emit_top
+from export.emit.output import ceilings, emit_next_log_probs, emit_top, emit_top_of_chunk
 from export.emit.pools import declare_state_pools, gather, scatter_states, state_spec
-from export.emit.recurrent import emit_stack, emit_step
+from export.emit.recurrent import emit_chunk, emit_stack, emit_step, flatten_steps
 from export.emit.weights import CellWeights, to_numpy
 from export.manifest import Precision, StateSpec
 from models.language_model import LanguageModel
@@ -13,7 +16,7 @@ from models.states import state_names
 
 
 def emit_language_model(model: LanguageModel, precision: Precision, top_k: int) -> EmittedModel:
-    """Emit both graphs.
+    """Emit all graphs.
 
     Args:
         model: The trained module.
@@ -23,11 +26,13 @@ def emit_language_model(model: LanguageModel, precision: Precision, top_k: int) 
     config = model.config
     names = state_names(config.cell, config.layers, bidirectional=False)
     states = tuple(state_spec(name, config.hidden, pooled=True, sequence=True) for name in names)
-    sequence, step = _emit_sequence(model, precision, states), _emit_step(model, precision, states, top_k)
-    return EmittedModel(
-        graphs={"sequence": sequence.build(), "step": step.build()},
-        specs={"sequence": sequence.spec(), "step": step.spec()},
-        states=states,
+    return EmittedModel.build(
+        {
+            "sequence": _emit_sequence(model, precision, states),
+            "step": _emit_step(model, precision, states, top_k),
+            "chunk": _emit_chunk(model, precision, states, top_k),
+        },
+        states,
     )
 
 
@@ -67,6 +72,21 @@ def _emit_step(model: LanguageModel, precision: Precision, states: tuple[StateSp
     log_probs = emit_next_log_probs(graph, _emit_logits(graph, model, value.value), model.vocabulary_size)
     graph.output(log_probs, "log_probs", "float32", ("B", model.vocabulary_size))
     emit_top(graph, log_probs, min(top_k, model.vocabulary_size))
+    scatter_states(graph, states, pools, write_slots, new)
+    return graph
+
+
+def _emit_chunk(model: LanguageModel, precision: Precision, states: tuple[StateSpec, ...], top_k: int) -> GraphBuilder:
+    graph = GraphBuilder("chunk", precision)
+    tokens = graph.input("tokens", "int64", ("B", "T"))
+    read_slots = graph.input("read_slots", "int64", ("B",))
+    write_slots = graph.input("write_slots", "int64", ("B",))
+    pools = declare_state_pools(graph, states)
+    embedded = _emit_embedded(graph, model, graph.op("Transpose", tokens, perm=[1, 0]))  # (T, B, E)
+    outputs, new = emit_chunk(graph, "stack", model.stack, [embedded], gather(graph, pools, read_slots))
+    logits = _emit_logits(graph, model, flatten_steps(graph, outputs, model.config.hidden))
+    log_probs = emit_next_log_probs(graph, logits, model.vocabulary_size)
+    emit_top_of_chunk(graph, log_probs, read_slots, min(top_k, model.vocabulary_size))
     scatter_states(graph, states, pools, write_slots, new)
     return graph
 

@@ -81,6 +81,40 @@ def emit_step(
     return _emit_layer(graph, name, [weights], one_step, None, states)[1]
 
 
+def emit_chunk(
+    graph: GraphBuilder, name: str, stack: RecurrentStack, inputs: Sequence[Activation], states: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Emit T steps of all layers for rows that all take T: bit for bit what T runs of `emit_step` give.
+
+    Args:
+        graph: Where to.
+        name: Prefix of the weights' names.
+        stack: The trained module, one direction.
+        inputs: (T, B, I_j) each.
+        states: (B, H) each, in the order of `state_names`.
+
+    Returns:
+        Outputs (T, B, H) and the states after the last step, as `states`.
+    """
+    per_layer = stack.num_states // stack.layers
+    final: list[str] = []
+    for layer in range(stack.layers):
+        prefix, weights = f"{name}.{layer}", CellWeights.from_stack(stack, layer)
+        mine = states[layer * per_layer : (layer + 1) * per_layer]
+        if graph.precision == "int8":
+            outputs, last = emit_quantized_layer(graph, prefix, weights, inputs, None, mine)
+        else:
+            outputs, last = _emit_layer(graph, prefix, [weights], emit_concat(graph, inputs), None, mine)
+        inputs = [Activation(outputs, stack.output_size)]
+        final.extend(last)
+    return outputs, final
+
+
+def flatten_steps(graph: GraphBuilder, value: str, width: int) -> str:
+    """(T, B, width) -> (T*B, width): matrices multiply as those of a step, with the bias inside the product."""
+    return graph.op("Reshape", value, graph.ints(-1, width))
+
+
 def _emit_layer(
     graph: GraphBuilder,
     name: str,

@@ -1,19 +1,22 @@
-"""Graphs of the tagger: `sequence` scores whole sentences, `step` tags word by word where no word ahead matters."""
+"""Graphs of the tagger.
+
+`sequence` scores whole sentences; where no word ahead matters, `step` tags word by word and `chunk` several words.
+"""
 
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
 from export.emit.linear import Activation, emit_embedding, emit_linear
-from export.emit.output import emit_top
+from export.emit.output import emit_top, emit_top_of_chunk
 from export.emit.pools import declare_state_pools, gather, scatter_states, state_spec
-from export.emit.recurrent import emit_stack, emit_step
+from export.emit.recurrent import emit_chunk, emit_stack, emit_step, flatten_steps
 from export.emit.weights import CellWeights, to_numpy
-from export.manifest import Precision, StateSpec
+from export.manifest import GraphKind, Precision, StateSpec
 from models.states import state_names
 from models.tagger import Tagger
 
 
 def emit_tagger(model: Tagger, precision: Precision, top_k: int) -> EmittedModel:
-    """Emit the sequence graph and, for a unidirectional tagger without CRF, the step graph.
+    """Emit the sequence graph and, for a unidirectional tagger without CRF, the step and chunk graphs.
 
     Args:
         model: The trained module.
@@ -24,12 +27,11 @@ def emit_tagger(model: Tagger, precision: Precision, top_k: int) -> EmittedModel
     steps = not config.bidirectional and not config.crf
     names = state_names(config.cell, config.layers, config.bidirectional)
     states = tuple(state_spec(name, config.hidden, pooled=steps, sequence=True) for name in names)
-    sequence = _emit_sequence(model, precision, states)
-    emitted = EmittedModel(graphs={"sequence": sequence.build()}, specs={"sequence": sequence.spec()}, states=states)
+    graphs: dict[GraphKind, GraphBuilder] = {"sequence": _emit_sequence(model, precision, states)}
     if steps:
-        step = _emit_step(model, precision, states, top_k)
-        emitted.graphs["step"], emitted.specs["step"] = step.build(), step.spec()
-    return emitted
+        graphs["step"] = _emit_step(model, precision, states, top_k)
+        graphs["chunk"] = _emit_chunk(model, precision, states, top_k)
+    return EmittedModel.build(graphs, states)
 
 
 def _emit_sequence(model: Tagger, precision: Precision, states: tuple[StateSpec, ...]) -> GraphBuilder:
@@ -39,14 +41,7 @@ def _emit_sequence(model: Tagger, precision: Precision, states: tuple[StateSpec,
     word_lengths = graph.input("word_lengths", "int64", ("B", "T"))
     lengths = graph.input("lengths", "int64", ("B",))
     initial = [graph.input(str(state.sequence_input), state.dtype, ("B", *state.shape)) for state in states]
-    # Time first from here on: (C, T, B), (T, B).
-    inputs = _emit_embedded(
-        graph,
-        model,
-        graph.op("Transpose", words, perm=[1, 0]),
-        graph.op("Transpose", characters, perm=[2, 1, 0]),
-        graph.op("Transpose", word_lengths, perm=[1, 0]),
-    )
+    inputs = _emit_embedded_time_first(graph, model, words, characters, word_lengths)
     outputs, final = emit_stack(graph, "stack", model.stack, inputs, lengths, initial)
     emissions = graph.op("Transpose", _emit_scores(graph, model, outputs), perm=[1, 0, 2])
     graph.output(emissions, "emissions", "float32", ("B", "T", model.num_tags))
@@ -75,6 +70,35 @@ def _emit_step(model: Tagger, precision: Precision, states: tuple[StateSpec, ...
     emit_top(graph, graph.op("LogSoftmax", scores, axis=-1), min(top_k, model.num_tags))
     scatter_states(graph, states, pools, write_slots, new)
     return graph
+
+
+def _emit_chunk(model: Tagger, precision: Precision, states: tuple[StateSpec, ...], top_k: int) -> GraphBuilder:
+    graph = GraphBuilder("chunk", precision)
+    words = graph.input("words", "int64", ("B", "T"))
+    characters = graph.input("characters", "int64", ("B", "T", "C"))
+    word_lengths = graph.input("word_lengths", "int64", ("B", "T"))
+    read_slots = graph.input("read_slots", "int64", ("B",))
+    write_slots = graph.input("write_slots", "int64", ("B",))
+    pools = declare_state_pools(graph, states)
+    inputs = _emit_embedded_time_first(graph, model, words, characters, word_lengths)
+    outputs, new = emit_chunk(graph, "stack", model.stack, inputs, gather(graph, pools, read_slots))
+    scores = _emit_scores(graph, model, flatten_steps(graph, outputs, model.config.hidden))
+    emit_top_of_chunk(graph, graph.op("LogSoftmax", scores, axis=-1), read_slots, min(top_k, model.num_tags))
+    scatter_states(graph, states, pools, write_slots, new)
+    return graph
+
+
+def _emit_embedded_time_first(
+    graph: GraphBuilder, model: Tagger, words: str, characters: str, word_lengths: str
+) -> list[Activation]:
+    """Embed words (B, T) as `_emit_embedded` does, time first: (T, B, ...)."""
+    return _emit_embedded(
+        graph,
+        model,
+        graph.op("Transpose", words, perm=[1, 0]),
+        graph.op("Transpose", characters, perm=[2, 1, 0]),
+        graph.op("Transpose", word_lengths, perm=[1, 0]),
+    )
 
 
 def _emit_embedded(

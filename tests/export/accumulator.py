@@ -103,6 +103,36 @@ def sequence_graph(embedding: Floats = EMBEDDING) -> onnx.ModelProto:
     return _model(nodes, SEQUENCE, constants)
 
 
+def chunk_graph(embedding: Floats = EMBEDDING) -> onnx.ModelProto:
+    """Several steps over the pool: a scan, so that sums are those of the steps."""
+    names = ("old", "embedded", "new", "total")
+    infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", H]) for name in names}
+    body = helper.make_graph(
+        [helper.make_node("Add", ["old", "embedded"], ["new"]), helper.make_node("Identity", ["new"], ["total"])],
+        "body",
+        [infos["old"], infos["embedded"]],
+        [infos["new"], infos["total"]],
+    )
+    nodes = [
+        helper.make_node("Gather", ["hidden_0_pool", "read_slots"], ["start"], axis=0),
+        helper.make_node("Gather", ["embedding", "tokens"], ["inputs"], axis=0),
+        helper.make_node(
+            "Scan",
+            ["start", "inputs"],
+            ["end", "totals"],
+            body=body,
+            num_scan_inputs=1,
+            scan_input_axes=[1],
+            scan_output_axes=[1],
+        ),
+        *_log_probs("totals", "log_probs"),
+        helper.make_node("TopK", ["log_probs", "k"], ["top_log_probs", "top_tokens"], axis=-1),
+        helper.make_node("Unsqueeze", ["write_slots", "last"], ["where"]),
+        helper.make_node("ScatterND", ["hidden_0_pool", "where", "end"], ["hidden_0_pool_out"]),
+    ]
+    return _model(nodes, CHUNK, {"embedding": embedding, "k": np.array([K]), "last": np.array([-1])})
+
+
 STEP = GraphSpec(
     file="step.onnx",
     inputs=(
@@ -116,6 +146,15 @@ STEP = GraphSpec(
         TensorSpec(name="hidden_0_pool_out", dtype="float32", shape=("N", H)),
         TensorSpec(name="top_log_probs", dtype="float32", shape=("B", K)),
         TensorSpec(name="top_tokens", dtype="int64", shape=("B", K)),
+    ),
+)
+CHUNK = GraphSpec(
+    file="chunk.onnx",
+    inputs=(TensorSpec(name="tokens", dtype="int64", shape=("B", "T")), *STEP.inputs[1:]),
+    outputs=(
+        STEP.outputs[1],
+        TensorSpec(name="top_log_probs", dtype="float32", shape=("B", "T", K)),
+        TensorSpec(name="top_tokens", dtype="int64", shape=("B", "T", K)),
     ),
 )
 SEQUENCE = GraphSpec(
@@ -133,12 +172,18 @@ SEQUENCE = GraphSpec(
 )
 
 
-def write_bundle(repository: Path, step: onnx.ModelProto, sequence: onnx.ModelProto) -> tuple[Path, Manifest]:
+def write_bundle(
+    repository: Path, step: onnx.ModelProto, sequence: onnx.ModelProto, chunk: onnx.ModelProto | None = None
+) -> tuple[Path, Manifest]:
     """Write the bundle `sums`, version 1, with the given graphs."""
     folder = repository / "sums" / "1"
     folder.mkdir(parents=True)
     onnx.save(step, folder / STEP.file)
     onnx.save(sequence, folder / SEQUENCE.file)
+    graphs: dict[GraphKind, GraphSpec] = {"step": STEP, "sequence": SEQUENCE}
+    if chunk is not None:
+        onnx.save(chunk, folder / CHUNK.file)
+        graphs["chunk"] = CHUNK
     Vocabulary(TOKENS, 4).save(folder / "tokens.json")
     state = StateSpec(
         name="hidden_0",
@@ -154,7 +199,7 @@ def write_bundle(repository: Path, step: onnx.ModelProto, sequence: onnx.ModelPr
         version=1,
         task="language_model",
         precision="fp32",
-        graphs={"step": STEP, "sequence": SEQUENCE},
+        graphs=graphs,
         states=(state,),
         tokenizers={"tokens": TokenizerSpec(kind="characters", vocabulary="tokens.json")},
         created="2026-01-01T00:00:00+00:00",

@@ -13,13 +13,25 @@ from export.manifest import GraphKind
 from export.parity import OnnxBackend
 from export.probes import Probes, row_of
 from export.report import Check
-from tests.export.accumulator import EMBEDDING, NumpyAccumulator, V, sequence_graph, step_graph, write_bundle
+from tests.export.accumulator import (
+    EMBEDDING,
+    NumpyAccumulator,
+    V,
+    chunk_graph,
+    sequence_graph,
+    step_graph,
+    write_bundle,
+)
 
 
 def check(
-    tmp_path: Path, step: onnx.ModelProto, sequence: onnx.ModelProto, exact: Backend | None = None
+    tmp_path: Path,
+    step: onnx.ModelProto,
+    sequence: onnx.ModelProto,
+    exact: Backend | None = None,
+    chunk: onnx.ModelProto | None = None,
 ) -> dict[tuple[str, str, str], Check]:
-    folder, manifest = write_bundle(tmp_path, step, sequence)
+    folder, manifest = write_bundle(tmp_path, step, sequence, chunk)
     probes = Probes(manifest, {"tokens": V}, np.random.default_rng(0))
     checks = Checks(OnnxBackend(folder, manifest), NumpyAccumulator(), exact or NumpyAccumulator(), probes, limit=1e-5)
     checks.run_all()
@@ -111,6 +123,29 @@ class Recorder(NumpyAccumulator):
     def run(self, kind: GraphKind, feeds: Feeds) -> dict[str, Array]:
         self.seen.append((kind, {name: array.copy() for name, array in feeds.items()}))
         return super().run(kind, feeds)
+
+
+def test_a_chunk_is_held_against_its_steps_bit_for_bit(tmp_path: Path) -> None:
+    rows = check(tmp_path, step_graph(), sequence_graph(), chunk=chunk_graph())
+    assert failed(rows) == set()
+    checks = {(name, tensor) for name, graph, tensor in rows if graph == "chunk"}
+    tensors = ("top_log_probs", "top_tokens", "hidden_0")
+    assert checks == {
+        *((name, tensor) for name in ("chunk = steps", "alone = batched") for tensor in tensors),
+        ("untouched rows", "hidden_0"),
+    }
+    nearly = EMBEDDING.copy()
+    nearly[5, 1] = np.nextafter(nearly[5, 1], np.float32(1))
+    rows = check(tmp_path / "nearly", step_graph(), sequence_graph(), chunk=chunk_graph(nearly))
+    assert ("chunk = steps", "chunk", "hidden_0") in failed(rows)
+    assert {graph for _, graph, _ in failed(rows)} == {"chunk"}
+
+
+def test_a_chunk_that_ends_in_the_wrong_slot_is_found(tmp_path: Path) -> None:
+    wrong = rewire(chunk_graph(), "Unsqueeze", 0, "read_slots")
+    rows = check(tmp_path, step_graph(), sequence_graph(), chunk=wrong)
+    assert ("chunk = steps", "chunk", "hidden_0") in failed(rows)
+    assert ("untouched rows", "chunk", "hidden_0") in failed(rows)
 
 
 def test_what_is_tried_is_what_was_promised(tmp_path: Path) -> None:

@@ -107,15 +107,16 @@ def test_a_published_encoder_decoder_answers_as_torch_does(runs: dict[str, Path]
         assert tuple(answer) == expected.tokens
 
 
-def corrupting(kind: GraphKind, weight: str, by: float = 0.05) -> Callable[..., EmittedModel]:
-    """An emitter that gets one number of one weight wrong."""
+def corrupting(*kinds: GraphKind, weight: str, by: float = 0.05) -> Callable[..., EmittedModel]:
+    """An emitter that gets one number of one weight wrong, in each of these graphs."""
 
     def emit_wrongly(model: nn.Module, *arguments: object, **settings: object) -> EmittedModel:
         emitted = emit(model, *arguments, **settings)  # type: ignore[arg-type]
-        (tensor,) = (found for found in emitted.graphs[kind].graph.initializer if found.name == weight)
-        values = numpy_helper.to_array(tensor).copy()
-        values.flat[values.size // 2] += by
-        tensor.CopyFrom(numpy_helper.from_array(values, weight))
+        for kind in kinds:
+            (tensor,) = (found for found in emitted.graphs[kind].graph.initializer if found.name == weight)
+            values = numpy_helper.to_array(tensor).copy()
+            values.flat[values.size // 2] += by
+            tensor.CopyFrom(numpy_helper.from_array(values, weight))
         return emitted
 
     return emit_wrongly
@@ -138,6 +139,7 @@ def corrupting(kind: GraphKind, weight: str, by: float = 0.05) -> Callable[..., 
         ("encoder_decoder", "step", "output.weight", {"step.top_log_probs", "step.top_tokens"}),
         ("language_model", "step", "output.bias", {"step.log_probs", "step.top_log_probs", "step.top_tokens"}),
         ("language_model", "sequence", "stack.1.R", {"sequence.final_cell_1"}),
+        ("language_model", "chunk", "output.bias", {"chunk.top_log_probs", "chunk.top_tokens"}),
     ],
 )
 def test_one_wrong_weight_in_a_graph_publishes_nothing_and_names_the_tensor(
@@ -149,7 +151,7 @@ def test_one_wrong_weight_in_a_graph_publishes_nothing_and_names_the_tensor(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("export.pipeline.emit", corrupting(kind, weight))
+    monkeypatch.setattr("export.pipeline.emit", corrupting(kind, weight=weight))
     with pytest.raises(ParityError, match="parity: worst tensor") as caught:
         export_run(runs[family], tmp_path)
     assert any(f"worst tensor {tensor} in" in str(caught.value) for tensor in worst), str(caught.value)
@@ -162,7 +164,7 @@ def test_a_failed_export_leaves_the_versions_before_it_alone(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = export_run(runs["language_model"], tmp_path)
-    monkeypatch.setattr("export.pipeline.emit", corrupting("step", "output.bias"))
+    monkeypatch.setattr("export.pipeline.emit", corrupting("step", weight="output.bias"))
     with pytest.raises(ParityError):
         export_run(runs["language_model"], tmp_path)
     monkeypatch.undo()
@@ -180,9 +182,9 @@ def test_int8_is_published_with_what_it_costs_and_is_as_blind_to_company(
     published = export_run(runs[family], tmp_path, "int8", quality_limits=lax)
     report = published.report
     assert (load_manifest(published.folder).precision, report.precision) == ("int8", "int8")
-    alone = [row for row in report.checks if row.check in ("alone = batched", "untouched rows")]
-    assert alone and all((row.limit, row.difference) == (0, 0) for row in alone)
-    against = [row for row in report.checks if row not in alone]
+    exact = [row for row in report.checks if row.check in ("alone = batched", "untouched rows", "chunk = steps")]
+    assert exact and all((row.limit, row.difference) == (0, 0) for row in exact)
+    against = [row for row in report.checks if row not in exact]
     assert all(row.limit is None for row in against)
     assert 1e-4 < max(row.difference for row in against) < 0.5, "it is quantised, and not another model"
     agreement, measured = report.quality
@@ -196,7 +198,7 @@ def test_int8_is_published_with_what_it_costs_and_is_as_blind_to_company(
 def test_int8_that_costs_too_much_is_not_published(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.pipeline.emit", corrupting("step", "output.bias", by=20.0))
+    monkeypatch.setattr("export.pipeline.emit", corrupting("step", "chunk", weight="output.bias", by=20.0))
     with pytest.raises(
         ParityError, match=r"quantisation: decisions equal to fp32's, share: expected a loss of at most 0\.02"
     ):
