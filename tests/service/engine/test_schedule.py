@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import count
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,7 @@ def test_no_chunk_runs_where_none_pays() -> None:
 def test_nobody_starves_whoever_keeps_arriving(ready: Ready, rng: random.Random, idle: int) -> None:
     """Each turn takes items out and lets as many new ones in; whoever was there at first runs within so many turns."""
     first = {item.request for items in ready.values() for item in items}
+    names = count(1000)
     last: GraphKind | None = None
     turns = 0
     while first:
@@ -156,7 +158,7 @@ def test_nobody_starves_whoever_keeps_arriving(ready: Ready, rng: random.Random,
         for _ in batch.requests:
             length = rng.randint(1, 10 if graph == "step" else 120)
             width = 1 if graph == "step" else rng.randint(1, 30)
-            ready[graph].append(WorkItem(1000 + rng.randrange(10**9), graph, 1, length, width, 1000.0 + turns))
+            ready[graph].append(WorkItem(next(names), graph, 1, length, width, 1000.0 + turns))
         turns += 1
 
 
@@ -202,7 +204,6 @@ def test_who_runs_now_gets_a_share_too() -> None:
         assert len(batch.requests) == expected
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_runners", [1, 2, 3])
 def test_at_saturation_no_session_waits_more_than_twice_the_mean(num_runners: int) -> None:
     """Closed loop, 300 sessions with messages of one to eight steps, runs that take what they cost."""
