@@ -19,6 +19,7 @@ from service.engine.slots import INITIAL_SLOT, NUM_RESERVED, SCRATCH_SLOT
 Array = npt.NDArray[Any]
 _PLACES: Final = frozenset({"read_slots", "write_slots", "source_rows", "source_lengths", "lengths"})
 _FEWEST_IDS: Final = 4  # the special symbols, which every vocabulary of inputs has
+_EXTREMES: Final = (1.0, 1000.0)
 _MAX_CHARACTERS: Final = 9  # of a word
 
 
@@ -84,7 +85,7 @@ class Rehearsal:
         Args:
             kind: For which graph.
             length: T or S.
-            extreme: Whether states and memory are as large as they get, or larger, rather than likely.
+            extreme: Whether states and memory are at the edge of what a gate lets through or far beyond, not likely ones.
         """
         spec = self._graphs[kind]
         inputs: dict[str, Array] = {}
@@ -180,12 +181,12 @@ class Rehearsal:
                 self._runner.write_memory(taken.tolist(), memories)
 
     def _values(self, name: str, shape: Sequence[int], extreme: bool) -> Array:
-        """A gate bounds what is hidden to (-1, 1); a cell grows with every step that it is not forgotten in."""
-        bounded = "hidden" in name
+        """A gate bounds what is hidden to (-1, 1), but a caller may open a session with anything."""
         if extreme:
             signs = self._generator.integers(0, 2, shape) * 2 - 1
-            return (signs * (1 if bounded else 64)).astype(np.float32)
-        likely = self._generator.uniform(-1, 1, shape) if bounded else self._generator.normal(0, 1.5, shape)
+            return (signs * float(self._generator.choice(_EXTREMES))).astype(np.float32)
+        hidden = "hidden" in name
+        likely = self._generator.uniform(-1, 1, shape) if hidden else self._generator.normal(0, 1.5, shape)
         return likely.astype(np.float32)
 
 

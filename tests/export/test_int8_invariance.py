@@ -1,11 +1,11 @@
 """What one caller may send to move another's answer: through our int8 graphs nothing, through stock ones a lot.
 
-The batch-mate is chosen to be the worst there is: states at the edge of what a gate lets through, cells that have grown
-for long, and tokens whose embeddings are the largest of the table by far. Stock dynamic quantisation takes one scale
-over the whole batch, so the mate's values decide how coarsely everybody else's are rounded.
+The batch-mate is the worst there is: states far beyond what a gate lets through, which a caller may open a session
+with, and tokens whose embeddings are the largest of the table by far. Stock dynamic quantisation takes one scale over
+the whole batch, so the mate's values decide how coarsely everybody else's are rounded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from tests.export.emit.runtime import Array, run, session
 LOUD = 7  # the id whose embeddings are the largest, in every vocabulary; only the mate uses it
 QUIET = np.array([5, 9, 12, 4, 15, 11])
 STEPS = 6
+EDGE = 1000  # of the mate's states: no gate lets it through, but a caller may open a session with it
 Sessions = Mapping[GraphKind, ort.InferenceSession]
 Answers = dict[str, Array]
 
@@ -59,8 +60,7 @@ def step_language_model(emitted: EmittedModel, sessions: Sessions, mates: int) -
     answers: Answers = {}
     for number, token in enumerate(QUIET):
         for state in emitted.states:
-            edge = 1 if state.name.startswith("hidden") else 100
-            pools.numpy(str(state.pool_input))[slots[:-1]] = edge * np.sign(np.cos(np.arange(state.shape[0])))
+            pools.numpy(str(state.pool_input))[slots[:-1]] = EDGE * np.sign(np.cos(np.arange(state.shape[0])))
         tokens = np.array([LOUD] * mates + [token])
         got = pools.run(sessions["step"], {"tokens": tokens, "read_slots": slots, "write_slots": slots})
         answers[f"log_probs {number}"] = got["log_probs"][-1]
@@ -79,7 +79,7 @@ def tag(emitted: EmittedModel, sessions: Sessions, mates: int) -> Answers:
         "lengths": np.full(count, STEPS),
     }
     for state in emitted.states:
-        initial = np.full((count, *state.shape), 1 if state.name.startswith("hidden") else 100, dtype=np.float32)
+        initial = np.full((count, *state.shape), EDGE, dtype=np.float32)
         initial[-1] = 0
         inputs[str(state.sequence_input)] = initial
     return {name: value[-1] for name, value in run(sessions["sequence"], inputs).items()}
@@ -104,7 +104,7 @@ def transduce(emitted: EmittedModel, sessions: Sessions, mates: int) -> Answers:
     return answers | {s.name: pools.numpy(str(s.pool_input))[slots[-1]].copy() for s in emitted.states}
 
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[ModelConfig, Callable[[EmittedModel, Sessions, int], Answers]]] = {
     "language model": (LanguageModelConfig(dim=24, hidden=33, layers=2), step_language_model),
     "tagger": (TaggerConfig(word_dim=16, character_dim=8, character_hidden=6, hidden=20), tag),
     "encoder": (EncoderDecoderConfig(source_dim=16, target_dim=16, hidden=20, attention_dim=12), transduce),
@@ -125,15 +125,15 @@ def test_no_batch_mate_moves_an_answer_of_our_int8_graphs(family: str, cell: Cel
             assert attacked[name].tobytes() == value.tobytes(), name
 
 
-# What the worst mate was seen to move by, a third of it, where stock quantisation has something to quantise: of a GRU
-# it leaves the recurrence alone and takes the projections.
+# What the mate moves, and by how much at least: half of what was measured (ONNX Runtime 1.31.1, AVX-512: 0.41, 0.66,
+# 0.019, 0.57, 0.029 and 0.041 of natural-log probabilities or emissions).
 LEAKS = {
-    ("language model", "lstm"): ("log_probs", 0.0),
-    ("language model", "gru"): ("log_probs", 0.0),
-    ("tagger", "lstm"): ("emissions", 0.0),
-    ("tagger", "gru"): ("emissions", 0.0),
-    ("encoder", "lstm"): ("memory", 0.0),
-    ("encoder", "gru"): ("keys", 0.0),
+    ("language model", "lstm"): ("log_probs", 0.2),
+    ("language model", "gru"): ("log_probs", 0.3),
+    ("tagger", "lstm"): ("emissions", 0.009),
+    ("tagger", "gru"): ("emissions", 0.28),
+    ("encoder", "lstm"): ("top_log_probs", 0.014),
+    ("encoder", "gru"): ("top_log_probs", 0.02),
 }
 
 
@@ -144,6 +144,5 @@ def test_a_batch_mate_moves_the_answers_of_stock_dynamic_quantisation(tmp_path: 
     sessions = open_sessions(emitted, tmp_path)
     alone, attacked = answer(emitted, sessions, 0), answer(emitted, sessions, 1)
     output, least = LEAKS[family, cell]
-    moved = {n: float(np.abs(attacked[n] - value).max()) for n, value in alone.items()}
-    print({n:round(v,4) for n,v in moved.items()})
+    moved = {name: float(np.abs(attacked[name] - value).max()) for name, value in alone.items()}
     assert max(by for name, by in moved.items() if name.startswith(output)) > least, moved
