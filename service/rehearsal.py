@@ -85,7 +85,7 @@ class Rehearsal:
         Args:
             kind: For which graph.
             length: T or S.
-            extreme: Whether states and memory are at the edge of what a gate lets through or far beyond, not likely ones.
+            extreme: Whether states and memory lie at the edge of what a gate lets through or far beyond.
         """
         spec = self._graphs[kind]
         inputs: dict[str, Array] = {}
