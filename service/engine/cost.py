@@ -58,16 +58,19 @@ class Costs:
 
     Args:
         run_s: Of any run, whatever is in it: to plan, bind and publish it.
+        row_s: Of a row of a step or chunk run, whatever its steps: to feed it and to settle what came of it.
         steps: Of a run by its time steps: 1 is the step graph's, powers of two are the chunk graph's.
         time_step: Of each padded time step of a sequence or encode run.
     """
 
     run_s: float = 300e-6
+    row_s: float = 10e-6
     steps: Mapping[int, RowCost] = field(default_factory=lambda: {1: _STEP})
     time_step: RowCost = _WORD
 
     def __post_init__(self) -> None:
-        if not self.run_s >= 0:
-            raise ValueError(f"run_s: expected at least 0 s, got {self.run_s}")
+        for name, value in (("run_s", self.run_s), ("row_s", self.row_s)):
+            if not value >= 0:
+                raise ValueError(f"{name}: expected at least 0 s, got {value}")
         if 1 not in self.steps or any(steps < 1 or steps & (steps - 1) for steps in self.steps):
             raise ValueError(f"steps: expected 1 and powers of two, got {sorted(self.steps)}")

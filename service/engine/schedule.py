@@ -40,13 +40,14 @@ class ScheduleLimits:
     """Bounds of one batch, and what batches cost. A single item that exceeds a bound runs alone.
 
     Args:
-        max_rows: Most rows.
+        max_rows: Most rows of a step or chunk run.
         max_padded_tokens: Most rows times longest length of a sequence or encode run.
         max_padded_cells: Most rows times longest length times largest width. Measured: 8192 characters
             of a tagger (character LSTM of 48, word LSTM of 160) take 13 to 23 ms on one core.
         max_chunk: Most steps of a chunk run; 1: there is no chunk graph, or it does not pay.
         max_chunk_tokens: Most rows times steps of a chunk run, which bounds how long everybody else waits.
         min_rows: A batch that is shared out among idle runners is not cut into parts smaller than this.
+        max_sequences: Most rows of a sequence or encode run.
         costs: What runs cost.
     """
 
@@ -56,21 +57,24 @@ class ScheduleLimits:
     max_chunk: int = 1
     max_chunk_tokens: int = 256
     min_rows: int = 4
+    max_sequences: int = 256
     costs: Costs = field(default_factory=Costs)
 
     def __post_init__(self) -> None:
-        for name in ("max_rows", "max_padded_tokens", "max_padded_cells", "max_chunk", "max_chunk_tokens", "min_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
 
     def window(self, num_runners: int = 1) -> int:
         """How many of the oldest steps `schedule` must see to share them out among runners, idle and running ones."""
         return self.max_rows * (num_runners if self.max_chunk == 1 else num_runners + 1)  # some have no backlog
 
     def admit(self, rows: int, length: int, width: int) -> bool:
-        """Whether a padded batch of that size keeps all bounds."""
+        """Whether a padded batch of whole sequences of that size keeps all bounds."""
         tokens = rows * length
-        return rows <= self.max_rows and tokens <= self.max_padded_tokens and tokens * width <= self.max_padded_cells
+        return (
+            rows <= self.max_sequences and tokens <= self.max_padded_tokens and tokens * width <= self.max_padded_cells
+        )
 
 
 class Batch(NamedTuple):
@@ -108,10 +112,12 @@ def schedule(
     items = ready[kind]
     kinds = ("step", "chunk") if kind == "step" else (kind,)
     alike = [rows for graph, rows in running if graph in kinds]
-    most_rows = _share(sum([item.rows for item in items]) + sum(alike), idle_runners + len(alike), limits)
+    num_rows = sum([item.rows for item in items]) + sum(alike)
+    parts = max(1, min(idle_runners + len(alike), num_rows // limits.min_rows))  # nobody gets few
+    share = -(-num_rows // parts)
     if kind == "step":
-        return _steps(items, limits, most_rows)
-    chosen = _alike(items, limits, most_rows)
+        return _steps(items, limits, min(share, limits.max_rows))
+    chosen = _alike(items, limits, min(share, limits.max_sequences))
     return Batch(kind, tuple([item.request for item in chosen]))
 
 
@@ -124,12 +130,6 @@ def _choose_kind(ready: Mapping[GraphKind, Sequence[WorkItem]], last: GraphKind 
     return min((kind for kind in waiting if kind != "step"), key=lambda kind: ready[kind][0].key)
 
 
-def _share(num_rows: int, num_runners: int, limits: ScheduleLimits) -> int:
-    """Most rows that this runner may take so that the others get as many, and nobody few."""
-    parts = max(1, min(num_runners, num_rows // limits.min_rows))
-    return min(limits.max_rows, -(-num_rows // parts))
-
-
 def _steps(items: Sequence[WorkItem], limits: ScheduleLimits, most_rows: int) -> Batch:
     """The oldest and who else can take as many steps, for the number of steps that gets most done for its cost."""
     costs = limits.costs
@@ -139,7 +139,7 @@ def _steps(items: Sequence[WorkItem], limits: ScheduleLimits, most_rows: int) ->
         if length > longest:
             continue
         requests, rows = _oldest(items, limits, most_rows, length)
-        pace = rows * length / (costs.run_s + cost(rows))
+        pace = rows * length / (costs.run_s + costs.row_s * rows + cost(rows))
         if pace > best_pace:
             best, best_pace = Batch("chunk" if length > 1 else "step", tuple(requests), length), pace
     return best

@@ -13,9 +13,11 @@ from export.manifest import GraphKind
 from service.engine.cost import Costs, RowCost
 from service.engine.schedule import PRIORITY_HEAD_START_S, Batch, ScheduleLimits, WorkItem, schedule
 
-LIMITS = ScheduleLimits(max_rows=16, max_padded_tokens=100, max_padded_cells=400, max_chunk=8, max_chunk_tokens=40)
+LIMITS = ScheduleLimits(
+    16, max_sequences=12, max_padded_tokens=100, max_padded_cells=400, max_chunk=8, max_chunk_tokens=40
+)
 CHUNKS = {steps: RowCost({1: 1.0 + 0.3 * steps, 16: 2.0 + 1.5 * steps}) for steps in (1, 2, 4, 8)}
-CHUNKING = replace(LIMITS, costs=Costs(0.1, CHUNKS))
+CHUNKING = replace(LIMITS, costs=Costs(0.1, 0.0, CHUNKS))
 GRAPHS: tuple[GraphKind, ...] = ("step", "encode", "sequence")
 LASTS: tuple[GraphKind | None, ...] = (None, "step", "chunk", "encode", "sequence")
 Ready = dict[GraphKind, list[WorkItem]]
@@ -85,12 +87,13 @@ def test_batches_keep_their_bounds_unless_one_item_alone_exceeds_them(
     items = items_of(batch, ready)
     rows = sum(item.rows for item in items)
     width = max(item.width for item in items)
-    assert rows <= CHUNKING.max_rows
     if batch.graph in ("step", "chunk"):
+        assert rows <= CHUNKING.max_rows
         assert rows * width <= CHUNKING.max_padded_cells
         assert batch.graph == "step" or rows * batch.length <= CHUNKING.max_chunk_tokens
     else:
         padded = rows * max(item.length for item in items)
+        assert rows <= CHUNKING.max_sequences
         assert padded <= CHUNKING.max_padded_tokens
         assert padded * width <= CHUNKING.max_padded_cells
         assert batch.length == 0
@@ -110,13 +113,14 @@ def test_a_chunk_takes_only_who_has_that_many_steps(ready: Ready, idle: int) -> 
     st.lists(st.integers(1, 20), min_size=1, max_size=40),
     st.lists(st.floats(0.01, 5.0), min_size=8, max_size=8),
     st.floats(0, 2),
+    st.floats(0, 0.5),
 )
 def test_the_chunk_is_the_one_that_gets_most_done_for_its_cost(
-    lengths: list[int], seconds: list[float], run_s: float
+    lengths: list[int], seconds: list[float], run_s: float, row_s: float
 ) -> None:
     """Against every number of steps tried by hand, with any costs."""
     points = {steps: tuple(sorted(seconds[2 * i : 2 * i + 2])) for i, steps in enumerate((1, 2, 4, 8))}
-    costs = Costs(run_s, {steps: RowCost({1: few, 16: many}) for steps, (few, many) in points.items()})
+    costs = Costs(run_s, row_s, {steps: RowCost({1: few, 16: many}) for steps, (few, many) in points.items()})
     items = [WorkItem(i, "step", 1, length) for i, length in enumerate(lengths)]
     batch = only("step", items, replace(LIMITS, costs=costs))
 
@@ -126,7 +130,7 @@ def test_the_chunk_is_the_one_that_gets_most_done_for_its_cost(
     def pace(steps: int) -> float:
         rows = min(most_rows(steps), sum(length >= steps for length in lengths))
         few, many = points[steps]
-        return rows * steps / (run_s + few + (many - few) * (rows - 1) / 15)
+        return rows * steps / (run_s + row_s * rows + few + (many - few) * (rows - 1) / 15)
 
     assert pace(batch.length) == pytest.approx(max(pace(steps) for steps in (1, 2, 4, 8) if steps <= lengths[0]))
     able = [i for i, length in enumerate(lengths) if length >= batch.length]
@@ -208,7 +212,7 @@ def test_who_runs_now_gets_a_share_too() -> None:
 def test_at_saturation_no_session_waits_more_than_twice_the_mean(num_runners: int) -> None:
     """Closed loop, 300 sessions with messages of one to eight steps, runs that take what they cost."""
     rng = random.Random(0)
-    limits = ScheduleLimits(max_rows=32, max_chunk=8, max_chunk_tokens=64, costs=Costs(0.1, CHUNKS))
+    limits = ScheduleLimits(max_rows=32, max_chunk=8, max_chunk_tokens=64, costs=Costs(0.1, 0.0, CHUNKS))
     backlog = {session: rng.randint(1, 8) for session in range(300)}
     since = dict.fromkeys(backlog, 0.0)
     free = [0.0] * num_runners
@@ -251,7 +255,7 @@ def test_low_priority_is_overtaken_only_by_what_comes_within_the_head_start() ->
 
 
 def test_like_lengths_run_together() -> None:
-    limits = ScheduleLimits(max_rows=64, max_padded_tokens=10_000)
+    limits = ScheduleLimits(max_padded_tokens=10_000)
     ready = [WorkItem(i, "sequence", 1, length) for i, length in enumerate([50, 5] * 32)]
     assert set(only("sequence", ready, limits).requests) <= set(range(0, 64, 2))  # long ones and no short one
     assert set(only("sequence", ready[1:], limits).requests) <= set(range(1, 64, 2))
@@ -289,7 +293,7 @@ def test_random_lengths_are_padded_by_little() -> None:
     lengths = {item.request: item.length for item in ready}
     useful = padded = num_batches = 0
     while ready:
-        batch = only("sequence", ready, ScheduleLimits(max_rows=32))
+        batch = only("sequence", ready, ScheduleLimits(max_sequences=32))
         chosen = [lengths[request] for request in batch.requests]
         useful, padded = useful + sum(chosen), padded + len(chosen) * max(chosen)
         ready = [item for item in ready if item.request not in batch.requests]
@@ -320,7 +324,9 @@ def test_only_the_oldest_of_a_crowd_are_looked_at() -> None:
     assert only("sequence", ready[:256]) == only("sequence", ready)
 
 
-@pytest.mark.parametrize("name", ["max_rows", "max_padded_tokens", "max_chunk", "max_chunk_tokens", "min_rows"])
+@pytest.mark.parametrize(
+    "name", ["max_rows", "max_sequences", "max_padded_tokens", "max_chunk", "max_chunk_tokens", "min_rows"]
+)
 def test_limits_that_admit_nothing_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
         replace(LIMITS, **{name: 0})  # type: ignore[arg-type]

@@ -1,0 +1,121 @@
+"""How long runs of the graphs take on the machine at hand.
+
+On the CPU with one intra-op thread a run computes on the thread that calls it, so that the thread's own processor time
+is taken: it does not count the time in which somebody else had the core. Of a few runs the least is taken, as whatever
+disturbs only ever adds.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from export.manifest import GraphKind, GraphSpec, Manifest
+from service.engine.pages import SCRATCH_ROW, ZERO_ROW
+from service.engine.slots import INITIAL_SLOT, SCRATCH_SLOT
+
+CPU: Final = "CPUExecutionProvider"
+SOURCE_POSITIONS: Final = 16  # a source of usual length, which a step attends to
+_WORD_CHARACTERS: Final = 8  # a long word; a batch is padded to its longest
+_NUM_IDS: Final = 4  # the special symbols, which every vocabulary of inputs has
+_MOST_RUNS: Final = 5
+_ENOUGH_S: Final = 0.02  # seconds of runs after which one more says little new
+
+
+class TimedRunner(Protocol):
+    """What is needed of `service.runner.Runner`."""
+
+    manifest: Manifest
+    provider: str
+
+    def run(
+        self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], lane: int = 0
+    ) -> Mapping[str, npt.NDArray[Any]]:
+        """Run a graph once, updating the pools."""
+
+
+class Timing:
+    """Times graphs until a budget is spent. What it runs reads the initial state and writes scratch rows only.
+
+    Args:
+        runner: Nobody else may use its lane 0 meanwhile.
+        threads: Intra-op threads of the runner.
+        budget_s: Seconds, on the wall, after which no measurement is begun.
+        clock: What time is; None chooses as the module docstring says.
+    """
+
+    def __init__(
+        self, runner: TimedRunner, threads: int, budget_s: float, clock: Callable[[], float] | None = None
+    ) -> None:
+        self._runner = runner
+        alone = runner.provider == CPU and threads == 1
+        self._clock = clock or (time.thread_time if alone else time.perf_counter)
+        self._wall = clock or time.perf_counter
+        self._until = self._wall() + budget_s
+
+    def extend(self, budget_s: float) -> None:
+        """Give the measurements from now on a budget of their own."""
+        self._until = self._wall() + budget_s
+
+    def seconds(self, kind: GraphKind, rows: int, length: int = 1) -> float | None:
+        """Time a run.
+
+        Args:
+            kind: Which graph.
+            rows: B.
+            length: T, or S of an encode.
+
+        Returns:
+            Seconds; None if the budget is spent.
+        """
+        if self._wall() >= self._until:
+            return None
+        spec = self._runner.manifest.graphs[kind]
+        inputs = _inputs(kind, spec, self._runner.manifest, rows, length)
+        outputs = _outputs(spec, self._runner.manifest)
+        self._runner.run(kind, inputs, outputs)  # the first run of a shape allocates
+        least, spent = float("inf"), 0.0
+        for _ in range(_MOST_RUNS):
+            before = self._clock()
+            self._runner.run(kind, inputs, outputs)
+            took = self._clock() - before
+            least, spent = min(least, took), spent + took
+            if spent > _ENOUGH_S or self._wall() >= self._until:
+                break
+        return max(least, 1e-9)  # a clock may be too coarse to see a run of the smallest graphs
+
+
+def _inputs(
+    kind: GraphKind, spec: GraphSpec, manifest: Manifest, rows: int, length: int
+) -> dict[str, npt.NDArray[np.int64]]:
+    positions = length if kind == "encode" else SOURCE_POSITIONS
+    sizes = {"B": rows, "T": length, "S": positions, "C": _WORD_CHARACTERS}
+    # An encode writes the memory rows that a step reads.
+    fixed = {
+        "read_slots": INITIAL_SLOT,
+        "write_slots": SCRATCH_SLOT,
+        "source_rows": SCRATCH_ROW if kind == "encode" else ZERO_ROW,
+        "source_lengths": positions,
+        "lengths": length,
+        "word_lengths": _WORD_CHARACTERS,
+    }
+    pools = {state.pool_input for state in manifest.states} | {memory.pool_input for memory in manifest.memories}
+    inputs = {}
+    for tensor in spec.inputs:
+        if tensor.name in pools or tensor.dtype != "int64":  # initial states are zeros where none are given
+            continue
+        shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+        if tensor.name in fixed:
+            inputs[tensor.name] = np.full(shape, fixed[tensor.name], dtype=np.int64)
+        else:
+            inputs[tensor.name] = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % _NUM_IDS
+    return inputs
+
+
+def _outputs(spec: GraphSpec, manifest: Manifest) -> tuple[str, ...]:
+    """What is usually asked for: neither states nor, of a step, the probabilities of the whole vocabulary."""
+    left = {state.sequence_output for state in manifest.states} | {state.pool_output for state in manifest.states}
+    left |= {memory.pool_output for memory in manifest.memories} | {"log_probs"}
+    return tuple(tensor.name for tensor in spec.outputs if tensor.name not in left)
