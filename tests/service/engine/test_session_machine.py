@@ -13,6 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from service.engine.cost import Costs, RowCost
 from service.engine.engine import Engine, Plan
 from service.engine.interface import (
     AnyRequest,
@@ -32,10 +33,11 @@ from service.engine.interface import (
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from tests.service.engine.follower import Follower
-from tests.service.engine.reference import State
+from tests.service.engine.reference import TOP_K, State
 from tests.service.engine.watched import WatchedRunner
 
 STATE_BYTES = 8 + 16
+CHUNKS_PAY = Costs(steps={steps: RowCost({1: 1.0 + 0.1 * steps, 2: 1.1 + 0.1 * steps}) for steps in (1, 2, 4)})
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -53,7 +55,7 @@ class Sessions(RuleBasedStateMachine):
         num_lanes=st.integers(1, 3),
         session_slots=st.integers(1, 4),
         max_sessions=st.integers(3, 12),
-        max_host_states=st.sampled_from([2, 8, 1000]),
+        max_host_states=st.sampled_from([2, 8, 1000, 1000]),
         max_chunk=st.sampled_from([1, 2, 4]),
         max_rows=st.sampled_from([2, 3, 256]),
     )
@@ -68,7 +70,7 @@ class Sessions(RuleBasedStateMachine):
             max_marks=2,
             kept_answers=2,
             max_queue_delay_s=1e12,
-            batch=ScheduleLimits(max_rows=max_rows, max_chunk=max_chunk, min_rows=1),
+            batch=ScheduleLimits(max_rows=max_rows, max_chunk=max_chunk, min_rows=1, costs=CHUNKS_PAY),
         )
         self.watching = self.runner.watching()
         self.watching.__enter__()
@@ -94,7 +96,7 @@ class Sessions(RuleBasedStateMachine):
         self.sessions.append(self.new_id())  # of one count: the ids of sessions and requests are never the same
         return self.sessions[-1]
 
-    timeouts = st.sampled_from([None, None, 5.0, 20.0])
+    timeouts = st.sampled_from([None, 5.0, 20.0])
     inputs = st.lists(st.integers(0, 2**40), min_size=1, max_size=6)
 
     @rule(count=st.integers(1, 4), timeout=timeouts, priority=st.sampled_from(Priority))
@@ -102,16 +104,13 @@ class Sessions(RuleBasedStateMachine):
         for _ in range(count):
             self.ask(OpenSession(self.new_id(), self.new_session(), idle_timeout_s=timeout, priority=priority))
 
-    @rule(digest=st.integers(0, 2**31 - 2), num_steps=st.integers(0, 99), timeout=timeouts)
-    def open_with_state(self, digest: int, num_steps: int, timeout: float | None) -> None:
-        tensors = State(digest, (1, 2, 3, 4)).tensors()
-        self.ask(OpenSession(self.new_id(), self.new_session(), tensors, num_steps, timeout))
-
-    @precondition(lambda self: self.follower.exported)
-    @rule(data=st.data())
-    def open_with_exported_state(self, data: st.DataObject) -> None:
-        state, num_steps = data.draw(st.sampled_from(self.follower.exported), "exported")
-        self.ask(OpenSession(self.new_id(), self.new_session(), state.tensors(), num_steps))
+    @rule(data=st.data(), digest=st.integers(0, 2**31 - 2), num_steps=st.integers(0, 99), timeout=timeouts)
+    def open_with_state(self, data: st.DataObject, digest: int, num_steps: int, timeout: float | None) -> None:
+        """A state that is made up, or one that was taken out of a session."""
+        state = State(digest, (1, 2, 3, 4))
+        if self.follower.exported and data.draw(st.booleans(), "exported"):
+            state, num_steps = data.draw(st.sampled_from(self.follower.exported), "which")
+        self.ask(OpenSession(self.new_id(), self.new_session(), state.tensors(), num_steps, timeout))
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data(), tokens=inputs, num_top=st.integers(0, 3), patience_s=st.sampled_from([None, None, None, 3.0]))
@@ -121,11 +120,11 @@ class Sessions(RuleBasedStateMachine):
         self.ask(StepSession(self.new_id(), session, {"tokens": tokens}, len(tokens), num_top, None, deadline_s))
 
     @precondition(lambda self: self.follower.open)
-    @rule(data=st.data(), count=st.integers(1, 12), num_top=st.integers(0, 3))
-    def step_many(self, data: st.DataObject, count: int, num_top: int) -> None:
-        """One step or a few each, which brings more sessions in than there are slots."""
+    @rule(count=st.integers(2, 12), num_top=st.integers(0, 3), longest=st.integers(1, 5))
+    def step_many(self, count: int, num_top: int, longest: int) -> None:
+        """A few steps each, ragged, of more sessions than there are slots."""
         for session in sorted(self.follower.open)[:count]:
-            tokens = [session] * (1 + session % 3)
+            tokens = [session] * (1 + session % longest)
             self.ask(StepSession(self.new_id(), session, {"tokens": tokens}, len(tokens), num_top))
 
     @precondition(lambda self: self.follower.open)
@@ -134,34 +133,23 @@ class Sessions(RuleBasedStateMachine):
         """At an index that may be the right one by the time that it is looked at."""
         session = self.draw_session(data)
         following = self.follower.open.get(session)
-        taken = 0 if following is None else next(iter(following.histories)).num_steps
-        at = max(0, taken + ahead)
-        self.ask(StepSession(self.new_id(), session, {"tokens": tokens}, len(tokens), 1, at))
+        taken = 0 if following is None else min(history.num_steps for history in following.histories)
+        self.ask(StepSession(self.new_id(), session, {"tokens": tokens}, len(tokens), 1, max(0, taken + ahead)))
 
     @precondition(lambda self: self.follower.answered)
     @rule(data=st.data(), extra=st.sampled_from([0, 0, 1]))
     def resend(self, data: st.DataObject, extra: int) -> None:
         """Steps that were answered, of late or long ago; or more of them than were."""
-        old, outputs = data.draw(st.sampled_from(self.follower.answered[-12:]), "answered")
-        first = outputs.num_steps - old.num_steps
+        old, outputs = data.draw(st.sampled_from(self.follower.answered[-6:]), "answered")
         tokens = [*old.inputs["tokens"], *[1] * extra]
-        self.ask(StepSession(self.new_id(), old.session, {"tokens": tokens}, len(tokens), old.num_top, first))
+        first_step = outputs.num_steps - old.num_steps
+        self.ask(StepSession(self.new_id(), old.session, {"tokens": tokens}, len(tokens), old.num_top, first_step))
 
     @precondition(lambda self: self.sessions)
-    @rule(data=st.data(), num_top=st.sampled_from([0, 4]))
-    def step_wrongly(self, data: st.DataObject, num_top: int) -> None:
-        inputs = {"tokens": [1]} if num_top else {"words": [1]}
-        self.ask(StepSession(self.new_id(), self.draw_session(data), inputs, 1, num_top))
-
-    @precondition(lambda self: self.sessions)
-    @rule(data=st.data(), mark=st.integers(0, 3))
-    def mark(self, data: st.DataObject, mark: int) -> None:
-        self.ask(MarkSession(self.new_id(), self.draw_session(data), mark))
-
-    @precondition(lambda self: self.sessions)
-    @rule(data=st.data(), mark=st.integers(0, 3))
-    def rewind(self, data: st.DataObject, mark: int) -> None:
-        self.ask(RewindSession(self.new_id(), self.draw_session(data), mark))
+    @rule(data=st.data(), mark=st.integers(0, 3), rewind=st.booleans())
+    def mark_or_rewind(self, data: st.DataObject, mark: int, rewind: bool) -> None:
+        kind = RewindSession if rewind else MarkSession
+        self.ask(kind(self.new_id(), self.draw_session(data), mark))
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data(), timeout=timeouts)
@@ -170,18 +158,17 @@ class Sessions(RuleBasedStateMachine):
         self.ask(ForkSession(self.new_id(), source, self.new_session(), timeout))
 
     @precondition(lambda self: self.sessions)
-    @rule(data=st.data())
-    def export(self, data: st.DataObject) -> None:
-        self.ask(ExportSession(self.new_id(), self.draw_session(data)))
-
-    @precondition(lambda self: self.sessions)
-    @rule(data=st.data())
-    def close(self, data: st.DataObject) -> None:
-        self.ask(CloseSession(self.new_id(), self.draw_session(data)))
-
-    @rule()
-    def describe(self) -> None:
-        self.ask(DescribeSessions(self.new_id(), tuple(self.sessions)))
+    @rule(data=st.data(), what=st.sampled_from(["export", "describe", "close", "bad num_top", "bad inputs"]))
+    def ask_otherwise(self, data: st.DataObject, what: str) -> None:
+        session = self.draw_session(data)
+        requests: dict[str, AnyRequest] = {
+            "export": ExportSession(self.new_id(), session),
+            "close": CloseSession(self.new_id(), session),
+            "describe": DescribeSessions(self.new_id(), tuple(self.sessions)),
+            "bad num_top": StepSession(self.new_id(), session, {"tokens": [1]}, 1, TOP_K + 1),
+            "bad inputs": StepSession(self.new_id(), session, {"words": [1]}, 1, 1),
+        }
+        self.ask(requests[what])
 
     @rule(prompt=inputs, max_tokens=st.integers(1, 4), patience_s=st.sampled_from([None, None, 3.0]))
     def generate(self, prompt: list[int], max_tokens: int, patience_s: float | None) -> None:
@@ -201,41 +188,27 @@ class Sessions(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------------------------------------- the engine's turns
 
-    @rule(data=st.data(), compute_early=st.booleans())
-    def begin(self, data: st.DataObject, compute_early: bool) -> None:
-        lane = data.draw(st.sampled_from(self.lanes), "lane")
-        if lane not in self.in_flight:
+    @rule(compute_early=st.booleans(), all_lanes=st.booleans())
+    def begin(self, compute_early: bool, all_lanes: bool) -> None:
+        for lane in [lane for lane in self.lanes if lane not in self.in_flight][: None if all_lanes else 1]:
             self.begin_lane(lane, compute_early)
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
-    def finish(self, data: st.DataObject) -> None:
-        self.finish_lane(data.draw(st.sampled_from(sorted(self.in_flight)), "lane"))
-
-    @precondition(lambda self: self.in_flight)
-    @rule(data=st.data())
-    def break_run(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), how=st.sampled_from(["well"] * 7 + ["raises", "gives NaN"]))
+    def finish(self, data: st.DataObject, how: str) -> None:
         lane = data.draw(st.sampled_from(sorted(self.in_flight)), "lane")
-        plan, _ = self.in_flight.pop(lane)
-        self.runner.leave(lane)
-        self.follower.may_break |= self.members(plan)
-        self.engine.finish(lane, RuntimeError("a run that breaks"))
-        self.check()
-
-    @precondition(lambda self: any("top_log_probs" in plan.outputs for plan, _ in self.in_flight.values()))
-    @rule(data=st.data())
-    def give_not_a_number(self, data: st.DataObject) -> None:
-        lanes = [lane for lane, (plan, _) in sorted(self.in_flight.items()) if "top_log_probs" in plan.outputs]
-        lane = data.draw(st.sampled_from(lanes), "lane")
-        plan, outputs = self.in_flight.pop(lane)
-        outputs = self.compute(plan) if outputs is None else outputs
-        row = data.draw(st.integers(0, plan.num_rows - 1), "row")
-        outputs["top_log_probs"][row] = np.nan
-        self.runner.leave(lane)
-        broken = plan.works[row]
-        self.follower.may_break.add(broken.work.request)
-        self.engine.finish(lane, outputs)
-        self.check()
+        plan, outputs = self.in_flight[lane]
+        if how == "raises":
+            self.follower.may_break |= {work.work.request for work in plan.works}
+            self.finish_lane(lane, RuntimeError("a run that breaks"))
+            return
+        if how == "gives NaN" and "top_log_probs" in plan.outputs:
+            outputs = self.compute(plan) if outputs is None else outputs
+            row = data.draw(st.integers(0, plan.num_rows - 1), "row")
+            outputs["top_log_probs"][row] = np.nan
+            self.follower.may_break.add(plan.works[row].work.request)
+            self.in_flight[lane] = (plan, outputs)
+        self.finish_lane(lane)
 
     @rule(seconds=st.sampled_from([1.0, 4.0, 6.0, 25.0]))
     def pass_time(self, seconds: float) -> None:
@@ -245,39 +218,37 @@ class Sessions(RuleBasedStateMachine):
     def settle(self) -> None:
         self.run_until_quiet()
 
-    def begin_lane(self, lane: int, compute_early: bool = False) -> bool:
+    def begin_lane(self, lane: int, compute_early: bool = False) -> None:
         plan = self.engine.begin(lane)
         self.check()
-        if plan is None:
-            return False
-        self.runner.enter(plan.graph, plan.inputs, lane)
-        self.in_flight[lane] = (plan, self.compute(plan) if compute_early else None)
-        return True
+        if plan is not None:
+            self.runner.enter(plan.graph, plan.inputs, lane)
+            self.in_flight[lane] = (plan, self.compute(plan) if compute_early else None)
 
     def compute(self, plan: Plan) -> Arrays:
         return self.runner.compute(plan.graph, plan.inputs, plan.outputs)
 
-    def finish_lane(self, lane: int) -> None:
+    def finish_lane(self, lane: int, error: Exception | None = None) -> None:
         plan, outputs = self.in_flight.pop(lane)
         outputs = self.compute(plan) if outputs is None else outputs
         self.runner.leave(lane)
-        self.engine.finish(lane, outputs)
+        self.engine.finish(lane, error or outputs)
         self.check()
 
     def check(self) -> None:
         self.follower.check()
         assert not self.runner.faults, self.runner.faults
 
-    @staticmethod
-    def members(plan: Plan) -> set[int]:
-        return {work.work.request for work in plan.works}
-
     def run_until_quiet(self) -> None:
-        for lane in sorted(self.in_flight):
-            self.finish_lane(lane)
+        """As the runner threads would: whoever is done plans the next one."""
         turns = 0
-        while self.begin_lane(0):
-            self.finish_lane(0)
+        while True:
+            for lane in self.lanes:
+                if lane not in self.in_flight:
+                    self.begin_lane(lane)
+            if not self.in_flight:
+                break
+            self.finish_lane(sorted(self.in_flight)[turns % len(self.in_flight)])
             turns += 1
             assert turns < 10_000, "the engine runs for ever"
         self.follower.check_quiet()
@@ -303,4 +274,29 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = pytest.mark.slow(Sessions.TestCase)
-TestSessions.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestSessions.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
+
+
+@pytest.mark.parametrize("max_chunk", [1, 4])
+def test_an_engine_that_is_closed_ends_everything_once(max_chunk: int) -> None:
+    machine = Sessions()
+    machine.begin_engine(2, 2, 6, 1000, max_chunk, 256)
+    try:
+        machine.open(4, None, Priority.NORMAL)
+        machine.begin_lane(0)
+        machine.step_many(4, 1, 4)
+        machine.step_many(4, 2, 3)
+        machine.generate([4, 5], 3, None)
+        machine.begin_lane(0)
+        machine.finish_lane(0)
+        machine.ask(OpenSession(machine.new_id(), machine.new_session()))
+        assert machine.follower.unended
+        machine.follower.shutting_down = True
+        machine.engine.close()
+        machine.follower.check_quiet()
+        machine.check()
+        assert machine.follower.open == {}
+        stats = machine.engine.stats()
+        assert (stats.free_slots, stats.sessions, stats.running, stats.waiting) == (stats.num_slots, 0, 0, 0)
+    finally:
+        machine.watching.__exit__(None, None, None)
