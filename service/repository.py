@@ -1,6 +1,6 @@
 """Which models are served: the newest version of each that can be, and why the others cannot.
 
-The repository is read once, at start. A broken bundle never keeps another from serving.
+A broken bundle never keeps another from serving.
 """
 
 import logging
@@ -13,6 +13,8 @@ from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf,
 from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
+from service.invariance import batch_sizes, probe_invariance
+from service.profile import HostProfile, load_or_measure
 from service.runner import ProviderUnavailable, Runner, RunnerConfig, first_line, open_runner
 
 RefusalKind = Literal["bundle", "graphs"]
@@ -36,12 +38,16 @@ class ServedModel:
         tokenizers: By role.
         runner: For an engine to own.
         crf: Scores of a CRF tagger.
+        profile: What runs cost on this machine.
+        variances: Where answers depend on who shares the batch; nothing is good.
     """
 
     manifest: Manifest
     tokenizers: Mapping[str, Tokenizer]
     runner: Runner
     crf: Crf | None
+    profile: HostProfile
+    variances: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -74,12 +80,13 @@ class Repository:
     refused: tuple[RefusedBundle, ...]
 
 
-def open_repository(folder: Path, config: RunnerConfig) -> Repository:
+def open_repository(folder: Path, config: RunnerConfig, served: Mapping[str, int] | None = None) -> Repository:
     """Open the newest version of every model that can be opened; older ones are not looked at.
 
     Args:
         folder: Holds `<name>/<version>/`.
         config: How to run each.
+        served: By name the versions that are served already: only newer ones are opened.
 
     Raises:
         BundleError: The folder is none.
@@ -88,13 +95,13 @@ def open_repository(folder: Path, config: RunnerConfig) -> Repository:
     models: dict[str, ServedModel] = {}
     refused = []
     for path in reversed(list_versions(folder)):
-        if path.name in models:
+        if path.name in models or path.version <= (served or {}).get(path.name, 0):
             continue
         kind: RefusalKind = "bundle"
         try:
             manifest, tokenizers, crf = _read(path)
             kind = "graphs"
-            models[path.name] = ServedModel(manifest, tokenizers, open_runner(path.folder, manifest, config), crf)
+            models[path.name] = _open(path.folder, manifest, tokenizers, crf, config)
         except ProviderUnavailable:
             raise
         except Exception as error:  # whatever is wrong with one bundle, the others serve
@@ -102,6 +109,18 @@ def open_repository(folder: Path, config: RunnerConfig) -> Repository:
             _log.debug("%s is refused", path.folder, exc_info=not expected)
             refused.append(RefusedBundle(path.name, path.version, kind, first_line(error)))
     return Repository(dict(sorted(models.items())), tuple(reversed(refused)))
+
+
+def _open(
+    folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tokenizer], crf: Crf | None, config: RunnerConfig
+) -> ServedModel:
+    """Open the graphs, and see what they do on this machine before anybody relies on them."""
+    runner = open_runner(folder, manifest, config)
+    profile = load_or_measure(folder, runner, config.threads)
+    num_ids = {name: len(tokenizer.vocabulary) for name, tokenizer in tokenizers.items()}
+    num_ids["targets"] = num_ids.get("tokens", 0)
+    variances = probe_invariance(runner, batch_sizes(profile.max_rows), num_ids)
+    return ServedModel(manifest, tokenizers, runner, crf, profile, variances)
 
 
 def _read(path: BundlePath) -> tuple[Manifest, Mapping[str, Tokenizer], Crf | None]:

@@ -84,8 +84,11 @@ class Settings(BaseSettings):
     max_batch_rows: int = Field(
         default=0, ge=0, le=65536, description="rows of one run of a graph; 0: measured when the model is loaded"
     )
+    max_chunk: int = Field(
+        default=0, ge=0, le=1024, description="most inputs of a session in one run; 0: measured, 1: always one"
+    )
     max_batch_tokens: int = Field(
-        default=1024, ge=1, le=2**24, description="padded tokens of one sequence or encode run"
+        default=0, ge=0, le=2**24, description="padded tokens of one sequence or encode run; 0: measured"
     )
     max_calls: int = Field(default=4096, ge=1, le=2**20, description="calls and streams being answered at a time")
     max_requests_in_flight_per_stream: int = Field(
@@ -95,7 +98,7 @@ class Settings(BaseSettings):
         description="unanswered requests of one Session stream; then it is read no further",
     )
     slow_reader_timeout_s: float = Field(
-        default=30.0, gt=0, le=3600, description="seconds without progress of a stream that its caller does not read, which is then cut off"
+        default=30.0, gt=0, le=3600, description="seconds after which a stream is cut off whose caller does not read"
     )
     session_idle_timeout_s: float = Field(
         default=600.0, gt=0, le=7 * 86400, description="seconds after which a session without requests is closed"

@@ -13,7 +13,7 @@ import sys
 import threading
 from typing import Final
 
-_NICE: Final = 5  # a third of the weight of a thread with 0: next to somebody else's busy process there is still a share
+_NICE: Final = 5  # a third of the weight of other threads: beside somebody else's busy process there is still a share
 _SLICE_NS: Final = 100_000  # the least that Linux takes
 _SCHED_SETATTR: Final = {"x86_64": 314, "aarch64": 274}  # number of the system call
 

@@ -123,6 +123,10 @@ class Models:
         self.by_name = {model.manifest.name: model for model in models}
         self.refused = tuple(refused)
 
+    def put(self, model: LiveModel) -> None:
+        """Serve a model, in place of the version that was served so far."""
+        self.by_name[model.manifest.name] = model
+
     def find(self, ref: pb.ModelRef, field: str = "model") -> LiveModel:
         """Find the model that a request names.
 

@@ -78,9 +78,14 @@ class RpcServer:
             expected = "an address to listen on" + ("" if credentials is None else ", and PEM files for TLS")
             raise OSError(f"{address}: expected {expected}, got: {error}") from None
         await self._server.start()
-        for name in ("", SERVICE.full_name, *self._models.by_name):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        await self.tell_health()
         return int(port)
+
+    async def tell_health(self) -> None:
+        """Say SERVING of the server, the service and each model; while it drains the server says what it said."""
+        if not self._boundary.draining.is_set():
+            for name in ("", SERVICE.full_name, *self._models.by_name):
+                await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, linger_s: float = LINGER_S) -> bool:
         """Say NOT_SERVING, refuse what is new, finish what runs, and close.
