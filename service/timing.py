@@ -21,6 +21,7 @@ SOURCE_POSITIONS: Final = 16  # a source of usual length, which a step attends t
 _WORD_CHARACTERS: Final = 8  # a long word; a batch is padded to its longest
 _NUM_IDS: Final = 4  # the special symbols, which every vocabulary of inputs has
 _MOST_RUNS: Final = 5
+_PATIENCE: Final = 3.0
 _ENOUGH_S: Final = 0.02  # seconds of runs after which one more says little new
 
 
@@ -42,7 +43,8 @@ class Timing:
     Args:
         runner: Nobody else may use its lane 0 meanwhile.
         threads: Intra-op threads of the runner.
-        budget_s: Seconds, on the wall, after which no measurement is begun.
+        budget_s: Seconds of runs after which no measurement is begun; or three times as many on the wall, where the
+            machine is busy.
         clock: What time is; None chooses as the module docstring says.
     """
 
@@ -53,11 +55,17 @@ class Timing:
         alone = runner.provider == CPU and threads == 1
         self._clock = clock or (time.thread_time if alone else time.perf_counter)
         self._wall = clock or time.perf_counter
-        self._until = self._wall() + budget_s
+        self.renew(budget_s)
 
-    def extend(self, budget_s: float) -> None:
+    def renew(self, budget_s: float) -> None:
         """Give the measurements from now on a budget of their own."""
-        self._until = self._wall() + budget_s
+        self._until = self._clock() + budget_s
+        self._until_wall = self._wall() + _PATIENCE * budget_s
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing more is measured."""
+        return self._clock() >= self._until or self._wall() >= self._until_wall
 
     def seconds(self, kind: GraphKind, rows: int, length: int = 1) -> float | None:
         """Time a run.
@@ -70,7 +78,7 @@ class Timing:
         Returns:
             Seconds; None if the budget is spent.
         """
-        if self._wall() >= self._until:
+        if self.spent:
             return None
         spec = self._runner.manifest.graphs[kind]
         inputs = _inputs(kind, spec, self._runner.manifest, rows, length)
@@ -82,7 +90,7 @@ class Timing:
             self._runner.run(kind, inputs, outputs)
             took = self._clock() - before
             least, spent = min(least, took), spent + took
-            if spent > _ENOUGH_S or self._wall() >= self._until:
+            if spent > _ENOUGH_S or self.spent:
                 break
         return max(least, 1e-9)  # a clock may be too coarse to see a run of the smallest graphs
 
