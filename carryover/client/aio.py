@@ -8,6 +8,7 @@ async with AsyncClient("127.0.0.1:8001") as client:
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -15,16 +16,21 @@ import grpc
 import grpc.aio
 
 from carryover.client import messages, types
+from carryover.client import session_messages as commands
+from carryover.client.aio_line import AsyncLine
 from carryover.client.aio_session import AsyncSession
 from carryover.client.channel import (
+    CALLER_KEY,
     DEFAULT_ADDRESS,
     DEFAULT_TIMEOUT_S,
     HEALTH_CHECK,
     Tls,
     channel_options,
+    checked_caller,
     checked_timeout,
 )
-from carryover.client.errors import CarryoverError, NotFound, from_rpc_error
+from carryover.client.errors import CarryoverError, NotFound, SessionNotFound, from_rpc_error
+from carryover.client.session_messages import State
 from protos.carryover.client.v1 import health_pb2
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
@@ -98,12 +104,20 @@ class AsyncClient:
         timeout_s: Deadline of a call that gives none itself, in seconds. A stream must end within it; a session has
             one for each message.
         tls: How to encrypt; None speaks plain text.
+        caller: What the server knows the owner of the sessions by: 16 to 128 printable ASCII characters, as secret as
+            the sessions are. Whoever uses the same one later may go on with them. None makes one up.
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = DEFAULT_TIMEOUT_S, tls: Tls | None = None
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        tls: Tls | None = None,
+        caller: str | None = None,
     ) -> None:
         self.address = address
+        self.caller = checked_caller(caller)
         self.timeout_s = checked_timeout(timeout_s)
         options = channel_options(tls)
         if tls is None:
@@ -111,6 +125,7 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, tls.credentials(), options)
         self._stub: Any = CarryoverStub(self._channel)  # the generated types know the blocking stub only
+        self._line = AsyncLine(partial(self._stub.Session, metadata=((CALLER_KEY, self.caller),)))
         self._check_health: Any = self._channel.unary_unary(
             HEALTH_CHECK,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -118,21 +133,33 @@ class AsyncClient:
         )
 
     async def tag(
-        self, model: str, sequences: Sequence[Sequence[str]], *, version: int = 0, timeout_s: float | None = None
+        self,
+        model: str,
+        sequences: Sequence[Sequence[str]],
+        *,
+        version: int = 0,
+        priority: types.Priority = "normal",
+        timeout_s: float | None = None,
     ) -> list[types.TaggedSequence]:
         """Label every word of each sentence, a sentence being a sequence of words.
 
         Raises:
             CarryoverError: See `carryover.client.errors`; so does every other call.
         """
-        request = messages.tag_request(model, version, sequences)
+        request = messages.tag_request(model, version, sequences, priority)
         return messages.tagged(await _answer(self._stub.Tag(request, timeout=self._timeout(timeout_s))))
 
     async def score(
-        self, model: str, texts: Sequence[str], *, version: int = 0, timeout_s: float | None = None
+        self,
+        model: str,
+        texts: Sequence[str],
+        *,
+        version: int = 0,
+        priority: types.Priority = "normal",
+        timeout_s: float | None = None,
     ) -> list[types.TextScore]:
         """Give the log-probability of every token of each text."""
-        request = messages.score_request(model, version, texts)
+        request = messages.score_request(model, version, texts, priority)
         return messages.scores(await _answer(self._stub.Score(request, timeout=self._timeout(timeout_s))))
 
     def transduce(
@@ -145,10 +172,13 @@ class AsyncClient:
         num_best: int = 0,
         length_penalty: float | None = None,
         max_tokens: int = 0,
+        priority: types.Priority = "normal",
         timeout_s: float | None = None,
     ) -> AsyncTokenStream[types.TransduceResult]:
         """Turn a source text into a target text, token by token. 0 and None mean the model's default."""
-        request = messages.transduce_request(model, version, source, beam_size, num_best, length_penalty, max_tokens)
+        request = messages.transduce_request(
+            model, version, source, beam_size, num_best, length_penalty, max_tokens, priority
+        )
         call = self._stub.Transduce(request, timeout=self._timeout(timeout_s))
         return AsyncTokenStream(call, messages.transduce_event)
 
@@ -163,22 +193,85 @@ class AsyncClient:
         top_k: int = 0,
         top_p: float | None = None,
         seed: int | None = None,
+        repetition_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        priority: types.Priority = "normal",
         timeout_s: float | None = None,
     ) -> AsyncTokenStream[types.GenerateResult]:
         """Continue a prompt, token by token. 0 and None mean the default; temperature 0 is greedy."""
-        request = messages.generate_request(model, version, prompt, max_tokens, temperature, top_k, top_p, seed)
+        request = messages.generate_request(
+            model,
+            version,
+            prompt,
+            max_tokens,
+            temperature,
+            top_k,
+            top_p,
+            seed,
+            repetition_penalty,
+            frequency_penalty,
+            presence_penalty,
+            priority,
+        )
         call = self._stub.Generate(request, timeout=self._timeout(timeout_s))
         return AsyncTokenStream(call, messages.generate_event)
 
-    def session(self, model: str, *, version: int = 0, timeout_s: float | None = None) -> AsyncSession:
-        """Make a session on a stream of its own; `async with` opens it and closes it.
+    def session(
+        self,
+        model: str,
+        *,
+        version: int = 0,
+        session_id: str = "",
+        idle_timeout_s: float | None = None,
+        state: State | None = None,
+        priority: types.Priority = "normal",
+        timeout_s: float | None = None,
+    ) -> AsyncSession:
+        """Make a session; `async with` opens it and closes it.
 
         Args:
             model: Whose state to carry.
             version: 0 is the newest.
-            timeout_s: Bound of each message, in seconds.
+            session_id: Its name, which no other open session of this caller has; empty: the server makes one up.
+            idle_timeout_s: Seconds without a command after which the server ends it; None: as the server does.
+            state: Where to start: what `export` gave, or tensors by name, flattened; None: the model's initial state.
+            priority: Of its steps.
+            timeout_s: Bound of each command, in seconds.
         """
-        return AsyncSession(self._stub.Session, model, version, self._timeout(timeout_s))
+        command = commands.open_command(model, version, session_id, idle_timeout_s, state, priority)
+        return AsyncSession(self._line, command, self._timeout(timeout_s))
+
+    async def resume(self, session_id: str, *, timeout_s: float | None = None) -> AsyncSession:
+        """Go on with an open session of this caller, whoever opened it.
+
+        Raises:
+            SessionNotFound: There is none of that name.
+        """
+        bound_s = self._timeout(timeout_s)
+        for info in await self.sessions(timeout_s=bound_s):
+            if info.id == session_id:
+                opened = pb.SessionOpened(
+                    session_id=info.id,
+                    model=messages.model_ref(info.model.name, info.model.version),
+                    num_steps=info.num_steps,
+                )
+                return AsyncSession(self._line, None, bound_s, opened)
+        message = f"session_id: expected an open session of this caller, got {session_id!r}"
+        raise SessionNotFound(message, "NOT_FOUND", "SESSION_NOT_FOUND")
+
+    async def sessions(self, *, timeout_s: float | None = None) -> list[types.SessionInfo]:
+        """List the open sessions of this caller, in the order in which they were opened."""
+        found: list[types.SessionInfo] = []
+        token, bound_s = "", self._timeout(timeout_s)
+        with self._line:
+            while True:
+                event = await self._line.ask(commands.list_command(token), bound_s, again=True)
+                page = commands.answer(event).listed
+                found += commands.infos(page)
+                token = page.next_page_token
+                if not token:
+                    return found
 
     async def models(self, *, timeout_s: float | None = None) -> types.ModelList:
         """List the models that the server serves and the bundles that it refused."""
@@ -211,7 +304,8 @@ class AsyncClient:
         return response.status == health_pb2.HealthCheckResponse.SERVING_STATUS_SERVING
 
     async def close(self) -> None:
-        """Close the connection; calls in flight are cancelled."""
+        """Close the sessions that are still open and the connection; calls in flight are cancelled."""
+        await self._line.close(commands.close_command)
         await self._channel.close()
 
     async def __aenter__(self) -> "AsyncClient":

@@ -1,82 +1,62 @@
-"""A session of the asyncio client: open, step, close over one bidirectional stream."""
+"""A session of the asyncio client: open, step, fork, mark, rewind, export, close."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
-import grpc
-import grpc.aio
-
-from carryover.client import messages, types
+from carryover.client import session_messages as commands
+from carryover.client import types
+from carryover.client.aio_line import AsyncLine
 from carryover.client.channel import checked_timeout
-from carryover.client.errors import CarryoverError, DeadlineExceeded, SessionClosed, from_rpc_error
+from carryover.client.errors import CarryoverError, DeadlineExceeded
+from carryover.client.session_core import SessionCore
 from protos.carryover.v1 import carryover_pb2 as pb
 
-STATUS_WAIT_S = 1.0  # for the status of a call that is over
 
-
-class AsyncSession:
-    """State that the server carries from step to step. Use with `async with`, one message at a time.
+class AsyncSession(SessionCore):
+    """State that the server carries from step to step. Use with `async with`; commands wait for each other.
 
     Args:
-        method: The stub's Session method.
-        model: Whose state.
-        version: 0 is the newest.
-        timeout_s: Bound of each message, in seconds. A message that runs into it ends the session: nobody knows
-            whether the server took the step.
+        line: The client's stream.
+        opening: The command that opens it; None for a session that is open.
+        timeout_s: Bound of each command, in seconds. A command that runs into it ends the session: nobody knows
+            whether the server took it.
+        opened: What is known of one that is open.
     """
 
-    def __init__(self, method: Callable[[], Any], model: str, version: int, timeout_s: float) -> None:
-        self._open = messages.open_request(1, model, version)
-        self._method = method
+    def __init__(
+        self,
+        line: AsyncLine,
+        opening: pb.SessionCommand | None,
+        timeout_s: float,
+        opened: pb.SessionOpened | None = None,
+    ) -> None:
+        super().__init__()
+        self._line = line
+        self._opening = opening
         self._timeout_s = timeout_s
-        self._call: Any = None
-        self._opened: pb.SessionOpened | None = None
-        self._last_id = 1
-        self._failure: CarryoverError | None = None
-        self._closed = False
-        self._turn = asyncio.Lock()  # answers come in order: who asks must also be the one who reads
-        self.num_steps = 0
-
-    @property
-    def id(self) -> str:
-        """As the server calls it.
-
-        Raises:
-            CarryoverError: It was not opened.
-        """
-        return self._known.session_id
-
-    @property
-    def model(self) -> types.ModelRef:
-        """Whose state, with the concrete version.
-
-        Raises:
-            CarryoverError: It was not opened.
-        """
-        return messages.ref(self._known.model)
-
-    @property
-    def _known(self) -> pb.SessionOpened:
-        if self._opened is None:
-            raise CarryoverError("session: expected an open one, got one that was not opened: use `async with`")
-        return self._opened
+        self._turn = asyncio.Lock()  # the index of a step is known once the step before it is answered
+        if opened is not None:
+            self._adopt(opened)
+            line.__enter__()
+            line.watch(self)
 
     async def open(self) -> None:
-        """Open the stream and the session; `async with` does.
+        """Open the session; `async with` does, and so does whoever gives one that is open.
 
         Raises:
             CarryoverError: It could not be opened, or was before.
         """
-        if self._call is not None:
+        opening, self._opening = self._opening, None
+        if opening is None:
             raise CarryoverError("session: expected to be opened once, got a second time")
-        self._call = self._method()
+        self._line.__enter__()
         try:
-            self._opened = (await self._ask(self._open, None)).opened
+            self._adopt(commands.answer(await self._line.ask(opening, self._timeout_s)).opened)
         except BaseException:
-            self._call.cancel()
+            self._line.__exit__()
             raise
+        self._line.watch(self)
 
     async def step(
         self,
@@ -89,43 +69,70 @@ class AsyncSession:
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
 
+        Where the connection breaks, the step is sent again on a new one; the server takes it once.
+
         Args:
             tokens: As text, one vocabulary entry each; or
             token_ids: as vocabulary ids.
             num_top: Outputs to return for each step, best first; 0 only advances.
             with_tokens: Whether outputs come as text too; None: where `tokens` were given.
-            timeout_s: Bound of this message, in seconds.
+            timeout_s: Bound of this command, in seconds.
 
         Raises:
-            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded,
-                InternalError or Unavailable it is over.
+            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded and
+                InternalError it is over.
         """
         async with self._turn:
-            if self._closed:
-                raise SessionClosed("session: expected an open one, got one that was closed", "FAILED_PRECONDITION")
-            request = messages.step_request(
-                self._next_id(), self.id, self.num_steps, tokens, token_ids, num_top, with_tokens
-            )
-            stepped = (await self._ask(request, timeout_s)).stepped
+            command = self._step_command(tokens, token_ids, num_top, with_tokens)
+            stepped = (await self._ask(command, timeout_s, again=True)).stepped
             self.num_steps = stepped.num_steps
-            return messages.steps(stepped)
+            return commands.steps(stepped)
+
+    async def fork(self, session_id: str = "", *, timeout_s: float | None = None) -> "AsyncSession":
+        """Start another session where this one is, under a name that is given or made up."""
+        async with self._turn:
+            opened = (await self._ask(commands.fork_command(self._check(), session_id), timeout_s)).opened
+        return AsyncSession(self._line, None, self._timeout_s, opened)
+
+    async def mark(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
+        """Remember where the session is; gives the steps behind that."""
+        async with self._turn:
+            command = commands.mark_command(self._check(), mark)
+            return (await self._ask(command, timeout_s, again=True)).marked.num_steps
+
+    async def rewind(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
+        """Go back to a mark, which stays; gives the steps behind it."""
+        async with self._turn:
+            command = commands.rewind_command(self._check(), mark)
+            self.num_steps = (await self._ask(command, timeout_s, again=True)).rewound.num_steps
+            return self.num_steps
+
+    async def export(self, *, timeout_s: float | None = None) -> bytes:
+        """Take out the state, for `Client.session(model, state=...)` at any server with this version of the model."""
+        async with self._turn:
+            return (await self._ask(commands.export_command(self._check()), timeout_s, again=True)).exported.state
+
+    def detach(self) -> str:
+        """Let go of the session without closing it, and give its name, for `Client.resume`."""
+        name = self._check()
+        self._release()
+        return name
 
     async def close(self) -> int:
         """Close the session and give the number of steps that it took. Closing twice does nothing more."""
         async with self._turn:
-            if not self._closed and self._known:
-                self._closed = True
+            if not self._closed and self._opened:
+                over = self.over
                 try:
-                    if self._failure is None:
-                        request = messages.close_request(self._next_id(), self.id)
-                        self.num_steps = (await self._ask(request, None)).closed.num_steps
-                        await self._call.done_writing()
+                    if over is None:
+                        self.num_steps = (await self._ask(commands.close_command(self.id), None)).closed.num_steps
                 finally:
-                    self._call.cancel()  # nothing is left to be heard
+                    self._release()
             return self.num_steps
 
     async def __aenter__(self) -> "AsyncSession":
-        await self.open()
+        if self._known is None or self._closed:
+            await self.open()
         return self
 
     async def __aexit__(
@@ -133,57 +140,33 @@ class AsyncSession:
     ) -> None:
         if kind is None:
             await self.close()
-        else:  # the error of the block is the one to be seen
-            self._closed = True
-            self._call.cancel()
+        elif not self._closed:  # the error of the block is the one to be seen
+            if self.over is None:
+                self._line.tell(commands.close_command(self.id))
+            self._release()
 
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
-
-    async def _ask(self, request: pb.SessionRequest, timeout_s: float | None) -> pb.SessionResponse:
-        if self._failure is not None:
-            raise self._failure
+    async def _ask(
+        self, command: pb.SessionCommand, timeout_s: float | None, *, again: bool = False
+    ) -> pb.SessionEvent:
         timeout_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._call.write(request)
-                answer = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            self._failure = await self._why_or(error)
-        except asyncio.InvalidStateError:  # grpcio's word for a write after the end; the status says why it ended
-            self._failure = await self._why()
-        except TimeoutError:
-            self._call.cancel()
-            message = f"session: expected an answer within {timeout_s:g} s, got none"
-            self._failure = DeadlineExceeded(message, "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED")
-        except asyncio.CancelledError:  # the answer would be taken for that of the next message
-            self._call.cancel()
-            self._failure = CarryoverError("session: expected each message to be waited for, got a cancelled one")
+            event = await self._line.ask(command, timeout_s, again=again)
+        except DeadlineExceeded as error:
+            self._abandon(error)
             raise
-        else:
-            if answer is not grpc.aio.EOF:
-                self._failure = messages.session_end(answer)
-                return messages.session_answer(answer, request.request_id)
-            self._failure = await self._why()
-        raise self._failure from None
+        except CarryoverError as error:
+            self._doubt(error)
+            raise
+        except asyncio.CancelledError:
+            self._abandon(CarryoverError("session: expected each command to be waited for, got a cancelled one"))
+            raise
+        return self._answer(event)
 
-    async def _why_or(self, error: grpc.aio.AioRpcError) -> CarryoverError:
-        """Tell why the stream has ended: a write into the end raises an INTERNAL of grpcio's own, the call knows."""
-        try:
-            async with asyncio.timeout(STATUS_WAIT_S):
-                return await self._why()
-        except TimeoutError:
-            return from_rpc_error(error)
+    def _abandon(self, error: CarryoverError) -> None:
+        self._doubt(error)
+        self._line.tell(commands.close_command(self.id))
 
-    async def _why(self) -> CarryoverError:
-        """Tell why the stream has ended."""
-        if await self._call.code() is grpc.StatusCode.OK:
-            return CarryoverError("session: expected an answer, got the end of the stream")
-        error = grpc.aio.AioRpcError(
-            await self._call.code(),
-            await self._call.initial_metadata(),
-            await self._call.trailing_metadata(),
-            await self._call.details(),
-        )
-        return from_rpc_error(error)
+    def _release(self) -> None:
+        self._closed = True
+        self._line.unwatch(self)
+        self._line.__exit__()

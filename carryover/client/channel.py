@@ -1,6 +1,7 @@
 """How the client connects: TLS, message sizes, and which calls gRPC may repeat by itself."""
 
 import json
+import secrets
 from dataclasses import dataclass
 
 import grpc
@@ -9,6 +10,8 @@ DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 MAX_TIMEOUT_S = 366 * 86400.0  # of a call; gRPC takes much longer ones for no time at all
 MAX_MESSAGE_BYTES = 64 * 2**20  # of one answer
+CALLER_KEY = "carryover-caller"  # of the call metadata of a Session stream
+CALLER_CHARACTERS = (16, 128)
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 
 # Calls that change nothing and are answered in one message: repeating them is safe. A stream is never repeated.
@@ -48,6 +51,20 @@ class Tls:
     def credentials(self) -> grpc.ChannelCredentials:
         """Build gRPC's credentials."""
         return grpc.ssl_channel_credentials(self.root_certificates, self.private_key, self.certificate_chain)
+
+
+def checked_caller(caller: str | None) -> str:
+    """Pass the name of a caller on, or make one up that nobody guesses.
+
+    Raises:
+        ValueError: It is not 16 to 128 printable ASCII characters.
+    """
+    if caller is None:
+        return secrets.token_urlsafe(32)
+    low, high = CALLER_CHARACTERS
+    if not (low <= len(caller) <= high and caller.isascii() and caller.isprintable()):
+        raise ValueError(f"caller: expected {low} to {high} printable ASCII characters, got {len(caller)} or others")
+    return caller
 
 
 def checked_timeout(timeout_s: float) -> float:

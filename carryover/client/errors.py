@@ -4,8 +4,11 @@
     |-- InvalidArgument        the request is wrong: `violations` names the fields, with expected and got
     |-- NotFound
     |   |-- ModelNotFound      no such model, or no such version of it
-    |   `-- SessionNotFound    no such session on this stream
+    |   |-- MarkNotFound       the session has no such mark
+    |   `-- SessionNotFound    no such session of this caller
     |       `-- SessionExpired it was idle for too long
+    |-- AlreadyExists
+    |   `-- SessionExists      this caller has an open session of that name
     |-- FailedPrecondition
     |   |-- WrongTask          the model does something else
     |   |-- SessionClosed      it was closed before
@@ -79,12 +82,24 @@ class ModelNotFound(NotFound):
     """No model of that name (and version) is served."""
 
 
+class MarkNotFound(NotFound):
+    """The session has no such mark; it is as it was."""
+
+
 class SessionNotFound(NotFound):
-    """The server knows no such session on this stream."""
+    """The server knows no such session of this caller."""
 
 
 class SessionExpired(SessionNotFound):
     """The session was idle for too long and was closed."""
+
+
+class AlreadyExists(CarryoverError):
+    """Something that the request would make is there already."""
+
+
+class SessionExists(AlreadyExists):
+    """This caller has an open session of that name."""
 
 
 class FailedPrecondition(CarryoverError):
@@ -138,6 +153,8 @@ _BY_REASON: Mapping[str, type[CarryoverError]] = {
     "SESSION_NOT_FOUND": SessionNotFound,
     "SESSION_EXPIRED": SessionExpired,
     "SESSION_CLOSED": SessionClosed,
+    "SESSION_EXISTS": SessionExists,
+    "MARK_NOT_FOUND": MarkNotFound,
     "STEP_MISMATCH": StepMismatch,
     "OVERLOADED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
@@ -148,6 +165,7 @@ _BY_REASON: Mapping[str, type[CarryoverError]] = {
 _BY_CODE: Mapping[grpc.StatusCode, type[CarryoverError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
     grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

@@ -1,11 +1,10 @@
 """Requests to messages, messages to results: pure functions that the blocking and the asyncio client share."""
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from collections.abc import Sequence
 
 from carryover.client import types
-from carryover.client.errors import CarryoverError, InvalidArgument, from_session_error
+from carryover.client.checks import checked, in_range
+from carryover.client.errors import InvalidArgument
 from protos.carryover.v1 import carryover_pb2 as pb
 
 _FINISH: dict[int, types.FinishReason] = {pb.FINISH_REASON_END: "end", pb.FINISH_REASON_LENGTH: "length"}
@@ -18,46 +17,34 @@ _PRECISION: dict[int, types.Precision] = {pb.PRECISION_FP32: "fp32", pb.PRECISIO
 _REFUSAL: dict[int, types.RefusalReason] = {pb.REFUSAL_REASON_BUNDLE: "bundle", pb.REFUSAL_REASON_GRAPHS: "graphs"}
 
 
-_P = ParamSpec("_P")
-_M = TypeVar("_M")
+_PRIORITY: dict[str, pb.Priority.ValueType] = {
+    "low": pb.PRIORITY_LOW,
+    "normal": pb.PRIORITY_NORMAL,
+    "high": pb.PRIORITY_HIGH,
+}
 
 # ------------------------------------------------------------------------------------------------------------ requests
 
 
-def _checked(build: Callable[_P, _M]) -> Callable[_P, _M]:
-    """Turn what protobuf refuses (text that is not Unicode, a wrong type) into an InvalidArgument."""
-
-    @functools.wraps(build)
-    def checked(*args: _P.args, **kwargs: _P.kwargs) -> _M:
-        try:
-            return build(*args, **kwargs)
-        except UnicodeEncodeError as error:
-            got = f"a lone surrogate at position {error.start}"
-            raise InvalidArgument(f"text: expected valid Unicode, got {got}", "INVALID_ARGUMENT") from None
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(f"request: {error}", "INVALID_ARGUMENT") from None
-
-    return checked
-
-
 def model_ref(name: str, version: int) -> pb.ModelRef:
     """Name a model; version 0 is the newest."""
-    _range("version", version, 0, 2**63 - 1)
+    in_range("version", version, 0, 2**63 - 1)
     return pb.ModelRef(name=name, version=version)
 
 
-@_checked
-def tag_request(model: str, version: int, sequences: Sequence[Sequence[str]]) -> pb.TagRequest:
+@checked
+def tag_request(model: str, version: int, sequences: Sequence[Sequence[str]], rank: types.Priority) -> pb.TagRequest:
     """Build a Tag request; a bare string among the sequences is an error, not a list of characters."""
     for i, sequence in enumerate(sequences):
         if isinstance(sequence, str):
             raise InvalidArgument(
                 f"sequences[{i}].tokens: expected a sequence of words, got the string {sequence!r}", "INVALID_ARGUMENT"
             )
-    return pb.TagRequest(model=model_ref(model, version), sequences=[pb.TokenSequence(tokens=s) for s in sequences])
+    tokens = [pb.TokenSequence(tokens=sequence) for sequence in sequences]
+    return pb.TagRequest(model=model_ref(model, version), sequences=tokens, priority=priority(rank))
 
 
-@_checked
+@checked
 def transduce_request(
     model: str,
     version: int,
@@ -66,10 +53,11 @@ def transduce_request(
     num_best: int,
     length_penalty: float | None,
     max_tokens: int,
+    rank: types.Priority,
 ) -> pb.TransduceRequest:
     """Build a Transduce request; None is left out."""
     for name, value in (("beam_size", beam_size), ("num_best", num_best), ("max_tokens", max_tokens)):
-        _range(name, value, 0, 2**31 - 1)
+        in_range(name, value, 0, 2**31 - 1)
     return pb.TransduceRequest(
         model=model_ref(model, version),
         source=source,
@@ -77,10 +65,11 @@ def transduce_request(
         num_best=num_best,
         length_penalty=length_penalty,
         max_tokens=max_tokens,
+        priority=priority(rank),
     )
 
 
-@_checked
+@checked
 def generate_request(
     model: str,
     version: int,
@@ -90,12 +79,16 @@ def generate_request(
     top_k: int,
     top_p: float | None,
     seed: int | None,
+    repetition_penalty: float | None,
+    frequency_penalty: float | None,
+    presence_penalty: float | None,
+    rank: types.Priority,
 ) -> pb.GenerateRequest:
     """Build a Generate request; None is left out."""
     for name, value in (("max_tokens", max_tokens), ("top_k", top_k)):
-        _range(name, value, 0, 2**31 - 1)
+        in_range(name, value, 0, 2**31 - 1)
     if seed is not None:
-        _range("seed", seed, 0, 2**64 - 1)
+        in_range("seed", seed, 0, 2**64 - 1)
     return pb.GenerateRequest(
         model=model_ref(model, version),
         prompt=prompt,
@@ -104,63 +97,31 @@ def generate_request(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
+        repetition_penalty=repetition_penalty,
+        frequency_penalty=frequency_penalty,
+        presence_penalty=presence_penalty,
+        priority=priority(rank),
     )
 
 
-@_checked
-def score_request(model: str, version: int, texts: Sequence[str]) -> pb.ScoreRequest:
+@checked
+def score_request(model: str, version: int, texts: Sequence[str], rank: types.Priority) -> pb.ScoreRequest:
     """Build a Score request; a bare string is an error, not a list of characters."""
     if isinstance(texts, str):
         raise InvalidArgument(f"texts: expected a sequence of texts, got the string {texts!r}", "INVALID_ARGUMENT")
-    return pb.ScoreRequest(model=model_ref(model, version), texts=texts)
+    return pb.ScoreRequest(model=model_ref(model, version), texts=texts, priority=priority(rank))
 
 
-@_checked
-def open_request(request_id: int, model: str, version: int) -> pb.SessionRequest:
-    """Build the message that opens a session."""
-    return pb.SessionRequest(request_id=request_id, open=pb.OpenSession(model=model_ref(model, version)))
+def priority(rank: types.Priority) -> pb.Priority.ValueType:
+    """Give the contract's word for a priority.
 
-
-@_checked
-def step_request(
-    request_id: int,
-    session_id: str,
-    first_step: int,
-    tokens: Sequence[str] | None,
-    token_ids: Sequence[int] | None,
-    num_top: int,
-    with_tokens: bool | None,
-) -> pb.SessionRequest:
-    """Build the message that steps a session; exactly one of tokens and token_ids is given."""
-    if isinstance(tokens, str):
-        raise InvalidArgument(f"tokens: expected a sequence of tokens, got the string {tokens!r}", "INVALID_ARGUMENT")
-    if (tokens is None) == (token_ids is None):
-        got = "neither" if tokens is None else "both"
-        raise InvalidArgument(f"tokens, token_ids: expected exactly one of them, got {got}", "INVALID_ARGUMENT")
-    _range("num_top", num_top, 0, 2**31 - 1)
-    for i, token_id in enumerate(token_ids or ()):
-        _range(f"token_ids[{i}]", token_id, 0, 2**63 - 1)
-    step = pb.StepSession(
-        session_id=session_id,
-        tokens=tokens or (),
-        token_ids=token_ids or (),
-        num_top=num_top,
-        first_step=first_step,
-        with_tokens=tokens is not None if with_tokens is None else with_tokens,
-    )
-    return pb.SessionRequest(request_id=request_id, step=step)
-
-
-@_checked
-def close_request(request_id: int, session_id: str) -> pb.SessionRequest:
-    """Build the message that closes a session."""
-    return pb.SessionRequest(request_id=request_id, close=pb.CloseSession(session_id=session_id))
-
-
-def _range(name: str, value: int, low: int, high: int) -> None:
-    """Refuse what protobuf itself would refuse with a ValueError that names no field."""
-    if not low <= value <= high:
-        raise InvalidArgument(f"{name}: expected {low} to {high}, got {value}", "INVALID_ARGUMENT")
+    Raises:
+        InvalidArgument: It is none.
+    """
+    known = _PRIORITY.get(rank)
+    if known is None:
+        raise InvalidArgument(f"priority: expected one of {', '.join(_PRIORITY)}, got {rank!r}", "INVALID_ARGUMENT")
+    return known
 
 
 # ----------------------------------------------------------------------------------------------------------- responses
@@ -214,29 +175,6 @@ def token(message: pb.Token) -> types.Token:
     return types.Token(message.token, message.text, message.log_prob)
 
 
-def steps(response: pb.SessionStepped) -> list[types.StepOutput]:
-    """Read the outputs of a step message."""
-    return [types.StepOutput(tuple(o.token_ids), tuple(o.log_probs), tuple(o.tokens)) for o in response.outputs]
-
-
-def session_end(response: pb.SessionResponse) -> CarryoverError | None:
-    """Give the error with which a session ended, or None where it goes on."""
-    return from_session_error(response.error) if response.error.session_ended else None
-
-
-def session_answer(response: pb.SessionResponse, request_id: int) -> pb.SessionResponse:
-    """Check that a session message answers a request.
-
-    Raises:
-        CarryoverError: It is an error, or the answer to something else.
-    """
-    if response.request_id != request_id:
-        raise CarryoverError(f"session: expected the answer to request {request_id}, got {response.request_id}")
-    if response.WhichOneof("event") == "error":
-        raise from_session_error(response.error)
-    return response
-
-
 def model(message: pb.Model) -> types.Model:
     """Read a model."""
     limits, load = message.limits, message.load
@@ -260,6 +198,8 @@ def model(message: pb.Model) -> types.Model:
             limits.max_message_bytes,
             limits.max_requests_in_flight_per_stream,
             limits.session_idle_timeout_s,
+            limits.kept_answers,
+            limits.max_marks,
         ),
         message.state_bytes,
         tuple(message.warnings),
@@ -271,7 +211,14 @@ def model(message: pb.Model) -> types.Model:
             load.free_slots,
             load.num_memory_rows,
             load.free_memory_rows,
+            load.host_state_bytes,
+            load.max_host_state_bytes,
+            load.sessions_expired,
+            load.requests_refused,
         ),
+        message.batch_invariant,
+        tuple(types.StateInfo(state.name, tuple(state.shape)) for state in message.states),
+        message.max_batch_rows,
     )
 
 

@@ -1,49 +1,48 @@
-"""A session of the blocking client: open, step, close over one bidirectional stream."""
+"""A session of the blocking client: open, step, fork, mark, rewind, export, close."""
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
-import grpc
-
-from carryover.client import messages, types
+from carryover.client import session_messages as commands
+from carryover.client import types
 from carryover.client.channel import checked_timeout
-from carryover.client.errors import CarryoverError, DeadlineExceeded, SessionClosed, from_rpc_error
+from carryover.client.errors import CarryoverError, DeadlineExceeded
+from carryover.client.line import Line
+from carryover.client.session_core import SessionCore
 from protos.carryover.v1 import carryover_pb2 as pb
 
 
-class Session:
+class Session(SessionCore):
     """State that the server carries from step to step. Use as a context manager, from one thread at a time.
 
     Args:
-        method: The stub's Session method.
-        model: Whose state.
-        version: 0 is the newest.
-        timeout_s: Bound of each message, in seconds. A message that runs into it ends the session: nobody knows
-            whether the server took the step.
+        line: The client's stream.
+        opening: The command that opens it; None for a session that is open.
+        opened: What is known of one that is open.
+        timeout_s: Bound of each command, in seconds. A command that runs into it ends the session: nobody knows
+            whether the server took it.
     """
 
-    def __init__(self, method: Callable[..., Any], model: str, version: int, timeout_s: float) -> None:
-        self._open = messages.open_request(1, model, version)
+    def __init__(
+        self,
+        line: Line,
+        opening: pb.SessionCommand | None,
+        timeout_s: float,
+        opened: pb.SessionOpened | None = None,
+    ) -> None:
+        super().__init__()
+        self._line = line
         self._timeout_s = timeout_s
-        self._requests: queue.SimpleQueue[pb.SessionRequest | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[pb.SessionResponse | CarryoverError] = queue.SimpleQueue()
-        self._last_id = 0
-        self._failure: CarryoverError | None = None
-        self._closed = False
-        self._call: Any = method(iter(self._requests.get, None))
-        # The stream has no deadline of its own (a session may live for hours), so somebody else must wait for answers.
-        threading.Thread(target=self._read, name="carryover-session", daemon=True).start()
+        line.__enter__()
         try:
-            opened = self._ask(self._open, None).opened
+            if opening is not None:
+                opened = commands.answer(line.ask(opening, timeout_s)).opened
+            assert opened is not None
         except BaseException:
-            self._end()
+            line.__exit__()
             raise
-        self.id: str = opened.session_id
-        self.model: types.ModelRef = messages.ref(opened.model)
-        self.num_steps = 0
+        self._adopt(opened)
+        line.watch(self)
 
     def step(
         self,
@@ -56,36 +55,59 @@ class Session:
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
 
+        Where the connection breaks, the step is sent again on a new one; the server takes it once.
+
         Args:
             tokens: As text, one vocabulary entry each; or
             token_ids: as vocabulary ids.
             num_top: Outputs to return for each step, best first; 0 only advances.
             with_tokens: Whether outputs come as text too; None: where `tokens` were given.
-            timeout_s: Bound of this message, in seconds.
+            timeout_s: Bound of this command, in seconds.
 
         Raises:
-            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded,
-                InternalError or Unavailable it is over.
+            CarryoverError: The step was refused; the session stays as it was and goes on. After DeadlineExceeded and
+                InternalError it is over.
         """
-        if self._closed:
-            raise SessionClosed("session: expected an open one, got one that was closed", "FAILED_PRECONDITION")
-        request = messages.step_request(
-            self._next_id(), self.id, self.num_steps, tokens, token_ids, num_top, with_tokens
-        )
-        stepped = self._ask(request, timeout_s).stepped
+        command = self._step_command(tokens, token_ids, num_top, with_tokens)
+        stepped = self._ask(command, timeout_s, again=True).stepped
         self.num_steps = stepped.num_steps
-        return messages.steps(stepped)
+        return commands.steps(stepped)
+
+    def fork(self, session_id: str = "", *, timeout_s: float | None = None) -> "Session":
+        """Start another session where this one is, under a name that is given or made up."""
+        opened = self._ask(commands.fork_command(self._check(), session_id), timeout_s).opened
+        return Session(self._line, None, self._timeout_s, opened)
+
+    def mark(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
+        """Remember where the session is; gives the steps behind that."""
+        command = commands.mark_command(self._check(), mark)
+        return self._ask(command, timeout_s, again=True).marked.num_steps
+
+    def rewind(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
+        """Go back to a mark, which stays; gives the steps behind it."""
+        command = commands.rewind_command(self._check(), mark)
+        self.num_steps = self._ask(command, timeout_s, again=True).rewound.num_steps
+        return self.num_steps
+
+    def export(self, *, timeout_s: float | None = None) -> bytes:
+        """Take out the state, for `Client.session(model, state=...)` at any server with this version of the model."""
+        return self._ask(commands.export_command(self._check()), timeout_s, again=True).exported.state
+
+    def detach(self) -> str:
+        """Let go of the session without closing it, and give its name, for `Client.resume`."""
+        name = self._check()
+        self._release()
+        return name
 
     def close(self) -> int:
         """Close the session and give the number of steps that it took. Closing twice does nothing more."""
         if not self._closed:
-            self._closed = True
+            over = self.over
             try:
-                if self._failure is None:
-                    closed = self._ask(messages.close_request(self._next_id(), self.id), None).closed
-                    self.num_steps = closed.num_steps
+                if over is None:
+                    self.num_steps = self._ask(commands.close_command(self.id), None).closed.num_steps
             finally:
-                self._end()
+                self._release()
         return self.num_steps
 
     def __enter__(self) -> "Session":
@@ -96,50 +118,31 @@ class Session:
     ) -> None:
         if kind is None:
             self.close()
-        else:  # the error of the block is the one to be seen
-            self._closed = True
-            self._call.cancel()
-            self._end()
+        elif not self._closed:  # the error of the block is the one to be seen
+            if self.over is None:
+                self._line.tell(commands.close_command(self.id))
+            self._release()
 
-    def _next_id(self) -> int:
-        self._last_id += 1
-        return self._last_id
-
-    def _ask(self, request: pb.SessionRequest, timeout_s: float | None) -> pb.SessionResponse:
-        if self._failure is not None:
-            raise self._failure
+    def _ask(self, command: pb.SessionCommand, timeout_s: float | None, *, again: bool = False) -> pb.SessionEvent:
         timeout_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
-        self._last_id = max(self._last_id, request.request_id)
         try:
-            self._requests.put(request)
-            answer = self._answers.get(timeout=timeout_s)
-        except queue.Empty:
-            self._call.cancel()
-            self._failure = DeadlineExceeded(
-                f"session: expected an answer within {timeout_s:g} s, got none",
-                "DEADLINE_EXCEEDED",
-                "DEADLINE_EXCEEDED",
-            )
-            raise self._failure from None
-        except BaseException:  # Ctrl-C: the answer would be taken for that of the next message
-            self._call.cancel()
-            self._failure = CarryoverError("session: expected each message to be waited for, got an interrupted one")
+            event = self._line.ask(command, timeout_s, again=again)
+        except DeadlineExceeded as error:
+            self._abandon(error)
             raise
-        if isinstance(answer, CarryoverError):
-            self._failure = answer
-            raise answer
-        self._failure = messages.session_end(answer)
-        return messages.session_answer(answer, request.request_id)
+        except CarryoverError as error:
+            self._doubt(error)
+            raise
+        except BaseException:  # Ctrl-C
+            self._abandon(CarryoverError("session: expected each command to be waited for, got an interrupted one"))
+            raise
+        return self._answer(event)
 
-    def _end(self) -> None:
-        """Half-close the stream, which also ends grpcio's sending thread."""
-        self._requests.put(None)
+    def _abandon(self, error: CarryoverError) -> None:
+        self._doubt(error)
+        self._line.tell(commands.close_command(self.id))
 
-    def _read(self) -> None:
-        answers: Iterator[pb.SessionResponse] = self._call
-        try:
-            for answer in answers:
-                self._answers.put(answer)
-            self._answers.put(CarryoverError("session: expected an answer, got the end of the stream"))
-        except grpc.RpcError as error:
-            self._answers.put(from_rpc_error(error))
+    def _release(self) -> None:
+        self._closed = True
+        self._line.unwatch(self)
+        self._line.__exit__()

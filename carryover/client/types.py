@@ -7,6 +7,7 @@ from typing import Literal
 FinishReason = Literal["end", "length", "unknown"]  # unknown: a newer server knows more
 Task = Literal["tagger", "encoder_decoder", "language_model", "unknown"]
 Precision = Literal["fp32", "int8", "unknown"]
+Priority = Literal["low", "normal", "high"]
 RefusalReason = Literal["bundle", "graphs", "unknown"]
 
 
@@ -132,6 +133,37 @@ class StepOutput:
 
 
 @dataclass(frozen=True)
+class SessionInfo:
+    """An open session of this caller.
+
+    Args:
+        id: Its name.
+        model: Whose state.
+        age_s: Seconds since it was opened.
+        idle_s: Seconds since its last command.
+        num_steps: Steps that it has taken in all.
+        state_bytes: Bytes of its state.
+        marks: Its marks.
+    """
+
+    id: str
+    model: ModelRef
+    age_s: float
+    idle_s: float
+    num_steps: int
+    state_bytes: int
+    marks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StateInfo:
+    """One tensor of a session's state."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ModelLimits:
     """Limits that requests are held to; 0 where one does not apply.
 
@@ -146,7 +178,9 @@ class ModelLimits:
         max_sentence_characters: Of one sentence of a tagger, each word counted as long as the longest.
         max_message_bytes: Of one request message.
         max_requests_in_flight_per_stream: Unanswered requests of one Session stream, above which it is not read.
-        session_idle_timeout_s: Seconds without a request after which a session is closed.
+        session_idle_timeout_s: Seconds without a command after which a session ends.
+        kept_answers: Answers of a session that are kept for steps that are sent again.
+        max_marks: Of one session.
     """
 
     max_input_tokens: int
@@ -160,6 +194,8 @@ class ModelLimits:
     max_message_bytes: int
     max_requests_in_flight_per_stream: int
     session_idle_timeout_s: float
+    kept_answers: int
+    max_marks: int
 
 
 @dataclass(frozen=True)
@@ -174,6 +210,10 @@ class ModelLoad:
         free_slots: State rows that nobody has.
         num_memory_rows: Attention-memory rows (source positions) that decodes can have; 0 without attention.
         free_memory_rows: Attention-memory rows that nobody has.
+        host_state_bytes: Bytes of sessions and marks that are kept outside the state rows.
+        max_host_state_bytes: Most of them.
+        sessions_expired: Sessions that ended because nobody used them, since the start.
+        requests_refused: Requests refused because the model was at its limit, since the start.
     """
 
     waiting: int
@@ -183,6 +223,10 @@ class ModelLoad:
     free_slots: int
     num_memory_rows: int
     free_memory_rows: int
+    host_state_bytes: int
+    max_host_state_bytes: int
+    sessions_expired: int
+    requests_refused: int
 
 
 @dataclass(frozen=True)
@@ -201,6 +245,9 @@ class Model:
         state_bytes: Bytes of state that a session keeps.
         warnings: For the operator; empty is good.
         load: What it is doing now.
+        batch_invariant: Whether answers were seen to be the same alone and in any company, bit for bit.
+        states: What the state of a session is made of.
+        max_batch_rows: Most rows of one run of the step graph.
     """
 
     ref: ModelRef
@@ -214,6 +261,9 @@ class Model:
     state_bytes: int
     warnings: tuple[str, ...]
     load: ModelLoad
+    batch_invariant: bool
+    states: tuple[StateInfo, ...]
+    max_batch_rows: int
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,6 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-import grpc
-import grpc.aio
 import pytest
 
 from carryover.client import errors, messages
@@ -19,7 +17,9 @@ from carryover.client.session import Session
 from carryover.client.sync import Client
 from carryover.client.types import GenerateResult, ModelRef, StepOutput, TransduceResult
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.engine.interface import StepSession
 from service.errors import InternalFailure, Overloaded
+from tests.service.rpc.fake_engine import FakeEngine
 from tests.service.rpc.world import World, serving, wait_until
 
 T = TypeVar("T")
@@ -34,6 +34,12 @@ def wait_here(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def release(engine: FakeEngine) -> None:
+    """Answer all that is held."""
+    for request in list(engine.held):
+        engine.release(request)
 
 
 async def blocking(world: World, act: Callable[[Client], T]) -> T:
@@ -77,7 +83,7 @@ async def test_the_asyncio_client_makes_every_call() -> None:
         assert (model.ref, model.task, model.supports_sessions) == (ModelRef("lm", 3), "language_model", True)
         assert (model.load.num_slots, model.load.free_slots, model.limits.top_k) == (10, 8, 3)
         assert model.precision == "fp32"
-        assert (model.limits.max_sessions, model.limits.max_word_characters) == (766, 0)
+        assert (model.limits.max_sessions, model.limits.max_word_characters) == (7, 0)
         assert (model.limits.max_message_bytes, model.limits.max_requests_in_flight_per_stream) == (4 * 2**20, 1024)
         assert model.limits.session_idle_timeout_s == 600
         tagger = (await client.model("tagger")).limits
@@ -189,7 +195,10 @@ async def test_a_session_that_the_server_ended_is_over() -> None:
             engine.hold = True
             await wait_until(lambda: engine.held)
             engine.hold = False
-            engine.fail(next(iter(engine.held)), InternalFailure("a bug"))
+            (step,) = engine.held.values()
+            assert isinstance(step, StepSession)
+            engine.end(step.session, expired=False)
+            engine.fail(step.id, InternalFailure("a bug"))
 
         async with client.session("lm") as session:
             breaking = asyncio.create_task(break_the_next_step())
@@ -217,16 +226,15 @@ async def test_a_session_that_the_server_ended_is_over() -> None:
 async def test_an_interrupted_message_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
     def act(client: Client) -> None:
         with client.session("lm") as session:
-            answers = session._answers
+            ask = session._line.ask
 
-            class Interrupted:
-                def get(self, timeout: float) -> None:
-                    raise KeyboardInterrupt
+            def interrupted(*args: object, **kwargs: object) -> None:
+                raise KeyboardInterrupt
 
-            monkeypatch.setattr(session, "_answers", Interrupted())
+            monkeypatch.setattr(session._line, "ask", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 session.step(["the"])
-            monkeypatch.setattr(session, "_answers", answers)
+            monkeypatch.setattr(session._line, "ask", ask)
             with pytest.raises(errors.CarryoverError, match="got an interrupted one"):
                 session.step(["cat"])  # whose answer might be that of the first
 
@@ -311,6 +319,7 @@ async def test_a_step_that_runs_into_its_timeout_ends_the_session() -> None:
         with pytest.raises(errors.DeadlineExceeded):
             await session.step(["the"])
         engine.hold = False
+        release(engine)
 
         def act(blocked: Client) -> None:
             with blocked.session("lm") as own:
@@ -322,6 +331,7 @@ async def test_a_step_that_runs_into_its_timeout_ends_the_session() -> None:
                 engine.hold = False
 
         await blocking(world, act)
+        release(engine)
         await wait_until(lambda: not engine.sessions)
 
 
@@ -407,35 +417,6 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
         with pytest.raises(errors.DeadlineExceeded):
             await client.is_serving(wait=True, timeout_s=0.05)
     assert time.monotonic() - before < 5
-
-
-class EndedCall:
-    """A stream that the server ended while the client was writing, as grpcio shows it."""
-
-    async def write(self, request: pb.SessionRequest) -> None:
-        raise grpc.aio.AioRpcError(
-            grpc.StatusCode.INTERNAL, grpc.aio.Metadata(), grpc.aio.Metadata(), "Internal error from Core"
-        )
-
-    async def code(self) -> grpc.StatusCode:
-        return grpc.StatusCode.UNAVAILABLE
-
-    async def details(self) -> str:
-        return "going away"
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata()
-
-    trailing_metadata = initial_metadata
-
-    def cancel(self) -> None:
-        pass
-
-
-async def test_a_write_into_the_end_of_a_stream_tells_why_it_ended() -> None:
-    session = AsyncSession(EndedCall, "lm", 0, 5.0)
-    with pytest.raises(errors.Unavailable, match="going away"):
-        await session.open()
 
 
 async def test_a_server_that_stops_ends_the_sessions_of_its_clients() -> None:

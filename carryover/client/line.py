@@ -1,0 +1,209 @@
+"""The blocking client's one Session stream: the commands of all its sessions go out on it, from any thread.
+
+It is there while a session is open. A broken connection is made anew, and a command that may be sent twice is: the
+caller's name makes the server find its sessions again, and the index of a step keeps it from being taken twice.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from carryover.client.errors import CarryoverError, DeadlineExceeded, ShuttingDown, Unavailable, from_rpc_error
+from carryover.client.session_core import RETRY_PAUSES_S, SessionCore
+from protos.carryover.v1 import carryover_pb2 as pb
+
+MAX_COMMANDS = 256  # of one message
+FAREWELL_S = 1.0  # for the last commands, where nobody waits for their answers
+
+_Answer = pb.SessionEvent | CarryoverError
+
+
+class _Connection:
+    """One stream, until it breaks.
+
+    Args:
+        method: The stub's Session method, with the caller's name.
+        expired: Told of sessions that the server has ended.
+    """
+
+    def __init__(self, method: Callable[..., Any], expired: Callable[[pb.SessionExpired], None]) -> None:
+        self._lock = threading.Lock()
+        self._outgoing: queue.SimpleQueue[pb.SessionCommand | None] = queue.SimpleQueue()
+        self._waiting: dict[int, queue.SimpleQueue[_Answer]] = {}
+        self._last_id = 0
+        self._expired = expired
+        self._end: CarryoverError | None = None
+        self._call: Any = method(self._messages())
+        # The stream has no deadline of its own (a session may live for hours), so somebody else must wait for answers.
+        self._reader = threading.Thread(target=self._read, name="carryover-sessions", daemon=True)
+        self._reader.start()
+
+    def send(self, command: pb.SessionCommand) -> "queue.SimpleQueue[_Answer]":
+        """Send a command; its answer, or why there is none, comes in the queue."""
+        answer: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
+        with self._lock:
+            if self._end is not None:
+                answer.put(self._end)
+                return answer
+            self._last_id += 1
+            command.request_id = self._last_id
+            self._waiting[self._last_id] = answer
+            self._outgoing.put(command)
+        return answer
+
+    def finish(self) -> None:
+        """Half-close the stream, which also ends grpcio's sending thread; what was sent is still answered."""
+        self._outgoing.put(None)
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the stream has ended, or end it."""
+        self._reader.join(timeout_s)
+        self._call.cancel()
+
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be sent on it any more."""
+        return self._end is not None
+
+    def _messages(self) -> Iterator[pb.SessionRequest]:
+        """Give messages of whatever is ready together."""
+        while (first := self._outgoing.get()) is not None:
+            ready: list[pb.SessionCommand] = [first]
+            last = False
+            while len(ready) < MAX_COMMANDS:
+                try:
+                    following = self._outgoing.get_nowait()
+                except queue.Empty:
+                    break
+                if following is None:
+                    last = True
+                    break
+                ready.append(following)
+            yield pb.SessionRequest(commands=ready)
+            if last:
+                return
+
+    def _read(self) -> None:
+        end = CarryoverError("session: expected an answer, got the end of the stream")
+        try:
+            for response in self._call:
+                for event in response.events:
+                    if event.WhichOneof("event") == "expired":
+                        self._expired(event.expired)
+                        continue
+                    with self._lock:
+                        answer = self._waiting.pop(event.request_id, None)
+                    if answer is not None:
+                        answer.put(event)
+        except grpc.RpcError as error:
+            end = from_rpc_error(error)
+        with self._lock:
+            self._end = end
+            waiting, self._waiting = list(self._waiting.values()), {}
+        for answer in waiting:
+            answer.put(end)
+        self.finish()
+
+
+class Line:
+    """See the module docstring.
+
+    Args:
+        method: The stub's Session method, with the caller's name.
+    """
+
+    def __init__(self, method: Callable[..., Any]) -> None:
+        self._method = method
+        self._lock = threading.Lock()
+        self._connection: _Connection | None = None
+        self._leaving: _Connection | None = None  # the last one that was finished: it may have more to send
+        self._sessions: dict[str, SessionCore] = {}
+        self._users = 0
+
+    def __enter__(self) -> "Line":
+        """Keep the stream open until `__exit__`, which the last one closes it at."""
+        with self._lock:
+            self._users += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            connection = self._connection if not self._users else None
+            if connection is not None:
+                self._connection, self._leaving = None, connection
+        if connection is not None:
+            connection.finish()
+
+    def watch(self, session: SessionCore) -> None:
+        """Have a session told of its end, and closed with the line."""
+        self._sessions[session.id] = session
+
+    def unwatch(self, session: SessionCore) -> None:
+        """Stop that."""
+        self._sessions.pop(session.id, None)
+
+    def ask(self, command: pb.SessionCommand, timeout_s: float, *, again: bool = False) -> pb.SessionEvent:
+        """Send a command and wait for its answer.
+
+        Args:
+            command: Without a number.
+            timeout_s: For the answer.
+            again: Whether it may be sent again after a broken connection, as what it does is not done twice.
+
+        Raises:
+            DeadlineExceeded: None came.
+            CarryoverError: The stream ended first.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        for pause_s in (*(RETRY_PAUSES_S if again else ()), None):
+            try:
+                got = self._current().send(command).get(timeout=max(0.0, deadline_s - time.monotonic()))
+            except queue.Empty:
+                raise DeadlineExceeded(
+                    f"session: expected an answer within {timeout_s:g} s, got none",
+                    "DEADLINE_EXCEEDED",
+                    "DEADLINE_EXCEEDED",
+                ) from None
+            if isinstance(got, pb.SessionEvent):
+                return got
+            lost = isinstance(got, Unavailable) and not isinstance(got, ShuttingDown)
+            if pause_s is None or not lost or time.monotonic() + pause_s > deadline_s:
+                raise got
+            time.sleep(pause_s)
+        raise AssertionError("unreachable")
+
+    def tell(self, command: pb.SessionCommand) -> None:
+        """Send a command whose answer nobody waits for, if there is a stream."""
+        with self._lock:
+            connection = self._connection
+        if connection is not None:
+            connection.send(command)
+
+    def close(self, farewell: Callable[[str], pb.SessionCommand]) -> None:
+        """End the stream, and the sessions on it that are still open, given the command that ends one."""
+        with self._lock:
+            connection, self._connection = self._connection, None
+        sessions, self._sessions = list(self._sessions.values()), {}
+        if connection is not None:
+            for session in sessions:
+                connection.send(farewell(session.id))
+            connection.finish()
+            connection.wait(FAREWELL_S)
+        if self._leaving is not None:
+            self._leaving.wait(FAREWELL_S)
+
+    def _current(self) -> _Connection:
+        with self._lock:
+            if self._connection is None or self._connection.broken:
+                self._connection = _Connection(self._method, self._expired)
+            return self._connection
+
+    def _expired(self, event: pb.SessionExpired) -> None:
+        session = self._sessions.pop(event.session_id, None)
+        if session is not None:
+            session._expired(event)
