@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.manifest import GraphKind
 from service.engine.cost import RowCost
@@ -33,7 +33,7 @@ _CHUNKS: Final = (8, 2, 4, 16)  # in order of interest, as the budget may not do
 _CHUNK_ROWS: Final = (1, 4, 16, 64)
 _MOST_CHUNK_TOKENS: Final = 256  # rows times steps beyond which no chunk is timed
 _LENGTH: Final = 20  # time steps of a whole sequence: a sentence
-_KNEE: Final = 0.95  # of the best rows a second
+_KNEE: Final = 0.93  # of the best rows a second; at 0.95 the same model fell on either side of it from run to run
 _CHUNK_GAIN: Final = 1.03  # over as many steps, below which a chunk is not worth its wait
 _MOST_RUN_S: Final = 0.04  # of a run of whole sequences, for which steps must wait
 _log = logging.getLogger(__name__)
@@ -69,6 +69,11 @@ class HostProfile(BaseModel):
     step_seconds: dict[Rows, Seconds] = {}
     chunk_seconds: dict[Rows, dict[Rows, Seconds]] = {}
     time_step_seconds: dict[Rows, Seconds] = {}
+
+    @model_validator(mode="after")
+    def _usable(self) -> "HostProfile":
+        self.limits(ScheduleLimits())
+        return self
 
     def limits(self, base: ScheduleLimits) -> ScheduleLimits:
         """Set what was measured into limits; a `max_chunk` of 1 there stays."""
