@@ -1,7 +1,12 @@
-"""The ceiling: the same step graph under raw ONNX Runtime, in process, its pools updated in place."""
+"""The ceiling: the same step graph under raw ONNX Runtime, in process, its pools updated in place.
+
+As many one-thread runners as cores step one shared pool side by side, each with its own rows; nothing is around them.
+"""
 
 import os
+import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +18,17 @@ from export.manifest import Manifest
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which is when it counts
 import onnxruntime
+
+BATCHES = 32  # different batches of tokens that a measurement goes round
+
+
+def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open a graph on the CPU with that many intra-op threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
@@ -35,12 +51,7 @@ class Ceiling:
     def open(cls, bundle: Path, threads: int, slots: int) -> "Ceiling":
         """Load the step graph of a bundle with that many intra-op threads and zeroed pools."""
         manifest = load_manifest(bundle)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = str(bundle / manifest.graphs["step"].file)
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = open_session(bundle / manifest.graphs["step"].file, threads)
         pools = {
             str(state.pool_input): onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((slots, *state.shape), np.float32))
             for state in manifest.states
@@ -49,7 +60,10 @@ class Ceiling:
         return cls(session, manifest, pools, int(log_probs.shape[1]))
 
     def run(self, tokens: np.ndarray, read: np.ndarray, write: np.ndarray) -> np.ndarray:
-        """Step once; tokens, read and write slots are (B,) int64. Returns the best next token of each row, (B,)."""
+        """Step once; tokens, read and write slots are (B,) int64. Returns the best next token of each row, (B,).
+
+        Threads may run side by side as long as their slots differ.
+        """
         io = self.session.io_binding()
         io.bind_cpu_input("tokens", tokens)
         io.bind_cpu_input("read_slots", read)
@@ -62,24 +76,68 @@ class Ceiling:
         self.session.run_with_iobinding(io)
         return np.asarray(io.get_outputs()[-1].numpy()[:, 0])
 
-    def steps_per_s(self, rows: int, seconds: float) -> tuple[float, list[float]]:
-        """Run one batch size for a while; returns steps/s (rows times runs) and the run times in ms."""
-        slots = np.arange(2, 2 + rows, dtype=np.int64)
-        batches = [np.array([token(i, t, self.vocabulary) for i in range(rows)]) for t in range(32)]
-        for batch in batches[:3]:
-            self.run(batch, slots, slots)
-        times: list[float] = []
-        begin = time.perf_counter()
-        while (now := time.perf_counter()) - begin < seconds:
-            self.run(batches[len(times) % 32], slots, slots)
-            times.append((time.perf_counter() - now) * 1e3)
-        return rows * len(times) / (time.perf_counter() - begin), times
+    def steps_per_s(self, rows: int, seconds: float, runners: int = 1) -> tuple[float, list[float]]:
+        """Run one batch size for a while; returns steps/s of all runners and the run times in ms.
+
+        Args:
+            rows: B of every run. The pools need 2 + rows * runners slots.
+            seconds: For how long.
+            runners: How many threads run side by side.
+        """
+        times: list[list[float]] = [[] for _ in range(runners)]
+        took = [0.0] * runners
+
+        def work(runner: int) -> None:
+            slots = np.arange(2 + runner * rows, 2 + (runner + 1) * rows, dtype=np.int64)
+            batches = [np.array([token(int(i), t, self.vocabulary) for i in slots]) for t in range(BATCHES)]
+            for batch in batches[:3]:
+                self.run(batch, slots, slots)
+            start.wait()
+            begin = time.perf_counter()
+            while (now := time.perf_counter()) - begin < seconds:
+                self.run(batches[len(times[runner]) % BATCHES], slots, slots)
+                times[runner].append((time.perf_counter() - now) * 1e3)
+            took[runner] = time.perf_counter() - begin
+
+        start = threading.Barrier(runners)
+        run_side_by_side(work, runners)
+        rate = sum(rows * len(mine) / spent for mine, spent in zip(times, took, strict=True))
+        return rate, [one for mine in times for one in mine]
 
     def answers(self, session: int, steps: int) -> list[int]:
         """The best next token after each step of one session run alone from the initial state."""
+        return self.answers_to([token(session, t, self.vocabulary) for t in range(steps)])
+
+    def answers_to(self, inputs: Sequence[int]) -> list[int]:
+        """The best next token after each input, run alone (B=1) from the initial state."""
         slot, read = np.array([2], np.int64), np.array([0], np.int64)
         best: list[int] = []
-        for t in range(steps):
-            best.append(int(self.run(np.array([token(session, t, self.vocabulary)]), read, slot)[0]))
+        for given in inputs:
+            best.append(int(self.run(np.array([given]), read, slot)[0]))
             read = slot
         return best
+
+
+def run_side_by_side(work: Callable[[int], None], runners: int) -> None:
+    """Call `work` with 0 .. runners - 1, each in its thread; what one raises is raised.
+
+    One runs in the calling thread if it is the only one.
+    """
+    if runners == 1:
+        work(0)
+        return
+    failures: list[BaseException] = []
+
+    def guarded(runner: int) -> None:
+        try:
+            work(runner)
+        except BaseException as failure:
+            failures.append(failure)
+
+    threads = [threading.Thread(target=guarded, args=(runner,)) for runner in range(runners)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -23,15 +24,38 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running service.
+
+    Args:
+        address: host:port.
+        pid: Of its process.
+    """
+
+    address: str
+    pid: int
+
+    def rss_bytes(self) -> int:
+        """Resident memory now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(line.split()[1]) * 1024
+
+    def cpu_s(self) -> float:
+        """Processor seconds so far, of all its threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
-def serving(repository: Path, threads: int, log: Path, **settings: int) -> Iterator[str]:
-    """Serve a repository on loopback; yields the address.
+def running(repository: Path, log: Path, **settings: object) -> Iterator[Server]:
+    """Serve a repository on loopback, on the CPU.
 
     Args:
         repository: The model repository.
-        threads: Intra-op threads of ONNX Runtime.
         log: Where the server's output goes.
-        settings: Further CARRYOVER_* settings, by lower-case name.
+        settings: CARRYOVER_* settings, by lower-case name.
 
     Raises:
         SystemExit: The server did not come up; the last lines of its log are the message.
@@ -39,14 +63,14 @@ def serving(repository: Path, threads: int, log: Path, **settings: int) -> Itera
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
     environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in settings.items()}
-    environment |= {"CARRYOVER_THREADS": str(threads), "CARRYOVER_PROVIDER": "cpu"}
+    environment |= {"CARRYOVER_PROVIDER": "cpu"}
     command = [sys.executable, "-m", "carryover", "serve", "--repository", str(repository), "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         address = f"127.0.0.1:{port}"
         _wait(address, process, log)
-        yield address
+        yield Server(address, process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -54,6 +78,13 @@ def serving(repository: Path, threads: int, log: Path, **settings: int) -> Itera
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextlib.contextmanager
+def serving(repository: Path, threads: int, log: Path, **settings: object) -> Iterator[str]:
+    """As `running`, with that many intra-op threads a run; yields the address."""
+    with running(repository, log, threads=threads, **settings) as server:
+        yield server.address
 
 
 def _wait(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
