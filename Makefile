@@ -49,7 +49,7 @@ check: lint type
 	$(BIN)/python .ci/check_wheel.py
 
 bench: $(INSTALLED)
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m bench $(or $(ARGS),all)
 
 clean: # what can be made again in minutes; runs/ and repository/ stay
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

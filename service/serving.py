@@ -158,8 +158,9 @@ class Serving:
 def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:
     """What was measured of a model, unless the settings say otherwise."""
     limits = model.profile.limits(ScheduleLimits())
-    if settings.max_batch_rows:
-        limits = replace(limits, max_rows=settings.max_batch_rows)
+    if rows := settings.max_batch_rows:
+        tokens = max(limits.max_chunk, 2 * rows)
+        limits = replace(limits, max_rows=rows, max_sequences=rows, max_chunk_tokens=tokens)
     if settings.max_batch_tokens:
         limits = replace(limits, max_padded_tokens=settings.max_batch_tokens)
     if settings.max_chunk:

@@ -75,11 +75,12 @@ class Admission:
         Raises:
             InvalidInput: The inputs are not the step graph's, or more outputs are wanted than it gives.
         """
-        if request.inputs.keys() != self._step_inputs or request.num_steps < 1:
-            _refuse_inputs(self._step_inputs, request.inputs, request.num_steps)
-        for values in request.inputs.values():
-            if len(values) != request.num_steps:
-                _refuse_inputs(self._step_inputs, request.inputs, request.num_steps)
+        num_steps = request.num_steps
+        for name, values in request.inputs.items():
+            if len(values) != num_steps or name not in self._step_inputs:
+                _refuse_inputs(self._step_inputs, request.inputs, num_steps)
+        if len(request.inputs) != len(self._step_inputs) or num_steps < 1:
+            _refuse_inputs(self._step_inputs, request.inputs, num_steps)
         if not 0 <= request.num_top <= self._top_k:
             raise InvalidInput("num_top", f"0 to {self._top_k}", str(request.num_top))
 

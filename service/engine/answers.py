@@ -1,6 +1,7 @@
 """Answers to steps, packed small: a session keeps its last few for steps that are sent again."""
 
 import struct
+from functools import cache
 from itertools import chain
 
 from service.engine.interface import StepOutputs
@@ -8,13 +9,19 @@ from service.engine.interface import StepOutputs
 _HEAD = struct.Struct("<QII")  # index of the first step, steps, best outputs a step
 
 
+@cache
+def _one_step(num_top: int) -> struct.Struct:
+    """The answer to a single step, the most common one."""
+    return struct.Struct(f"<QII{num_top}q{num_top}f")
+
+
 def pack_answer(first_step: int, outputs: StepOutputs) -> bytes:
     """Pack the answer to the steps from `first_step` on."""
     num_steps = len(outputs.token_ids)
     num_top = len(outputs.token_ids[0])
-    head = _HEAD.pack(first_step, num_steps, num_top)
     if num_steps == 1:
-        return head + struct.pack(f"<{num_top}q{num_top}f", *outputs.token_ids[0], *outputs.log_probs[0])
+        return _one_step(num_top).pack(first_step, 1, num_top, *outputs.token_ids[0], *outputs.log_probs[0])
+    head = _HEAD.pack(first_step, num_steps, num_top)
     count = num_steps * num_top
     flat = chain(chain.from_iterable(outputs.token_ids), chain.from_iterable(outputs.log_probs))
     return head + struct.pack(f"<{count}q{count}f", *flat)

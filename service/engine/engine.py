@@ -31,6 +31,7 @@ from service.errors import InternalFailure, ShuttingDown
 
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
+_MOST_CHECKED: Final = 10_000  # sessions whose books are checked so
 _JOIN_S: Final = 30.0  # the longest that one run of a graph may take when closing
 _FIRST_STEP_S: Final = 0.0002  # a session step, before any was seen
 _FIRST_WORK_S: Final = 0.002  # any other request
@@ -46,7 +47,7 @@ class GraphRunner(Protocol):
     def run(
         self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], lane: int = 0
     ) -> dict[str, npt.NDArray[Any]]:
-        """Run a graph once, updating the pools. `log_probs` is good until the next run in the lane."""
+        """Run a graph once, updating the pools. What comes out is good until the next one in the lane."""
 
     def read_rows(self, rows: Sequence[int]) -> Mapping[str, npt.NDArray[Any]]:
         """Copy rows of the state pools out: by state name, (len(rows), *shape)."""
@@ -170,12 +171,14 @@ class Engine:
         """Settle the batch of a lane with what its run gave."""
         with self._lock:
             self._finish(lane, outputs)
+            self._publish()
 
     # ------------------------------------------------------------------------------------------- the runner threads
 
     def _live(self, lane: int) -> None:
         step_aside()
         outputs: Mapping[str, npt.NDArray[Any]] | Exception | None = None
+        stirred = True
         while True:
             with self._lock:
                 try:
@@ -183,14 +186,17 @@ class Engine:
                         self._finish(lane, outputs)
                     if self._closing or self.failed:
                         break
+                    if not stirred:
+                        self._check_when_idle()
+                    wait_s = self._wait_s()
+                    # Publishes last: whoever hears of it needs the interpreter, which this thread lets go of next.
                     plan = self._begin(lane)
-                    wait_s = self._idle_s() if plan is None else 0.0
                 except Exception:
                     self._fail()
                     break
             if plan is None:
                 outputs = None
-                self._inbox.wait(wait_s)
+                stirred = self._inbox.wait(wait_s)
             else:
                 outputs = self._run(lane, plan)
         with self._lock:
@@ -216,10 +222,13 @@ class Engine:
         roster.expire(now)
         roster.start_waiting(now)
         plan = self._plan(lane, now)
-        self._publish()
         self._count()
         if plan is not None and len(roster.ready) and len(self._in_flight) < self._num_runners:
             self._inbox.stir()
+        if roster.num_tasks == 0:
+            self._step_pace.rest()
+            self._work_pace.rest()
+        self._publish()
         return plan
 
     def _plan(self, lane: int, now: float) -> Plan | None:
@@ -259,16 +268,16 @@ class Engine:
             tops = [work.num_top for work in plan.works]
             most = None if None in tops else max(tops)  # type: ignore[type-var]
             self._roster.settle(plan.works, Outputs(outputs, most), now)
-        self._publish()
 
-    def _idle_s(self) -> float:
-        """How long a runner with nothing to run may sleep; an engine with nothing at all to do checks its books."""
-        if self._roster.num_tasks == 0:
-            self._step_pace.rest()
-            self._work_pace.rest()
-            self._roster.check_integrity(len(self._in_flight))
+    def _wait_s(self) -> float:
+        """How long a runner with nothing to run may sleep: until a session may have been idle for too long."""
         look_s = self._roster.next_look_s()
         return _IDLE_WAIT_S if look_s is None else min(_IDLE_WAIT_S, max(0.0, look_s - self._clock()))
+
+    def _check_when_idle(self) -> None:
+        """Check the books if there is nothing to do and not too much to look at."""
+        if self._roster.num_tasks == 0 and len(self._roster.sessions) <= _MOST_CHECKED:
+            self._roster.check_integrity(len(self._in_flight))
 
     def _publish(self) -> None:
         events = self._roster.events

@@ -108,15 +108,21 @@ class Inbox:
             self._new_here = self._steps_here = 0
             return requests, cancels
 
-    def wait(self, wait_s: float) -> None:
-        """Wait until something is here, `stir` or `close` was called, or `wait_s` seconds have passed."""
+    def wait(self, wait_s: float) -> bool:
+        """Wait until something is here, `stir` or `close` was called, or `wait_s` seconds have passed.
+
+        Returns:
+            Whether it was not the time that ended the wait.
+        """
         with self._lock:
             if not (self._requests or self._cancels or self._stirs or self._closed):
                 self._num_asleep += 1
                 self._arrived.wait(wait_s)
                 self._num_asleep -= 1
+            stirred = bool(self._requests or self._cancels or self._stirs or self._closed)
             if self._stirs:
                 self._stirs -= 1
+            return stirred
 
     def stir(self) -> None:
         """End one wait, now or the next one: there is something to run."""
