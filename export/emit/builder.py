@@ -13,15 +13,17 @@ from export.manifest import GraphSpec, Precision, TensorSpec
 # Opset 22 registers the recurrent operators anew, which CUDA kernels do not follow everywhere.
 OPSET: Final = 20
 IR_VERSION: Final = 10
+# Of ONNX Runtime's own operators; only int8 needs them.
+RUNTIME_DOMAIN: Final = "com.microsoft"
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | str, ...]
-ValueType = Literal["float32", "int64", "bool"]
+ValueType = Literal["float32", "int64", "uint8"]
 
 _TENSOR_TYPES: Final[dict[ValueType, int]] = {
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
-    "bool": TensorProto.BOOL,
+    "uint8": TensorProto.UINT8,
 }
 
 
@@ -126,9 +128,12 @@ class GraphBuilder:
         Raises:
             onnx.checker.ValidationError: The graph is not valid ONNX: a bug in an emitter.
         """
+        opsets = [helper.make_opsetid("", OPSET)]
+        if self.precision == "int8":
+            opsets.append(helper.make_opsetid(RUNTIME_DOMAIN, 1))
         model = helper.make_model(
             self.body(),
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=opsets,
             ir_version=IR_VERSION,
             producer_name="carryover",
         )

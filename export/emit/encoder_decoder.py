@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from export.emit.attention import emit_attention, emit_keys
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
-from export.emit.linear import Activation, emit_embedding, emit_linear
+from export.emit.linear import Activation, emit_concat, emit_embedding, emit_linear
 from export.emit.output import emit_next_log_probs, emit_top
 from export.emit.pools import (
     declare_memory_pools,
@@ -57,8 +57,8 @@ def _emit_encode(
     memory_pools = declare_memory_pools(graph, memories)
     time_major = graph.op("Transpose", source, perm=[1, 0])
     embedded = emit_embedding(graph, "source_embedding", to_numpy(model.source_embedding.weight), time_major)
-    outputs, final = emit_stack(graph, "encoder", model.encoder, [embedded], lengths, None)
-    memory = graph.op("Transpose", outputs, perm=[1, 0, 2])  # (B, S, M)
+    outputs, final = emit_stack(graph, "encoder", model.encoder, [embedded], lengths, None, as_float=True)
+    memory = graph.op("Transpose", emit_concat(graph, outputs), perm=[1, 0, 2])  # (B, S, M)
     keys = emit_keys(graph, "attention", model.attention, memory)
     scatter_states(graph, states, state_pools, write_slots, _emit_bridge(graph, model, final))
     scatter_memories(graph, memories, memory_pools, source_rows, [memory, keys])

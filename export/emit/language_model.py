@@ -3,6 +3,8 @@
 `sequence` scores given texts, `step` says what may come next, `chunk` says it after each of several given tokens.
 """
 
+from collections.abc import Sequence
+
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
 from export.emit.linear import Activation, emit_embedding, emit_linear
@@ -69,7 +71,7 @@ def _emit_step(model: LanguageModel, precision: Precision, states: tuple[StateSp
         weights = CellWeights.from_stack(model.stack, layer)
         new += emit_step(graph, f"stack.{layer}", weights, [value], old[layer * per_layer : (layer + 1) * per_layer])
         value = Activation(new[-per_layer], model.config.hidden)
-    log_probs = emit_next_log_probs(graph, _emit_logits(graph, model, value.value), model.vocabulary_size)
+    log_probs = emit_next_log_probs(graph, _emit_logits(graph, model, [value]), model.vocabulary_size)
     graph.output(log_probs, "log_probs", "float32", ("B", model.vocabulary_size))
     emit_top(graph, log_probs, min(top_k, model.vocabulary_size))
     scatter_states(graph, states, pools, write_slots, new)
@@ -84,7 +86,7 @@ def _emit_chunk(model: LanguageModel, precision: Precision, states: tuple[StateS
     pools = declare_state_pools(graph, states)
     embedded = _emit_embedded(graph, model, graph.op("Transpose", tokens, perm=[1, 0]))  # (T, B, E)
     outputs, new = emit_chunk(graph, "stack", model.stack, [embedded], gather(graph, pools, read_slots))
-    logits = _emit_logits(graph, model, flatten_steps(graph, outputs, model.config.hidden))
+    logits = _emit_logits(graph, model, flatten_steps(graph, outputs))
     log_probs = emit_next_log_probs(graph, logits, model.vocabulary_size)
     emit_top_of_chunk(graph, log_probs, read_slots, min(top_k, model.vocabulary_size))
     scatter_states(graph, states, pools, write_slots, new)
@@ -95,6 +97,6 @@ def _emit_embedded(graph: GraphBuilder, model: LanguageModel, tokens: str) -> Ac
     return emit_embedding(graph, "embedding", to_numpy(model.embedding.weight), tokens)
 
 
-def _emit_logits(graph: GraphBuilder, model: LanguageModel, value: str) -> str:
+def _emit_logits(graph: GraphBuilder, model: LanguageModel, outputs: Sequence[Activation]) -> str:
     weight, bias = model.projection()
-    return emit_linear(graph, "output", [Activation(value, model.config.hidden)], to_numpy(weight), to_numpy(bias))
+    return emit_linear(graph, "output", outputs, to_numpy(weight), to_numpy(bias))

@@ -2,18 +2,19 @@
 
 In fp32 a layer is one ONNX LSTM or GRU node, which takes time-major inputs (T, B, I); its `sequence_lens` gives what
 packed sequences give in torch: zeros past the end, final states after the last valid step, the backward direction
-starting there. In int8 a layer is made of primitive operators (`export.emit.cells`).
+starting there. In int8 a layer is made of primitive operators (`export.emit.quantized`).
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from export.emit.builder import GraphBuilder
-from export.emit.cells import emit_quantized_layer, emit_quantized_step
 from export.emit.linear import Activation, emit_concat
+from export.emit.quantized import emit_quantized_chunk, emit_quantized_layer, emit_quantized_step
 from export.emit.weights import CellWeights
 from models.recurrent import RecurrentStack
 
@@ -25,7 +26,8 @@ def emit_stack(
     inputs: Sequence[Activation],
     lengths: str,
     states: Sequence[str] | None,
-) -> tuple[str, list[str]]:
+    as_float: bool = False,
+) -> tuple[list[Activation], list[str]]:
     """Emit all layers over whole sequences.
 
     Args:
@@ -35,27 +37,28 @@ def emit_stack(
         inputs: (T, B, I_j) each.
         lengths: (B,) int64.
         states: (B, H) each, in the order of `state_names`; None is zeros.
+        as_float: Whether the outputs are wanted in float32 whatever the precision.
 
     Returns:
-        Outputs (T, B, D*H), zeros past the end, and the final states, as `states`.
+        Outputs (T, B, ...), together D*H wide and meaningless past the end, and the final states, as `states`.
     """
     if graph.precision == "int8":
-        mask = _emit_mask(graph, lengths, inputs[0].value)
         states = _emit_zeros(graph, stack, lengths) if states is None else states
     else:
         counts = graph.op("Cast", lengths, to=TensorProto.INT32)
     per_layer = stack.num_states // stack.layers
-    final: list[str] = []
+    outputs, final = list(inputs), []
     for layer in range(stack.layers):
         prefix = f"{name}.{layer}"
         weights = [CellWeights.from_stack(stack, layer, backward=d == 1) for d in range(stack.directions)]
         mine = None if states is None else states[layer * per_layer : (layer + 1) * per_layer]
         if graph.precision == "int8":
             assert mine is not None
-            outputs, last = _emit_quantized_directions(graph, prefix, weights, inputs, mask, mine)
+            wanted = as_float and layer == stack.layers - 1
+            outputs, last = emit_quantized_layer(graph, prefix, weights, outputs, lengths, mine, wanted)
         else:
-            outputs, last = _emit_layer(graph, prefix, weights, emit_concat(graph, inputs), counts, mine)
-        inputs = [Activation(outputs, stack.output_size)]
+            value, last = _emit_layer(graph, prefix, weights, emit_concat(graph, outputs), counts, mine)
+            outputs = [Activation(value, stack.output_size)]
         final.extend(last)
     return outputs, final
 
@@ -83,7 +86,7 @@ def emit_step(
 
 def emit_chunk(
     graph: GraphBuilder, name: str, stack: RecurrentStack, inputs: Sequence[Activation], states: Sequence[str]
-) -> tuple[str, list[str]]:
+) -> tuple[list[Activation], list[str]]:
     """Emit T steps of all layers for rows that all take T: bit for bit what T runs of `emit_step` give.
 
     Args:
@@ -97,22 +100,23 @@ def emit_chunk(
         Outputs (T, B, H) and the states after the last step, as `states`.
     """
     per_layer = stack.num_states // stack.layers
-    final: list[str] = []
+    outputs, final = list(inputs), []
     for layer in range(stack.layers):
         prefix, weights = f"{name}.{layer}", CellWeights.from_stack(stack, layer)
         mine = states[layer * per_layer : (layer + 1) * per_layer]
         if graph.precision == "int8":
-            outputs, last = emit_quantized_layer(graph, prefix, weights, inputs, None, mine)
+            output, last = emit_quantized_chunk(graph, prefix, weights, outputs, mine)
         else:
-            outputs, last = _emit_layer(graph, prefix, [weights], emit_concat(graph, inputs), None, mine)
-        inputs = [Activation(outputs, stack.output_size)]
+            value, last = _emit_layer(graph, prefix, [weights], emit_concat(graph, outputs), None, mine)
+            output = Activation(value, stack.output_size)
+        outputs = [output]
         final.extend(last)
     return outputs, final
 
 
-def flatten_steps(graph: GraphBuilder, value: str, width: int) -> str:
-    """(T, B, width) -> (T*B, width): matrices multiply as those of a step, with the bias inside the product."""
-    return graph.op("Reshape", value, graph.ints(-1, width))
+def flatten_steps(graph: GraphBuilder, outputs: Sequence[Activation]) -> list[Activation]:
+    """(T, B, ...) -> (T*B, ...): matrices multiply as those of a step, with the bias inside the product."""
+    return [replace(one, value=graph.op("Reshape", one.value, graph.ints(-1, one.width))) for one in outputs]
 
 
 def _emit_layer(
@@ -157,36 +161,6 @@ def _emit_layer(
     else:
         joined = graph.op("Reshape", graph.op("Transpose", outputs, perm=[0, 2, 1, 3]), graph.ints(0, 0, -1))
     return joined, [state for stacked in final for state in _unstack(graph, stacked, directions)]
-
-
-def _emit_quantized_directions(
-    graph: GraphBuilder,
-    name: str,
-    weights: Sequence[CellWeights],
-    inputs: Sequence[Activation],
-    mask: str,
-    states: Sequence[str],
-) -> tuple[str, list[str]]:
-    """One layer as `_emit_layer`, a scan a direction."""
-    directions = len(weights)
-    outputs, finals = [], []
-    for d, one in enumerate(weights):
-        suffix = ("forward", "backward")[d]
-        output, final = emit_quantized_layer(
-            graph, f"{name}.{suffix}", one, inputs, mask, states[d::directions], backward=d == 1
-        )
-        outputs.append(output)
-        finals.append(final)
-    joined = outputs[0] if directions == 1 else graph.op("Concat", *outputs, axis=-1)
-    return joined, [final[kind] for kind in range(len(finals[0])) for final in finals]
-
-
-def _emit_mask(graph: GraphBuilder, lengths: str, inputs: str) -> str:
-    """(T, B, 1) bool, True = real step, for inputs (T, B, I)."""
-    zero, one = (graph.constant(np.array(value, np.int64)) for value in (0, 1))
-    num_steps = graph.op("Gather", graph.op("Shape", inputs), zero)
-    steps = graph.op("Unsqueeze", graph.op("Range", zero, num_steps, one), graph.ints(1))  # (T, 1)
-    return graph.op("Unsqueeze", graph.op("Less", steps, lengths), graph.ints(2))
 
 
 def _emit_zeros(graph: GraphBuilder, stack: RecurrentStack, lengths: str) -> list[str]:

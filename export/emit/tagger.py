@@ -3,6 +3,8 @@
 `sequence` scores whole sentences; where no word ahead matters, `step` tags word by word and `chunk` several words.
 """
 
+from collections.abc import Sequence
+
 from export.emit.builder import GraphBuilder
 from export.emit.emitted import EmittedModel
 from export.emit.linear import Activation, emit_embedding, emit_linear
@@ -66,7 +68,7 @@ def _emit_step(model: Tagger, precision: Precision, states: tuple[StateSpec, ...
         weights = CellWeights.from_stack(model.stack, layer)
         new += emit_step(graph, f"stack.{layer}", weights, inputs, old[layer * per_layer : (layer + 1) * per_layer])
         inputs = [Activation(new[-per_layer], model.config.hidden)]
-    scores = _emit_scores(graph, model, new[-per_layer])
+    scores = _emit_scores(graph, model, inputs)
     emit_top(graph, graph.op("LogSoftmax", scores, axis=-1), min(top_k, model.num_tags))
     scatter_states(graph, states, pools, write_slots, new)
     return graph
@@ -82,7 +84,7 @@ def _emit_chunk(model: Tagger, precision: Precision, states: tuple[StateSpec, ..
     pools = declare_state_pools(graph, states)
     inputs = _emit_embedded_time_first(graph, model, words, characters, word_lengths)
     outputs, new = emit_chunk(graph, "stack", model.stack, inputs, gather(graph, pools, read_slots))
-    scores = _emit_scores(graph, model, flatten_steps(graph, outputs, model.config.hidden))
+    scores = _emit_scores(graph, model, flatten_steps(graph, outputs))
     emit_top_of_chunk(graph, graph.op("LogSoftmax", scores, axis=-1), read_slots, min(top_k, model.num_tags))
     scatter_states(graph, states, pools, write_slots, new)
     return graph
@@ -127,6 +129,5 @@ def _emit_embedded(
     return [known, Activation(graph.op("Reshape", spelling, shape), width)]
 
 
-def _emit_scores(graph: GraphBuilder, model: Tagger, value: str) -> str:
-    inputs = [Activation(value, model.stack.output_size)]
-    return emit_linear(graph, "output", inputs, to_numpy(model.output.weight), to_numpy(model.output.bias))
+def _emit_scores(graph: GraphBuilder, model: Tagger, outputs: Sequence[Activation]) -> str:
+    return emit_linear(graph, "output", outputs, to_numpy(model.output.weight), to_numpy(model.output.bias))

@@ -6,7 +6,7 @@ import torch
 
 from export.emit.builder import GraphBuilder
 from export.emit.emit import emit
-from export.emit.linear import Activation, emit_embedding, emit_linear, quantize_weight
+from export.emit.linear import Activation, emit_concat, emit_embedding, emit_linear, quantize_weight
 from export.emit.recurrent import emit_stack
 from models.config import Cell, EncoderDecoderConfig, LanguageModelConfig, TaggerConfig
 from models.recurrent import RecurrentStack
@@ -157,22 +157,31 @@ def test_an_outlier_in_the_batch_changes_nobody_else(cell: Cell) -> None:
         assert np.array_equal(calm, wild)
 
 
+@pytest.mark.parametrize("as_float", [True, False])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_stack_is_near_torch_and_zero_past_the_end(cell: Cell) -> None:
+def test_a_stack_is_near_torch_up_to_the_ends(cell: Cell, as_float: bool) -> None:
     torch.manual_seed(0)
     stack = RecurrentStack(cell, 8, 12, layers=2, bidirectional=True).eval().requires_grad_(False)
     graph = GraphBuilder("stack", "int8")
     inputs = Activation(graph.input("inputs", "float32", ("T", "B", 8)), 8)
-    outputs, final = emit_stack(graph, "stack", stack, [inputs], graph.input("lengths", "int64", ("B",)), None)
-    graph.output(outputs, "outputs", "float32", ("T", "B", 24))
+    lengths_input = graph.input("lengths", "int64", ("B",))
+    start = [graph.input(f"initial_{i}", "float32", ("B", 12)) for i in range(stack.num_states)]
+    outputs, final = emit_stack(graph, "stack", stack, [inputs], lengths_input, start, as_float)
+    assert [(one.width, one.quantized) for one in outputs] == [(12, not as_float)] * 2
+    # What reads the outputs: an affine map that changes nothing.
+    read = graph.op("Identity", emit_concat(graph, outputs)) if as_float else None
+    read = read or emit_linear(graph, "read", outputs, np.eye(24, dtype=np.float32), None)
+    graph.output(read, "outputs", "float32", ("T", "B", 24))
     for i, state in enumerate(final):
         graph.output(state, f"final_{i}", "float32", ("B", 12))
     values, lengths = torch.rand(3, 6, 8) * 2 - 1, torch.tensor([6, 1, 4])
-    expected, states = stack(values, lengths)
-    got = run(session(graph.build()), {"inputs": values.transpose(0, 1).numpy(), "lengths": lengths.numpy()})
+    states = tuple(torch.rand(3, 12) * 2 - 1 for _ in start)
+    expected, last = stack(values, lengths, states)
+    initial = {f"initial_{i}": state.numpy() for i, state in enumerate(states)}
+    fed = {"inputs": values.transpose(0, 1).contiguous().numpy(), "lengths": lengths.numpy()}
+    got = run(session(graph.build()), fed | initial)
     by_row = got["outputs"].transpose(1, 0, 2)
-    np.testing.assert_allclose(by_row, expected.numpy(), atol=NEAR, rtol=0)
     for row, length in enumerate(lengths.tolist()):
-        assert (by_row[row, length:] == 0).all()
-    for i, state in enumerate(states):
+        np.testing.assert_allclose(by_row[row, :length], expected[row, :length].numpy(), atol=NEAR, rtol=0)
+    for i, state in enumerate(last):
         np.testing.assert_allclose(got[f"final_{i}"], state.numpy(), atol=NEAR, rtol=0)

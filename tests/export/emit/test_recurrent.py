@@ -37,7 +37,8 @@ def _sequence_graph(stack: RecurrentStack, with_states: bool = True) -> onnx.Mod
     outputs, final = emit_stack(
         graph, "stack", stack, [Activation(inputs, INPUT)], lengths, states if with_states else None
     )
-    graph.output(graph.op("Transpose", outputs, perm=[1, 0, 2]), "outputs", "float32", ("B", "T", stack.output_size))
+    (value,) = (one.value for one in outputs)
+    graph.output(graph.op("Transpose", value, perm=[1, 0, 2]), "outputs", "float32", ("B", "T", stack.output_size))
     for i, state in enumerate(final):
         graph.output(state, f"final_{i}", "float32", ("B", HIDDEN))
     return graph.build()
