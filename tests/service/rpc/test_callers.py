@@ -168,7 +168,7 @@ async def test_commands_of_one_message_are_taken_in_order(world: World) -> None:
     opened = pb.SessionOpened(session_id="b", model=pb.ModelRef(name="lm", version=3), num_steps=2)
     assert events[5].opened == opened
     assert events[7].rewound == pb.SessionRewound(session_id="a", mark=3, num_steps=1)
-    assert (events[8].stepped.num_steps, events[8].stepped.outputs[0].token_ids) == (3, [10 % 3])
+    assert (events[8].stepped.num_steps, list(events[8].stepped.outputs[0].token_ids)) == (3, [10 % 3])
     assert events[9].closed.num_steps == 1
     order = list(events)
     for name in ([1, 2, 3, 4, 5, 7, 9, 10], [5, 6, 8]):  # what names a, and what names b

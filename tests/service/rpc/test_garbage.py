@@ -17,8 +17,9 @@ from google.protobuf.message_factory import GetMessageClass
 from models.tokenizer import Tokenizer
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
-from service.engine.engine import Engine, EngineLimits
+from service.engine.engine import Engine
 from service.engine.interface import Publish
+from service.engine.limits import EngineLimits
 from service.rpc.bridge import Bridge
 from service.rpc.models import Limits, LiveModel, Models
 from service.rpc.server import RpcServer
@@ -210,7 +211,8 @@ async def stepped(world: World, ids: list[int]) -> list[pb.StepOutput]:
     await call.write(message(1, open=pb.OpenSession(model=LM)))
     answer = await only(call)
     assert answer.WhichOneof("event") == "opened", answer
-    session, outputs = answer.opened.session_id, []
+    session = answer.opened.session_id
+    outputs: list[pb.StepOutput] = []
     for token in ids:
         step = pb.StepSession(session_id=session, token_ids=[token], num_top=3)
         await call.write(message(2, step=step))

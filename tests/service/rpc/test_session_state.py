@@ -64,7 +64,7 @@ async def test_an_exported_state_goes_on_elsewhere_with_or_without_naming_the_mo
         opened = (await other.ask(**exported(taken.state, model))).opened
         assert (opened.model, opened.num_steps) == (pb.ModelRef(name="lm", version=3), 2)
         stepped = await other.step(opened.session_id, 1)
-        assert (stepped.num_steps, stepped.outputs[0].token_ids) == (3, [10 % 3])
+        assert (stepped.num_steps, list(stepped.outputs[0].token_ids)) == (3, [10 % 3])
 
 
 async def test_a_state_of_another_model_or_version_is_refused(world: World) -> None:
@@ -85,7 +85,8 @@ async def test_a_state_of_another_model_or_version_is_refused(world: World) -> N
 
 
 async def pages(stream: Stream, size: int) -> list[list[str]]:
-    found, token = [], ""
+    found: list[list[str]] = []
+    token = ""
     while not found or token:
         listed = (await stream.ask(list=pb.ListSessions(page_size=size, page_token=token))).listed
         found.append([info.session_id for info in listed.sessions])
@@ -104,7 +105,7 @@ async def test_a_caller_lists_its_own_sessions_and_nobody_elses(world: World) ->
     assert [info.session_id for info in listed.sessions] == mine
     assert [info.model.name for info in listed.sessions] == ["tagger", "lm", "lm"] * 2 + ["tagger"]
     info = listed.sessions[1]
-    assert (info.age_s, info.idle_s, info.num_steps, info.state_bytes, info.marks) == (9, 2.5, 2, 16, [8])
+    assert (info.age_s, info.idle_s, info.num_steps, info.state_bytes, list(info.marks)) == (9, 2.5, 2, 16, [8])
     assert await pages(alice, 3) == [mine[:3], mine[3:6], mine[6:]]
     assert await pages(alice, 7) == [mine]
     await alice.ask(close=pb.CloseSession(session_id=mine[2]))
