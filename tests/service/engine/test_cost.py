@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.engine.cost import Costs, RowCost
@@ -10,6 +10,7 @@ from service.engine.cost import Costs, RowCost
 POINTS = st.dictionaries(st.integers(1, 300), st.floats(1e-6, 1.0), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(POINTS, st.integers(1, 300))
 def test_between_measured_points_costs_are_on_a_straight_line(points: dict[int, float], rows: int) -> None:
     known = sorted(points)

@@ -53,6 +53,7 @@ TestQueue = QueueMachine.TestCase
 TestQueue.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1e6), max_size=60))
 def test_work_comes_out_in_order_of_age_whatever_order_it_came_in(keys: list[float]) -> None:
     queue = ReadyQueue()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.manifest import GraphKind
@@ -21,6 +21,7 @@ CHUNKING = replace(LIMITS, costs=Costs(0.1, 0.0, CHUNKS))
 GRAPHS: tuple[GraphKind, ...] = ("step", "encode", "sequence")
 LASTS: tuple[GraphKind | None, ...] = (None, "step", "chunk", "encode", "sequence")
 Ready = dict[GraphKind, list[WorkItem]]
+patient = settings(deadline=None)  # a busy machine is no fault of the schedule
 
 
 @st.composite
@@ -50,6 +51,7 @@ def only(graph: GraphKind, items: list[WorkItem], limits: ScheduleLimits = LIMIT
     return batch
 
 
+@patient
 @given(arrivals(), st.sampled_from(LASTS), st.integers(1, 4))
 def test_something_runs_while_anything_is_ready_and_the_oldest_of_its_kind_is_in_it(
     ready: Ready, last: GraphKind | None, idle: int
@@ -65,6 +67,7 @@ def test_something_runs_while_anything_is_ready_and_the_oldest_of_its_kind_is_in
     assert list(batch.requests) == sorted(set(batch.requests))  # rows are in order of age, nobody twice
 
 
+@patient
 @given(arrivals(), st.sampled_from(LASTS))
 def test_steps_go_first_but_not_twice_while_others_wait(ready: Ready, last: GraphKind | None) -> None:
     batch = schedule(ready, CHUNKING, last)
@@ -77,6 +80,7 @@ def test_steps_go_first_but_not_twice_while_others_wait(ready: Ready, last: Grap
         assert batch.graph in ("step", "chunk")
 
 
+@patient
 @given(arrivals(), st.sampled_from(LASTS), st.integers(1, 4))
 def test_batches_keep_their_bounds_unless_one_item_alone_exceeds_them(
     ready: Ready, last: GraphKind | None, idle: int
@@ -99,6 +103,7 @@ def test_batches_keep_their_bounds_unless_one_item_alone_exceeds_them(
         assert batch.length == 0
 
 
+@patient
 @given(arrivals(("step",)), st.integers(1, 4))
 def test_a_chunk_takes_only_who_has_that_many_steps(ready: Ready, idle: int) -> None:
     batch = schedule(ready, CHUNKING, None, idle)
@@ -109,6 +114,7 @@ def test_a_chunk_takes_only_who_has_that_many_steps(ready: Ready, idle: int) -> 
     assert all(item.length >= batch.length for item in items_of(batch, ready))
 
 
+@patient
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=40),
     st.lists(st.floats(0.01, 5.0), min_size=8, max_size=8),
@@ -144,6 +150,7 @@ def test_no_chunk_runs_where_none_pays() -> None:
     assert only("step", items, replace(CHUNKING, max_chunk=4)) == Batch("chunk", (0, 1, 2, 3), 4)
 
 
+@patient
 @given(arrivals(), st.randoms(use_true_random=False), st.integers(1, 3))
 def test_nobody_starves_whoever_keeps_arriving(ready: Ready, rng: random.Random, idle: int) -> None:
     """Each turn takes items out and lets as many new ones in; whoever was there at first runs within so many turns."""
@@ -182,6 +189,7 @@ def test_steps_that_attend_to_long_sources_share_a_bound() -> None:
     assert only("step", ready[2:], limits).requests == (2, 3)
 
 
+@patient
 @given(st.integers(1, 200), st.integers(1, 6), st.integers(1, 8))
 def test_idle_runners_share_what_is_ready(num_ready: int, idle: int, min_rows: int) -> None:
     limits = ScheduleLimits(max_rows=50, min_rows=min_rows)
@@ -290,6 +298,7 @@ def drain_and_best(lengths: list[int], step: float, run_s: float) -> tuple[float
     return planned, best[-1]
 
 
+@patient
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.floats(0.2, 9), st.floats(0, 30))
 def test_whole_sequences_take_no_more_than_twice_the_best_grouping(
     lengths: list[int], step: float, run_s: float
