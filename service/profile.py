@@ -22,7 +22,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from export.manifest import GraphKind
-from service.engine.cost import RowCost
+from service.engine.cost import Costs, RowCost
 from service.engine.schedule import ScheduleLimits
 from service.timing import TimedRunner, Timing
 
@@ -168,9 +168,9 @@ def _series(timing: Timing, kind: GraphKind, length: int, sizes: tuple[int, ...]
 
 
 def _knee(series: Mapping[int, float]) -> int:
-    """The smallest batch that is nearly as quick a row as the best."""
-    best = max(rows / seconds for rows, seconds in series.items())
-    return min(rows for rows, seconds in series.items() if rows / seconds >= _KNEE * best)
+    """The smallest batch that is nearly as quick a row as the best, with what any run costs the engine counted in."""
+    rates = {rows: rows / (seconds + Costs().run_s) for rows, seconds in series.items()}
+    return min(rows for rows, rate in rates.items() if rate >= _KNEE * max(rates.values()))
 
 
 def _paying_chunks(timing: Timing, steps: Mapping[int, float]) -> dict[int, dict[int, float]]:
