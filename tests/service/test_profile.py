@@ -125,6 +125,9 @@ def test_whole_sequences_are_bounded_by_the_time_they_keep_steps_waiting() -> No
     assert profile.max_padded_tokens == pytest.approx(400, abs=1)  # in 40 ms
     assert profile.time_step_seconds[4] == pytest.approx(4e-4)
     assert profile.step_seconds == {}
+    profile = ClockedRunner(linear(2e-3, 1e-4), "sequence").measure()  # a row more a time step of 20
+    assert profile.max_sequences == 16
+    assert profile.max_padded_tokens == pytest.approx(400 * 16 / 17, abs=1)
 
 
 def test_only_scratch_is_written_and_states_and_whole_vocabularies_are_not_copied_out() -> None:
