@@ -1,12 +1,13 @@
-"""The service beside other servers: same model and machine, one step a message, every answer compared with the right one.
+"""The service beside other servers: same model and machine, every answer compared with the right one.
 
     bash bench/peers/litserve/install.sh                                        # once, each in its own environment
     python -m bench.peers litserve                                              # or several names, or all
     python -m bench.peers all --rounds 3 --seconds 5 --sessions 64
 
-Service and peer take turns: service, peer, service, the next peer, and so on, round by round. The ratio is that of a
-peer's rate and of the service's just before. A peer that answers wrong, fails or loses the order of a session's steps
-is told so and not timed. Peers that listen on all interfaces run in a network of their own (unshare, of util-linux).
+One step a message. Service and peer take turns: service, peer, service, the next peer, and so on, round by round. The
+ratio is that of the service's rate to the rate of the peer just after. A peer that answers wrong, fails or loses the
+order of a session's steps is told so and not timed. Peers that listen on all interfaces are run in a network of their
+own (unshare, of util-linux).
 """
 
 import argparse

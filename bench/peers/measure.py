@@ -73,6 +73,7 @@ def _http(port: int, path: str, body: bytes) -> bytes | None:
 
 
 def _grpc(port: int, path: str, body: bytes) -> bytes | None:
+    channel: Any
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         try:
             return bytes(channel.unary_unary(path)(body, timeout=5))
@@ -101,7 +102,7 @@ def measure(
     return Result(phase["answered_per_s"], latency["p50"], latency["p99"], phase["cpu_share"], outcome["judged"])
 
 
-def _drive(workload: str, **options: object) -> dict[str, Any]:
+def _drive(workload: str, **options: Any) -> dict[str, Any]:
     try:
         return drive(workload, **options)
     except SystemExit as error:  # what it says about a server that it cannot go on with

@@ -43,16 +43,17 @@ def running(command: Sequence[str], log: Path, answers: Callable[[], bool], **en
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_TIMEOUT_S)
-        # One that forks while it is being killed leaves something for the next look.
+        # One that forks while it is being killed leaves something for the next look; one whose parent died is ours.
         while left := descendants() - before:
             for number in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
-                if number != process.pid:
+                if number == process.pid:
+                    process.poll()
+                else:
                     with contextlib.suppress(ChildProcessError):
                         os.waitpid(number, os.WNOHANG)
             time.sleep(0.02)
-        process.wait()
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], bool]) -> None:
@@ -66,15 +67,14 @@ def _wait(process: subprocess.Popen[bytes], log: Path, answers: Callable[[], boo
 
 
 def descendants() -> set[int]:
-    """Ids of the living processes that this one started, or that those started; zombies left out."""
+    """Ids of the processes that this one started, or that those started, zombies too."""
     children: dict[int, list[int]] = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with contextlib.suppress(OSError):
                 # pid (name) state ppid ...; a name may hold anything, even parentheses
-                state, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
-                if state != "Z":
-                    children.setdefault(int(parent), []).append(int(folder.name))
+                _, parent, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+                children.setdefault(int(parent), []).append(int(folder.name))
     found: set[int] = set()
     ahead = [os.getpid()]
     while ahead:

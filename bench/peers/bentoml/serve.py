@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 """BentoML: HTTP, adaptive batching of a batchable API, one worker."""
 
 import os

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, misc"
 """KServe's Python server: Open Inference Protocol over gRPC.
 
 It batches nothing, for its batcher is a sidecar of the cluster; and it listens on all interfaces.

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, misc"
 """LitServe: HTTP, one worker process with the table, its batching loop in front, ZeroMQ between (`fast_queue`)."""
 
 import litserve
@@ -27,7 +28,7 @@ class StepAPI(litserve.LitAPI):
         return self.table.step(x)
 
     def unbatch(self, output: np.ndarray) -> list[list[float]]:
-        return output.tolist()
+        return list(output.tolist())
 
     def encode_response(self, output: list[float]) -> dict[str, list[float]]:
         return {"answer": output}

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, misc"
 """MLServer: Open Inference Protocol over gRPC, adaptive batching."""
 
 import asyncio

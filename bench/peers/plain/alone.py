@@ -21,7 +21,7 @@ async def main() -> None:
         return b"\x0a\x08" + struct.pack("<2f", *answer)
 
     server = grpc.aio.server()
-    handlers = {"Step": grpc.unary_unary_rpc_method_handler(step)}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Step": grpc.unary_unary_rpc_method_handler(step)}
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("peer.Peer", handlers),))
     server.add_insecure_port(f"127.0.0.1:{options.port}")
     await server.start()

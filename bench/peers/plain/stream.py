@@ -15,7 +15,8 @@ import uvloop
 from bench.peers.options import Options, read_options
 from bench.peers.table import StateTable
 from protos.carryover.v1 import carryover_pb2 as pb
-from protos.carryover.v1.carryover_pb2_grpc import CarryoverServicer, add_CarryoverServicer_to_server
+
+SERVICE = "carryover.v1.Carryover"
 
 
 @dataclass
@@ -62,14 +63,14 @@ class Batcher:
                 one.outbox.put_nowait(pb.SessionEvent(request_id=one.request_id, stepped=stepped))
 
 
-class Servicer(CarryoverServicer):
+class Front:
     """The one call."""
 
     def __init__(self, batcher: Batcher, capacity: int) -> None:
         self.batcher = batcher
         self.free = list(range(capacity))
 
-    async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Any) -> None:
+    async def session(self, requests: AsyncIterator[pb.SessionRequest], context: Any) -> None:
         outbox: asyncio.Queue[pb.SessionEvent] = asyncio.Queue()
         sessions: dict[str, Session] = {}
         writer = asyncio.create_task(self._write(outbox, context))
@@ -111,7 +112,10 @@ async def serve(options: Options) -> None:
     batcher = Batcher(StateTable(options.graph, options.threads, capacity), options.max_batch)
     running = asyncio.create_task(batcher.run())
     server = grpc.aio.server()
-    add_CarryoverServicer_to_server(Servicer(batcher, capacity), server)
+    handler = grpc.stream_stream_rpc_method_handler(
+        Front(batcher, capacity).session, pb.SessionRequest.FromString, pb.SessionResponse.SerializeToString
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Session": handler}),))
     server.add_insecure_port(f"127.0.0.1:{options.port}")
     await server.start()
     await running

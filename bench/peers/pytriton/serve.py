@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 """PyTriton: Triton's gRPC front end and dynamic batcher before a Python function in this process."""
 
 import os

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator, attr-defined"
 """Ray Serve: one replica with `serve.batch`, tuned for throughput and spoken to without the proxy.
 
 It listens on all interfaces.
@@ -8,6 +9,7 @@ import os
 import secrets
 import signal
 import struct
+import tempfile
 from typing import Any
 
 os.environ["RAY_SERVE_THROUGHPUT_OPTIMIZED"] = "1"  # before the import, which is when it counts
@@ -56,17 +58,19 @@ class Peer:
         return BytesValue(value=await self._step(request.value))
 
 
-def main() -> None:
+def main(folder: str) -> None:
     options = read_options()
     # The replica's own port, which spares the hop over the proxy (about half of the rate).
-    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT"] = str(options.port)
-    os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] = str(options.port + 1)
+    for protocol, port in (("GRPC", options.port), ("HTTP", options.port + 1)):
+        os.environ[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"] = str(port)
+        os.environ[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"] = str(port + 1)  # the first that it may not use
     ray.init(
         num_cpus=2,
         include_dashboard=False,
         object_store_memory=100 * 2**20,
         _node_ip_address="127.0.0.1",
         log_to_driver=False,
+        _temp_dir=folder,
     )
     serve.start(
         http_options={"location": "NoServer"},
@@ -82,4 +86,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    main()
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        main(folder)
