@@ -74,10 +74,10 @@ def resident(server: Server, sessions: int, options: argparse.Namespace) -> tupl
             raise SystemExit(f"bench: {said.strip() or 'the load generator ended'}")
         size, model = server.rss_bytes(), describe(server)
         output, _ = run.communicate(timeout=HOLD_TIMEOUT_S)
-    phase = json.loads(output)["phases"][0]
-    got = model.load.sessions, phase["answered"]
-    if got[0] != sessions or got[1] < sessions:
-        raise SystemExit(f"bench: expected {sessions} open sessions, each stepped, got {got[0]} and {got[1]} steps")
+    stepped = json.loads(output)["stepped"]
+    got = f"{model.load.sessions} open and {stepped} stepped"
+    if (model.load.sessions, stepped) != (sessions, sessions):
+        raise SystemExit(f"bench: expected {sessions} open sessions, each stepped, got {got}")
     return size, model
 
 

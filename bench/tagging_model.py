@@ -34,7 +34,7 @@ def publish(repository: Path, precision: Precision = "fp32") -> Path:
         "characters": [*SPECIALS, *"w0123456789"],
         "tags": [f"T{i}" for i in range(TAGS)],
     }
-    kinds: dict[str, Kind] = dict.fromkeys(vocabularies, "none")
+    kinds: dict[str, Kind] = {"words": "none", "characters": "characters", "tags": "none"}
     return publish_untrained(
         repository, name_of(precision), config, vocabularies, kinds, precision, DecodingDefaults(top_k=1)
     )

@@ -17,6 +17,7 @@ typedef struct {
     uint32_t lane, next_step;
     uint32_t num_answered; /* messages, in the measured time */
     double wait_ns;        /* of all of them */
+    bool has_stepped;
     Bytes *inputs, *answers; /* uint32_t each; NULL where nobody checks */
 } Session;
 
@@ -44,7 +45,7 @@ typedef struct {
     Request *requests; /* the id on the wire is the index + 1 */
     uint32_t num_requests, free_request, in_flight, most_in_flight;
     uint32_t *ready; /* sessions that shall be sent, closed loop */
-    uint32_t num_ready, num_opened, next_to_open, next_arriving, num_streams_ended;
+    uint32_t num_ready, num_opened, num_stepped, next_to_open, next_arriving, num_streams_ended;
     Retry *retries;
     uint32_t num_retries;
     int64_t arrival;
@@ -113,6 +114,8 @@ static void stepped(const SessionEvent *event, const Request *request, int64_t n
         bytes_append(session->inputs, run.tokens, steps * sizeof(uint32_t));
         bytes_append(session->answers, run.best, steps * sizeof(uint32_t));
     }
+    if (!session->has_stepped) run.num_stepped++;
+    session->has_stepped = true;
     measure_answered(&run.measure, request->intended, now, steps, 0);
     if (run.measure.current >= 0 && run.measure.current < run.measure.num_phases) {
         session->num_answered++;
@@ -284,6 +287,7 @@ static void print_fairness(void) {
 static void print_result(const Loop *loop) {
     printf("{\"sessions\": %ld, \"streams\": %ld, \"connections\": %ld, \"steps\": %ld, \"coalesce\": %s,\n", run.options->sessions,
            run.options->streams, run.options->connections, run.options->steps, run.options->coalesce ? "true" : "false");
+    printf("\"stepped\": %u, ", run.num_stepped);
     printf("\"unanswered\": %u, \"most_in_flight\": %u, \"reads\": %llu, \"sends\": %llu, ", run.in_flight, run.most_in_flight,
            (unsigned long long)loop->num_reads, (unsigned long long)loop->num_sends);
     print_fairness();
