@@ -118,7 +118,8 @@ def _open(
     runner = open_runner(folder, manifest, config)
     profile = load_or_measure(folder, runner, config.threads)
     num_ids = {name: len(tokenizer.vocabulary) for name, tokenizer in tokenizers.items()}
-    num_ids["targets"] = num_ids.get("tokens", 0)
+    # The step graph of an encoder-decoder reads target ids as `tokens`; only a language model has `targets`.
+    num_ids["tokens"] = num_ids["targets"] = num_ids.get("tokens") or num_ids.get("target", 0)
     variances = probe_invariance(runner, batch_sizes(profile.max_rows), num_ids)
     return ServedModel(manifest, tokenizers, runner, crf, profile, variances)
 

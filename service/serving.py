@@ -12,22 +12,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from protos.carryover.v1 import carryover_pb2 as pb
 from service.decoding.viterbi import viterbi
 from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
-from service.repository import RefusedBundle, Repository, ServedModel, open_repository
+from service.repository import Repository, ServedModel, open_repository
 from service.rpc.bridge import Bridge
-from service.rpc.models import Limits, LiveModel, Models
+from service.rpc.models import Limits, LiveModel, Models, Refused
 from service.runner import CPU, RunnerConfig
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.5  # between looks at whether an old version is still in use
-_REFUSAL_REASON = {"bundle": pb.REFUSAL_REASON_BUNDLE, "graphs": pb.REFUSAL_REASON_GRAPHS}
 
 
 def runner_config(settings: Settings) -> RunnerConfig:
@@ -62,7 +60,7 @@ class Serving:
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
         live = [self._start(model) for model in repository.models.values()]
-        self.models = Models(live, map(_refused, repository.refused))
+        self.models = Models(live, _refused(repository))
 
     @property
     def failed(self) -> bool:
@@ -92,7 +90,7 @@ class Serving:
                     task = self._loop.create_task(self._retire(name, served[name], old))
                     self._retiring.add(task)
                     task.add_done_callback(self._retiring.discard)
-            self.models.refused = tuple(map(_refused, found.refused))
+            self.models.refused = tuple(_refused(found))
             log.info("reloaded: %d models are new", len(found.models))
 
     async def close(self) -> None:
@@ -189,8 +187,6 @@ def report(repository: Repository, settings: Settings) -> None:
         log.warning("refused %s version %d: %s", bundle.name, bundle.version, bundle.reason)
 
 
-def _refused(bundle: RefusedBundle) -> pb.RefusedModel:
-    """Tell callers of a refused bundle, and nothing of this machine: the whole reason is for the log."""
-    return pb.RefusedModel(
-        model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=_REFUSAL_REASON[bundle.kind]
-    )
+def _refused(repository: Repository) -> list[Refused]:
+    """What callers are told of refused bundles, and nothing of this machine: the whole reason is for the log."""
+    return [Refused(bundle.name, bundle.version, bundle.kind) for bundle in repository.refused]

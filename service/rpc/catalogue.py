@@ -12,13 +12,18 @@ _TASK = {
     "encoder_decoder": pb.TASK_ENCODER_DECODER,
     "language_model": pb.TASK_LANGUAGE_MODEL,
 }
+_REFUSAL = {"bundle": pb.REFUSAL_REASON_BUNDLE, "graphs": pb.REFUSAL_REASON_GRAPHS}
 _PRECISION = {"fp32": pb.PRECISION_FP32, "int8": pb.PRECISION_INT8}
 
 
 async def list_models(models: Models, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
     """Tell what is served, by name, and what was refused."""
     return pb.ListModelsResponse(
-        models=[_describe(model) for _, model in sorted(models.by_name.items())], refused=models.refused
+        models=[_describe(model) for _, model in sorted(models.by_name.items())],
+        refused=[
+            pb.RefusedModel(model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=_REFUSAL[bundle.kind])
+            for bundle in models.refused
+        ],
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -111,15 +112,23 @@ def supports_sessions(manifest: Manifest) -> bool:
     return "step" in manifest.graphs and not manifest.memories
 
 
+class Refused(NamedTuple):
+    """A bundle that is not served: what is wrong is its files, or its graphs on this server."""
+
+    name: str
+    version: int
+    kind: Literal["bundle", "graphs"]
+
+
 class Models:
     """The models of a server, one version of each.
 
     Args:
         models: All of them.
-        refused: Bundles that are not served, and why.
+        refused: Bundles that are not served.
     """
 
-    def __init__(self, models: Iterable[LiveModel], refused: Iterable[pb.RefusedModel] = ()) -> None:
+    def __init__(self, models: Iterable[LiveModel], refused: Iterable[Refused] = ()) -> None:
         self.by_name = {model.manifest.name: model for model in models}
         self.refused = tuple(refused)
 

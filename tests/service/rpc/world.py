@@ -13,10 +13,9 @@ from export.manifest import DecodingDefaults, FileEntry, GraphSpec, Manifest, Me
 from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Kind, Tokenizer
 from models.vocabulary import Vocabulary
-from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
 from service.rpc.bridge import Bridge
-from service.rpc.models import Limits, LiveModel, Models, TagDecoder
+from service.rpc.models import Limits, LiveModel, Models, Refused, TagDecoder
 from service.rpc.server import RpcServer
 from service.settings import Settings
 from tests.service.rpc.fake_engine import FakeEngine
@@ -112,7 +111,7 @@ async def serving(**settings: object) -> AsyncIterator[World]:
         make_model("lm", "language_model", chosen),
         make_model("bitagger", "tagger", chosen, graphs=("sequence",)),
     ]
-    refused = pb.RefusedModel(model=pb.ModelRef(name="broken", version=1), reason=pb.REFUSAL_REASON_GRAPHS)
+    refused = Refused("broken", 1, "graphs")
     models = Models([model for model, _ in made], [refused])
     server = RpcServer(chosen, models)
     port = await server.start()
