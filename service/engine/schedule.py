@@ -117,7 +117,7 @@ def schedule(
     share = -(-num_rows // parts)
     if kind == "step":
         return _steps(items, limits, min(share, limits.max_rows))
-    chosen = _alike(items, limits, min(share, limits.max_sequences))
+    chosen = _alike(items, limits, share)
     return Batch(kind, tuple([item.request for item in chosen]))
 
 

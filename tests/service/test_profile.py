@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def test_the_sweep_ends_where_larger_batches_are_slower() -> None:
     runner = ClockedRunner(thrashing, "step")
     assert runner.measure().max_rows == 32
     assert max(rows for _, rows, _ in runner.runs) == 64
+
+
+def test_what_disturbs_a_run_is_left_out() -> None:
+    runs = count()
+
+    def disturbed(kind: GraphKind, rows: int, length: int) -> float:
+        return 1e-4 * rows + (1.0e-3 if next(runs) % 2 else 0.0)
+
+    profile = ClockedRunner(disturbed, "step").measure()
+    assert profile.step_seconds[4] == pytest.approx(4e-4)
+    assert profile.max_rows == 1
 
 
 def test_a_slow_model_is_measured_within_the_budget() -> None:

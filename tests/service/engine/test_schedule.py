@@ -269,6 +269,13 @@ def test_like_lengths_run_together() -> None:
     assert set(only("sequence", ready[1:], limits).requests) <= set(range(1, 64, 2))
 
 
+def test_those_who_are_most_alike_come_first() -> None:
+    limits = ScheduleLimits(max_sequences=3, costs=Costs(time_step=RowCost({1: 9.0, 32: 40.0})))
+    for others in ((19, 30, 19, 30), (21, 8, 21, 8)):
+        ready = [WorkItem(i, "sequence", 1, length) for i, length in enumerate((20, *others))]
+        assert only("sequence", ready, limits).requests == (0, 1, 3)
+
+
 def test_unlike_lengths_share_a_run_only_where_a_row_costs_little() -> None:
     ready = [WorkItem(0, "sequence", 1, 20), WorkItem(1, "sequence", 1, 12), WorkItem(2, "sequence", 1, 25)]
     dear_runs = ScheduleLimits(costs=Costs(time_step=RowCost({1: 9.0, 32: 40.0})))
