@@ -62,7 +62,7 @@ def arguments(workload: str, options: dict[str, object]) -> list[str]:
     return command
 
 
-def drive(workload: str, timeout_s: float = 600.0, **options: object) -> Result:
+def drive(workload: str, timeout_s: float = 600.0, /, **options: object) -> Result:
     """Run the generator to its end.
 
     Args:

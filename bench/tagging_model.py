@@ -43,7 +43,7 @@ def publish(repository: Path, precision: Precision = "fp32") -> Path:
 def sentences(count: int, seed: int = 1) -> list[list[str]]:
     """Draw sentences of words that the model knows."""
     draw = random.Random(seed)
-    drawn = []
+    drawn: list[list[str]] = []
     while len(drawn) < count:
         length = SHORTEST + round(draw.gammavariate(_SHAPE, _SCALE))
         if length <= LONGEST:

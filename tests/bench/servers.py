@@ -44,7 +44,9 @@ class Sessions(grpc.GenericRpcHandler):
     seen: Counter[str] = field(default_factory=Counter)
     stalled: asyncio.Event | None = None
 
-    def service(self, details: grpc.HandlerCallDetails) -> "grpc.RpcMethodHandler[bytes, bytes] | None":
+    def service(
+        self, details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[pb.SessionRequest, pb.SessionResponse] | None":
         if details.method != "/carryover.v1.Carryover/Session":
             return None
         return grpc.stream_stream_rpc_method_handler(

@@ -127,7 +127,7 @@ async def say(text: bytes, settings: bytes = SETTINGS) -> str:
 
     async with listening(answer) as address:
         with pytest.raises(SystemExit) as caught:
-            await asyncio.to_thread(drive, "sessions", timeout_s=20.0, address=address, vocabulary=9)
+            await asyncio.to_thread(drive, "sessions", 20.0, address=address, vocabulary=9)
     return str(caught.value)
 
 
@@ -210,7 +210,7 @@ class Wrong(Sessions):
 async def test_an_answer_that_cannot_be_right_ends_the_run(change: str, message: str) -> None:
     async with serving(Wrong(change)) as address:
         with pytest.raises(SystemExit, match=message):
-            await asyncio.to_thread(drive, "sessions", timeout_s=20.0, address=address, vocabulary=9, sessions=3)
+            await asyncio.to_thread(drive, "sessions", 20.0, address=address, vocabulary=9, sessions=3)
 
 
 def test_messages_are_read_back_as_they_were_written(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ async def run_grpc(handler: Echo, method: str, folder: Path, messages: Iterable[
     options = {"seconds": 0.3, "warmup": 0.1, "templates": folder / "messages", "method": method, **options}
     options |= {"keep": 10**6, "responses": folder / "responses"}
     async with serving(handler) as address:
-        return await asyncio.to_thread(drive, "grpc", timeout_s=30.0, address=address, **options)
+        return await asyncio.to_thread(drive, "grpc", 30.0, address=address, **options)
 
 
 @pytest.mark.parametrize(("callers", "connections"), [(1, 1), (6, 1), (5, 3)])
@@ -103,7 +103,7 @@ async def test_http_posts_get_their_own_answers(coding: str, tmp_path: Path) -> 
         "metadata": ["X-One: 1", "X-Two: 2"],
     }
     async with listening(answer) as address:
-        result = await asyncio.to_thread(drive, "http", timeout_s=30.0, address=address, **options, **shape)
+        result = await asyncio.to_thread(drive, "http", 30.0, address=address, **options, **shape)
     responses = read_responses(tmp_path / "responses")
     assert len(responses) == result["calls"] > 12 and result["failures"] == {}
     for response in responses:
@@ -123,7 +123,7 @@ async def test_http_refusals_and_failures_are_told_apart(tmp_path: Path) -> None
 
     options: dict[str, object] = {"templates": tmp_path / "bodies", "callers": 5, "path": "/", "rate": 400, "warmup": 0}
     async with listening(answer) as address:
-        result = await asyncio.to_thread(drive, "http", timeout_s=30.0, address=address, seconds=1, **options)
+        result = await asyncio.to_thread(drive, "http", 30.0, address=address, seconds=1, **options)
     phase = result["phases"][0]
     assert phase["offered"] == phase["answered"] + phase["refused"] + phase["failed"] > 300
     assert abs(phase["refused"] - 2 * phase["answered"]) <= 3 and abs(phase["failed"] - phase["answered"]) <= 2
@@ -141,7 +141,7 @@ async def test_http_arrivals_that_find_no_caller_free_wait_and_count_from_their_
 
     options: dict[str, object] = {"templates": tmp_path / "bodies", "callers": 2, "path": "/", "rate": 100, "warmup": 0}
     async with listening(answer) as address:
-        result = await asyncio.to_thread(drive, "http", timeout_s=30.0, address=address, seconds=1, **options)
+        result = await asyncio.to_thread(drive, "http", 30.0, address=address, seconds=1, **options)
     phase = result["phases"][0]
     assert 30 <= phase["answered"] <= 40, "two callers of 20 a second"
     assert phase["latency_ms"]["max"] > 400, "the last that was sent had waited long"

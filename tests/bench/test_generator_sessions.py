@@ -20,7 +20,7 @@ async def run(server: Sessions, **options: object) -> Result:
     chosen: dict[str, Any] = {"seconds": 0.3, "warmup": 0.1, "model": "m", "vocabulary": VOCABULARY, "check": 10**6}
     chosen |= {"first_token": FIRST_WORD, "check_steps": 10**6, **options}
     async with serving(server) as address:
-        return await asyncio.to_thread(drive, "sessions", timeout_s=30.0, address=address, **chosen)
+        return await asyncio.to_thread(drive, "sessions", 30.0, address=address, **chosen)
 
 
 def check_answers(result: Result) -> int:
