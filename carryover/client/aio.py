@@ -7,10 +7,10 @@ async with AsyncClient("127.0.0.1:8001") as client:
     print(stream.result.best.score)
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -19,6 +19,7 @@ from carryover.client import messages, types
 from carryover.client import session_messages as commands
 from carryover.client.aio_line import AsyncLine
 from carryover.client.aio_session import AsyncSession
+from carryover.client.aio_token_stream import AsyncTokenStream, answer_of
 from carryover.client.channel import (
     CALLER_KEY,
     DEFAULT_ADDRESS,
@@ -29,71 +30,11 @@ from carryover.client.channel import (
     checked_caller,
     checked_timeout,
 )
-from carryover.client.errors import CarryoverError, NotFound, SessionNotFound, from_rpc_error
+from carryover.client.errors import NotFound, SessionNotFound
 from carryover.client.session_messages import State
 from protos.carryover.client.v1 import health_pb2
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
-
-_Result = TypeVar("_Result")
-_Answer = TypeVar("_Answer")
-
-
-async def _answer(call: Awaitable[_Answer]) -> _Answer:
-    """Await a call and turn its failure into ours."""
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise from_rpc_error(error) from None
-
-
-class AsyncTokenStream(Generic[_Result]):
-    """Tokens as the server decides them, then the result. Iterate once; leaving early calls for `cancel`."""
-
-    def __init__(self, call: Any, read: Callable[[Any], types.Token | _Result]) -> None:
-        self._call = call
-        self._read = read
-        self._result: _Result | None = None
-
-    def __aiter__(self) -> AsyncIterator[types.Token]:
-        return self
-
-    async def __anext__(self) -> types.Token:
-        while (message := await _answer(self._call.read())) is not grpc.aio.EOF:
-            event = self._read(message)
-            if isinstance(event, types.Token):
-                return event
-            self._result = event
-        raise StopAsyncIteration
-
-    @property
-    def result(self) -> _Result:
-        """The result, once the iteration has ended.
-
-        Raises:
-            CarryoverError: Too early, or the server ended the stream without one.
-        """
-        if self._result is None:
-            raise CarryoverError("result: expected the whole stream to have been read, got an unfinished one")
-        return self._result
-
-    async def finish(self) -> _Result:
-        """Read what is left and give the result."""
-        async for _ in self:
-            pass
-        return self.result
-
-    def cancel(self) -> None:
-        """Stop the server's work for this answer; nothing after the end."""
-        self._call.cancel()
-
-    async def __aenter__(self) -> "AsyncTokenStream[_Result]":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
 
 
 class AsyncClient:
@@ -147,7 +88,7 @@ class AsyncClient:
             CarryoverError: See `carryover.client.errors`; so does every other call.
         """
         request = messages.tag_request(model, version, sequences, priority)
-        return messages.tagged(await _answer(self._stub.Tag(request, timeout=self._timeout(timeout_s))))
+        return messages.tagged(await answer_of(self._stub.Tag(request, timeout=self._timeout(timeout_s))))
 
     async def score(
         self,
@@ -160,7 +101,7 @@ class AsyncClient:
     ) -> list[types.TextScore]:
         """Give the log-probability of every token of each text."""
         request = messages.score_request(model, version, texts, priority)
-        return messages.scores(await _answer(self._stub.Score(request, timeout=self._timeout(timeout_s))))
+        return messages.scores(await answer_of(self._stub.Score(request, timeout=self._timeout(timeout_s))))
 
     def transduce(
         self,
@@ -276,12 +217,12 @@ class AsyncClient:
     async def models(self, *, timeout_s: float | None = None) -> types.ModelList:
         """List the models that the server serves and the bundles that it refused."""
         call = self._stub.ListModels(pb.ListModelsRequest(), timeout=self._timeout(timeout_s))
-        return messages.model_list(await _answer(call))
+        return messages.model_list(await answer_of(call))
 
     async def model(self, name: str, *, version: int = 0, timeout_s: float | None = None) -> types.Model:
         """Describe one model."""
         request = pb.GetModelRequest(model=messages.model_ref(name, version))
-        return messages.model(await _answer(self._stub.GetModel(request, timeout=self._timeout(timeout_s))))
+        return messages.model(await answer_of(self._stub.GetModel(request, timeout=self._timeout(timeout_s))))
 
     async def is_serving(self, model: str = "", *, wait: bool = False, timeout_s: float | None = None) -> bool:
         """Ask the server's health check.
@@ -298,7 +239,7 @@ class AsyncClient:
         request = health_pb2.HealthCheckRequest(service=model)
         call = self._check_health(request, timeout=self._timeout(timeout_s), wait_for_ready=wait)
         try:
-            response: health_pb2.HealthCheckResponse = await _answer(call)
+            response: health_pb2.HealthCheckResponse = await answer_of(call)
         except NotFound:
             return False
         return response.status == health_pb2.HealthCheckResponse.SERVING_STATUS_SERVING

@@ -19,7 +19,7 @@ _REFUSAL: dict[int, types.RefusalReason] = {pb.REFUSAL_REASON_BUNDLE: "bundle", 
 
 _PRIORITY: dict[str, pb.Priority.ValueType] = {
     "low": pb.PRIORITY_LOW,
-    "normal": pb.PRIORITY_NORMAL,
+    "normal": pb.PRIORITY_UNSPECIFIED,  # the default is left out
     "high": pb.PRIORITY_HIGH,
 }
 
