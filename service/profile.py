@@ -160,16 +160,21 @@ def _series(timing: Timing, kind: GraphKind, length: int, sizes: tuple[int, ...]
         # The budget lets one be timed at least: it was given just now.
         assert seconds is not None
         series[rows] = seconds
-        pace = rows / seconds
-        if pace < _KNEE * best:
+        rate = _rate(rows, seconds)
+        if rate < _KNEE * best:
             break
-        best = max(best, pace)
+        best = max(best, rate)
     return series
 
 
+def _rate(rows: int, seconds: float) -> float:
+    """Rows a second, with what any run costs the engine counted in."""
+    return rows / (seconds + Costs().run_s)
+
+
 def _knee(series: Mapping[int, float]) -> int:
-    """The smallest batch that is nearly as quick a row as the best, with what any run costs the engine counted in."""
-    rates = {rows: rows / (seconds + Costs().run_s) for rows, seconds in series.items()}
+    """The smallest batch that is nearly as quick a row as the best."""
+    rates = {rows: _rate(rows, seconds) for rows, seconds in series.items()}
     return min(rows for rows, rate in rates.items() if rate >= _KNEE * max(rates.values()))
 
 
