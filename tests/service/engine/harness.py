@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-import numpy as np
-import numpy.typing as npt
-
 from export.manifest import Manifest
 from service.engine import engine as engine_module
-from service.engine.engine import Engine, EngineLimits, GraphRunner
+from service.engine.engine import Engine, GraphRunner
 from service.engine.interface import (
+    AnyRequest,
     Cancelled,
     CloseSession,
     Event,
@@ -20,15 +18,20 @@ from service.engine.interface import (
     Finished,
     Hypothesis,
     OpenSession,
-    Request,
     RequestId,
+    SessionEnded,
+    SessionSteps,
     StepOutputs,
     StepSession,
     TokensDecided,
 )
+from service.engine.limits import EngineLimits
+from service.engine.slots import NUM_RESERVED
 from service.runner import Runner, RunnerConfig, open_runner
 
 PATIENCE_S = 30.0
+NO_SESSIONS = EngineLimits(session_slots=0, max_sessions=0)
+_FIRST_ID = 1_000_000  # of requests; sessions of tests have small numbers, for the two never coincide
 
 
 def open_tiny(folder: Path, manifest: Manifest, num_slots: int = 64, num_memory_rows: int = 1024) -> Runner:
@@ -40,23 +43,27 @@ class Harness:
 
     def __init__(self) -> None:
         self.events: dict[RequestId, list[Event]] = {}
+        self.ended: list[SessionEnded] = []
         self.changed = threading.Condition()
         self.stopped = threading.Event()  # by a bug
         self.engine: Engine
-        self._last_id = 0
+        self._last_id = _FIRST_ID
         self._admitted: list[RequestId] = []
 
     def publish(self, events: Sequence[Event]) -> None:
         with self.changed:
             for event in events:
-                self.events.setdefault(event.request, []).append(event)
+                if isinstance(event, SessionEnded):
+                    self.ended.append(event)
+                else:
+                    self.events.setdefault(event.request, []).append(event)
             self.changed.notify_all()
 
     def new_id(self) -> int:
         self._last_id += 1
         return self._last_id
 
-    def submit(self, request: Request) -> RequestId:
+    def submit(self, request: AnyRequest) -> RequestId:
         self.engine.submit(request)
         self._admitted.append(request.id)
         return request.id
@@ -102,17 +109,29 @@ class Harness:
     def open(self, session: int) -> None:
         self.value(self.submit(OpenSession(self.new_id(), session)))
 
-    def step(self, session: int, tokens: Sequence[int], num_top: int = 1, name: str = "tokens") -> RequestId:
-        inputs = {name: np.array(tokens, dtype=np.int64)}
-        return self.submit(StepSession(self.new_id(), session, inputs, len(tokens), num_top))
+    def step(
+        self, session: int, tokens: Sequence[int], num_top: int = 1, deadline_s: float | None = None
+    ) -> RequestId:
+        inputs = {"tokens": list(tokens)}
+        return self.submit(StepSession(self.new_id(), session, inputs, len(tokens), num_top, deadline_s=deadline_s))
 
-    def steps(self, session: int, tokens: Sequence[int], num_top: int = 1) -> npt.NDArray[np.int64]:
-        outputs = self.value(self.step(session, tokens, num_top))
-        assert isinstance(outputs, StepOutputs)
-        return outputs.token_ids
+    def outputs(self, request: RequestId) -> StepOutputs:
+        value = self.value(request)
+        assert isinstance(value, StepOutputs)
+        return value
 
-    def close(self, session: int) -> object:
-        return self.value(self.submit(CloseSession(self.new_id(), session)))
+    def steps(self, session: int, tokens: Sequence[int], num_top: int = 1) -> list[list[int]]:
+        """The best tokens of each step."""
+        return [list(best) for best in self.outputs(self.step(session, tokens, num_top)).token_ids]
+
+    def num_steps(self, request: RequestId) -> int:
+        value = self.value(request)
+        assert isinstance(value, SessionSteps)
+        return value.num_steps
+
+    def close(self, session: int) -> int:
+        """The steps that the session has taken in all."""
+        return self.num_steps(self.submit(CloseSession(self.new_id(), session)))
 
     def check_one_end_each(self) -> None:
         for request, events in self.events.items():
@@ -125,14 +144,14 @@ class Harness:
 
 @contextmanager
 def running(
-    runner: GraphRunner, limits: EngineLimits | None = None, harness: Harness | None = None
+    runner: GraphRunner, limits: EngineLimits | None = None, harness: Harness | None = None, num_runners: int = 1
 ) -> Iterator[Harness]:
     """A started engine; at the end everything must have come back and every request have ended once."""
     harness = harness or Harness()
-    usable = runner.num_slots - 2
-    harness.engine = Engine(
-        runner, limits or EngineLimits(max_sessions=usable - 1), harness.publish, harness.stopped.set
-    )
+    if limits is None:
+        session_slots = runner.num_slots - NUM_RESERVED - 1
+        limits = EngineLimits(session_slots=session_slots, max_sessions=session_slots)
+    harness.engine = Engine(runner, limits, harness.publish, harness.stopped.set, num_runners=num_runners)
     try:
         # No routine waking: an engine that forgets to wake up is caught.
         with mock.patch.object(engine_module, "_IDLE_WAIT_S", 10 * PATIENCE_S):
@@ -144,5 +163,5 @@ def running(
     harness.engine.check_integrity()
     stats = harness.engine.stats()
     assert (stats.free_slots, stats.free_memory_rows) == (stats.num_slots, stats.num_memory_rows)
-    assert (stats.waiting, stats.running, stats.sessions) == (0, 0, 0)
+    assert (stats.waiting, stats.running, stats.sessions, stats.host_state_bytes) == (0, 0, 0, 0)
     harness.check_one_end_each()

@@ -27,11 +27,14 @@ class ScriptedRunner:
         self.calls: list[tuple[GraphKind, int]] = []
         self.before = before
         self._runner = runner
+        self.read_rows, self.write_rows = runner.read_rows, runner.write_rows
 
-    def run(self, kind: GraphKind, inputs: Feeds, outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+    def run(
+        self, kind: GraphKind, inputs: Feeds, outputs: Sequence[str], lane: int = 0
+    ) -> dict[str, npt.NDArray[Any]]:
         self.calls.append((kind, len(next(iter(inputs.values())))))
         self.before(len(self.calls), kind, inputs)
-        return self._runner.run(kind, inputs, outputs)
+        return self._runner.run(kind, inputs, outputs, lane)
 
 
 class Gate:
@@ -43,13 +46,13 @@ class Gate:
         self._open = False
 
     def stop(self) -> None:
-        """For the engine's thread."""
+        """For a runner thread."""
         if not self._open:
             self._inside.release()
             assert self._go_on.acquire(timeout=PATIENCE_S)
 
     def wait_inside(self) -> None:
-        """Until the engine stands in a run."""
+        """Until a runner thread stands in a run."""
         assert self._inside.acquire(timeout=PATIENCE_S)
 
     def let_go(self) -> None:

@@ -4,13 +4,13 @@ import numpy as np
 
 from export.manifest import GraphSpec, TensorSpec
 from service.engine.batch import feeds, row_inputs
-from service.engine.interface import Decode, RunSequence, StepSession
+from service.engine.interface import Decode, Priority, RunSequence, StepSession
 from service.engine.pages import Memory
 from service.engine.schedule import WorkItem
+from service.engine.session import Session
 from service.engine.slots import Slot
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.sequence import SequenceTask
-from service.engine.tasks.session import Session, SessionStepTask
 from service.engine.tasks.task import Outputs
 
 IDS = np.int64
@@ -80,20 +80,43 @@ def test_sources_are_padded_to_read_the_zero_row_and_to_write_the_scratch_row() 
     assert (second["read_slots"].tolist(), second["write_slots"].tolist()) == ([2, 2, 4], [2, 3, 4])
 
 
+def session(number: int, row: int, *requests: StepSession) -> Session:
+    made = Session(number, 0.0, None, Priority.NORMAL, None, 0)
+    made.slot, made.pending = Slot(row, 0), list(requests)
+    return made
+
+
 def test_a_session_starts_from_the_initial_state_and_goes_on_from_its_own() -> None:
-    session = Session(1, Slot(7, 0))
-    inputs = {"words": np.array([5, 6]), "characters": np.array([[1, 0], [2, 3]]), "word_lengths": np.array([1, 2])}
-    long = SessionStepTask(StepSession(1, 1, inputs, 2, 0), session)
-    other_inputs = {"words": np.array([8]), "characters": np.array([[4]]), "word_lengths": np.array([1])}
-    other = SessionStepTask(StepSession(2, 2, other_inputs, 1, 0), Session(2, Slot(3, 0)))
+    inputs = {"words": [5, 6], "characters": [[1], [2, 3]], "word_lengths": [1, 2]}
+    long = session(1, 7, StepSession(11, 1, inputs, 2, 0))
+    other_inputs = {"words": [8], "characters": [[4, 4]], "word_lengths": [2]}
+    other = session(2, 3, StepSession(12, 2, other_inputs, 1, 0))
     names = {"words": 1, "characters": 2, "word_lengths": 1}
-    for task in (long, other):
-        task.resume()
+    for each in (long, other):
+        each.take(1)
     got = feeds("step", names, [long, other])
     assert got["words"].tolist() == [5, 8]
-    assert got["characters"].tolist() == [[1, 0], [4, 0]]
+    assert got["characters"].tolist() == [[1, 0], [4, 4]]
+    assert got["word_lengths"].tolist() == [1, 2]
     assert (got["read_slots"].tolist(), got["write_slots"].tolist()) == ([0, 0], [7, 3])
-    long.advance(Outputs({}), 0)
+    assert long.advance(Outputs({}), 0) == ()
+    long.take(1)
     got = feeds("step", names, [long])
     assert (got["words"].tolist(), got["characters"].tolist(), got["word_lengths"].tolist()) == ([6], [[2, 3]], [2])
     assert (got["read_slots"].tolist(), got["write_slots"].tolist()) == ([7], [7])
+
+
+def test_a_chunk_takes_inputs_of_several_requests_and_pads_ragged_ones() -> None:
+    first = StepSession(11, 1, {"words": [5, 6], "characters": [[1], [2, 3]]}, 2, 0)
+    second = StepSession(12, 1, {"words": [7, 8], "characters": [[4, 5, 6], [9]]}, 2, 0)
+    third = StepSession(13, 2, {"words": [1, 2, 3], "characters": [[7], [8], [9]]}, 3, 0)
+    several, one = session(1, 7, first, second), session(2, 3, third)
+    names = {"words": 1, "characters": 2}
+    for each in (several, one):
+        each.take(3)
+    got = feeds("chunk", names, [several, one])
+    assert got["words"].tolist() == [[5, 6, 7], [1, 2, 3]]
+    assert got["characters"].tolist() == [[[1, 0, 0], [2, 3, 0], [4, 5, 6]], [[7, 0, 0], [8, 0, 0], [9, 0, 0]]]
+    assert [end.request for end in several.advance(Outputs({}), 0)] == [11]  # the second has a step to go
+    several.take(1)
+    assert feeds("step", names, [several])["words"].tolist() == [8]

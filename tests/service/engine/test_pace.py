@@ -1,36 +1,45 @@
-from service.engine.interface import Cancelled, Finished, TokensDecided
-from service.engine.pace import Pace
+from service.engine.pace import Pace, retry_after_s
 
 
-def test_the_hint_follows_the_pace_at_which_requests_end() -> None:
-    pace = Pace()
+def test_the_wait_follows_the_pace_at_which_requests_end() -> None:
+    pace = Pace(100.0)
     pace.work(now=-0.5)
     for turn in range(200):
-        pace.note([Finished(1, None), Cancelled(2), TokensDecided(3, (4,), (-1.0,))], now=turn * 0.5)
-    # Two requests end every half second: of 20 that wait, half are served in 2.5 s.
-    assert abs(pace.retry_after_s(20) - 2.5) < 0.01
+        pace.note(2, now=turn * 0.5)
+    # Two end every half second.
+    assert abs(pace.wait_s(20) - 5.0) < 0.01
 
 
-def test_tokens_alone_are_no_end() -> None:
-    pace, silent = Pace(), Pace()
-    silent.work(now=-10.0)
-    for turn in range(50):
-        silent.note([TokensDecided(3, (4,), (-1.0,))], now=turn * 10.0)
-    assert silent.retry_after_s(100) == pace.retry_after_s(100)
+def test_what_is_given_holds_until_something_was_seen() -> None:
+    pace = Pace(0.002)
+    assert pace.wait_s(100) == 0.2
+    pace.work(now=0.0)
+    pace.note(0, now=1000.0)
+    assert pace.wait_s(100) == 0.2
+    pace.note(1, now=1000.0)  # what took a thousand seconds has ended
+    assert pace.wait_s(1) > 90
 
 
-def test_the_hint_stays_between_its_bounds() -> None:
-    pace = Pace()
-    assert pace.retry_after_s(0) == 0.05
-    assert pace.retry_after_s(10**9) == 30.0
+def test_many_that_end_at_once_are_as_many_observations() -> None:
+    one, many = Pace(1.0), Pace(1.0)
+    for pace, count in ((one, 1), (many, 20)):
+        pace.work(now=0.0)
+        pace.note(count, now=0.001 * count)
+    assert many.wait_s(1) < 0.2 < 0.8 < one.wait_s(1)
+
+
+def test_the_hint_is_half_the_wait_between_its_bounds() -> None:
+    assert retry_after_s(5.0) == 2.5
+    assert retry_after_s(0.0) == 0.05
+    assert retry_after_s(10**9) == 30.0
 
 
 def test_time_in_which_there_was_nothing_to_do_is_not_counted() -> None:
-    pace, now = Pace(), 0.0
+    pace, now = Pace(1.0), 0.0
     for _ in range(200):
         pace.work(now)
         pace.work(now + 0.001)  # the next turn of the same work
-        pace.note([Finished(1, None)], now + 0.002)
+        pace.note(1, now + 0.002)
         pace.rest()
         now += 3600.0
-    assert abs(pace.retry_after_s(1000) - 1.0) < 0.01
+    assert abs(pace.wait_s(1000) - 2.0) < 0.01

@@ -5,7 +5,12 @@ import pytest
 from service.engine.integrity import IntegrityError
 from service.engine.interface import Decode
 from service.engine.room import Room
+from service.engine.slots import SlotTable
 from service.engine.tasks.decode import DecodeTask
+
+
+def make(num_slots: int, num_memory_rows: int = 40, session_slots: int = 0) -> Room:
+    return Room(SlotTable(num_slots), num_slots - 2 - session_slots, num_memory_rows)
 
 
 def task(request: int, beam_size: int, length: int) -> DecodeTask:
@@ -13,7 +18,7 @@ def task(request: int, beam_size: int, length: int) -> DecodeTask:
 
 
 def test_nobody_overtakes_whoever_waits_for_slots() -> None:
-    room = Room(num_slots=6, num_memory_rows=40)  # four slots, four pages
+    room = make(num_slots=6, num_memory_rows=40)  # four slots, four pages
     first, wide, narrow = task(1, 2, 9), task(2, 3, 5), task(3, 1, 5)
     for each in (first, wide, narrow):
         room.wait(each)
@@ -24,7 +29,7 @@ def test_nobody_overtakes_whoever_waits_for_slots() -> None:
 
 
 def test_nobody_overtakes_whoever_waits_for_memory() -> None:
-    room = Room(num_slots=12, num_memory_rows=40)  # four pages
+    room = make(num_slots=12, num_memory_rows=40)  # four pages
     first, long, short = task(1, 1, 9), task(2, 1, 17), task(3, 1, 1)
     for each in (first, long, short):
         room.wait(each)
@@ -34,7 +39,7 @@ def test_nobody_overtakes_whoever_waits_for_memory() -> None:
 
 
 def test_who_leaves_the_queue_makes_way() -> None:
-    room = Room(num_slots=4, num_memory_rows=40)
+    room = make(num_slots=4, num_memory_rows=40)
     first, wide, narrow = task(1, 1, 5), task(2, 2, 5), task(3, 1, 5)
     for each in (first, wide, narrow):
         room.wait(each)
@@ -47,7 +52,7 @@ def test_who_leaves_the_queue_makes_way() -> None:
 
 
 def test_the_books_are_of_those_who_are_here() -> None:
-    room = Room(num_slots=6, num_memory_rows=40)
+    room = make(num_slots=6, num_memory_rows=40)
     holds, waits = task(1, 3, 9), task(2, 3, 9)
     for each in (holds, waits):
         room.wait(each)
@@ -62,3 +67,15 @@ def test_the_books_are_of_those_who_are_here() -> None:
     with pytest.raises(IntegrityError, match="slots: expected 4 in all"):
         room.check_integrity([holds, waits], [])
     room.check_integrity([holds, waits], slots)
+
+
+def test_requests_leave_the_slots_of_sessions_alone() -> None:
+    room = make(num_slots=6, session_slots=2)
+    first, second = task(1, 2, 5), task(2, 1, 5)
+    for each in (first, second):
+        room.wait(each)
+    assert room.start() == [first]
+    assert (room.num_held, room.slots.num_free) == (2, 2)
+    room.leave(first)
+    assert room.start() == [second]
+    assert room.num_held == 1
