@@ -117,6 +117,17 @@ def test_a_slow_model_is_measured_within_the_budget() -> None:
     assert profile.time_step_seconds
 
 
+def test_a_graph_that_is_quickest_in_small_batches_is_still_run_in_large_ones() -> None:
+    """What the engine spends on every run outweighs a tenth of a row's cost."""
+
+    def cost(kind: GraphKind, rows: int, length: int) -> float:
+        return rows * (3.0e-5 if rows <= 16 else 3.3e-5)
+
+    profile = ClockedRunner(cost, "step").measure()
+    assert max(profile.step_seconds) == 256
+    assert profile.max_rows == 128
+
+
 def test_chunks_are_kept_as_far_as_they_beat_as_many_steps() -> None:
     def cost(kind: GraphKind, rows: int, length: int) -> float:
         each = 1e-3 + 1e-4 * rows
