@@ -6,6 +6,8 @@ The gates are the sum of two integer products, one of the inputs and one of the 
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from export.emit.builder import GraphBuilder
 from export.emit.linear import Activation, emit_linear
 from export.emit.weights import CellWeights
@@ -46,8 +48,10 @@ def emit_cell(
     if weights.cell == "lstm":
         recurrent = emit_linear(graph, f"{name}.recurrent", [hidden], weights.weight_hh, None)
         return _emit_lstm(graph, graph.op("Add", projected, recurrent), states[1])
-    recurrent = emit_linear(graph, f"{name}.recurrent", [hidden], weights.weight_hh, weights.bias_hh)
-    return _emit_gru(graph, projected, recurrent, states[0])
+    if weights.reset_after:
+        recurrent = emit_linear(graph, f"{name}.recurrent", [hidden], weights.weight_hh, weights.bias_hh)
+        return _emit_gru(graph, projected, recurrent, states[0])
+    return _emit_gru_reset_before(graph, name, weights, projected, hidden, states[0])
 
 
 def _emit_lstm(graph: GraphBuilder, gates: str, cell: str) -> list[str]:
@@ -65,5 +69,27 @@ def _emit_gru(graph: GraphBuilder, projected: str, recurrent: str, hidden: str) 
     r_rec, z_rec, n_rec = graph.split(recurrent, 3, axis=-1)
     r = graph.op("Sigmoid", graph.op("Add", r_in, r_rec))
     z = graph.op("Sigmoid", graph.op("Add", z_in, z_rec))
-    n = graph.op("Tanh", graph.op("Add", n_in, graph.op("Mul", r, n_rec)))
+    return _emit_mixed(graph, z, graph.op("Add", n_in, graph.op("Mul", r, n_rec)), hidden)
+
+
+def _emit_gru_reset_before(
+    graph: GraphBuilder, name: str, weights: CellWeights, projected: str, read: Activation, hidden: str
+) -> list[str]:
+    """Hidden state (B, H) where the reset gate multiplies it before the candidate's product: two products in turn."""
+    width = weights.hidden
+    gates, candidate = np.split(weights.weight_hh, [2 * width])
+    gates_bias, candidate_bias = np.split(weights.bias_hh, [2 * width])
+    r_in, z_in, n_in = graph.split(projected, 3, axis=-1)
+    recurrent = emit_linear(graph, f"{name}.recurrent", [read], gates, gates_bias)
+    r_rec, z_rec = graph.split(recurrent, 2, axis=-1)
+    r = graph.op("Sigmoid", graph.op("Add", r_in, r_rec))
+    z = graph.op("Sigmoid", graph.op("Add", z_in, z_rec))
+    kept = Activation(graph.op("Mul", r, hidden), width)
+    n_rec = emit_linear(graph, f"{name}.candidate", [kept], candidate, candidate_bias)
+    return _emit_mixed(graph, z, graph.op("Add", n_in, n_rec), hidden)
+
+
+def _emit_mixed(graph: GraphBuilder, z: str, candidate: str, hidden: str) -> list[str]:
+    """The new state of a GRU: the update gate's mix of the old one and the candidate, all (B, H)."""
+    n = graph.op("Tanh", candidate)
     return [graph.op("Add", n, graph.op("Mul", z, graph.op("Sub", hidden, n)))]

@@ -151,7 +151,7 @@ def _emit_layer(
     if directions == 2:
         attributes["direction"] = "bidirectional"
     if cell == "gru":
-        attributes["linear_before_reset"] = 1  # torch resets after the recurrent product
+        attributes["linear_before_reset"] = int(weights[0].reset_after)
     node_inputs = [inputs, *constants, lengths or "", *initial]
     while node_inputs[-1] == "":
         node_inputs.pop()

@@ -25,6 +25,8 @@ class CellWeights:
         weight_hh: (G*H, H).
         bias_ih: (G*H,).
         bias_hh: (G*H,).
+        reset_after: Of a GRU: whether the reset gate multiplies the recurrent product of the candidate, as in torch and
+            cuDNN, or the state before the product, as in Cho et al. 2014, https://arxiv.org/abs/1406.1078.
     """
 
     cell: Cell
@@ -32,6 +34,7 @@ class CellWeights:
     weight_hh: Array
     bias_ih: Array
     bias_hh: Array
+    reset_after: bool = True
 
     @property
     def hidden(self) -> int:
@@ -41,16 +44,17 @@ class CellWeights:
     @classmethod
     def from_cell(cls, cell: RecurrentCell) -> "CellWeights":
         """Weights of a decoder layer."""
-        parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-        return cls(cell.cell, *(to_numpy(parameter) for parameter in parameters))
+        weight_ih, weight_hh = to_numpy(cell.weight_ih), to_numpy(cell.weight_hh)
+        return cls(cell.cell, weight_ih, weight_hh, to_numpy(cell.bias_ih), to_numpy(cell.bias_hh))
 
     @classmethod
     def from_stack(cls, stack: RecurrentStack, layer: int, backward: bool = False) -> "CellWeights":
         """Weights of one layer and direction of a stack."""
         state = stack.rnn.state_dict()
         suffix = f"_l{layer}" + ("_reverse" if backward else "")
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return cls(stack.cell, *(to_numpy(state[name + suffix]) for name in names))
+        weight_ih, weight_hh = (to_numpy(state[name + suffix]) for name in ("weight_ih", "weight_hh"))
+        bias_ih, bias_hh = (to_numpy(state[name + suffix]) for name in ("bias_ih", "bias_hh"))
+        return cls(stack.cell, weight_ih, weight_hh, bias_ih, bias_hh)
 
     def onnx(self) -> tuple[Array, Array, Array]:
         """W (G*H, I), R (G*H, H) and B (2*G*H,) = [Wb; Rb] with the gates in ONNX's order."""

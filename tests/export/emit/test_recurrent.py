@@ -12,6 +12,7 @@ from export.emit.builder import GraphBuilder
 from export.emit.linear import Activation
 from export.emit.recurrent import emit_stack, emit_step
 from export.emit.weights import CellWeights, reorder_gates
+from export.manifest import Precision
 from models.config import Cell
 from models.recurrent import RecurrentStack
 from tests.export.emit.runtime import Array, run, session
@@ -104,6 +105,38 @@ def test_five_carried_steps_match_torch(cell: Cell, layers: int) -> None:
         states = [got[f"new_{i}"] for i in range(len(states))]
         for one, want in zip(states, expected, strict=True):
             np.testing.assert_allclose(one, want.numpy(), atol=LIMIT, rtol=0)
+
+
+def _gru_by_hand(weights: CellWeights, inputs: Array, hidden: Array) -> Array:
+    """One step of the GRU of Cho et al. in float64; (B, I) and (B, H)."""
+    w_r, w_z, w_n = np.split(weights.weight_ih.astype(np.float64), 3)
+    u_r, u_z, u_n = np.split(weights.weight_hh.astype(np.float64), 3)
+    b_r, b_z, b_n = np.split(weights.bias_ih + weights.bias_hh.astype(np.float64), 3)
+    r = 1 / (1 + np.exp(-(inputs @ w_r.T + hidden @ u_r.T + b_r)))
+    z = 1 / (1 + np.exp(-(inputs @ w_z.T + hidden @ u_z.T + b_z)))
+    n = np.tanh(inputs @ w_n.T + (r * hidden) @ u_n.T + b_n)
+    mixed: Array = (1 - z) * n + z * hidden
+    return mixed
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp32", LIMIT), ("int8", 0.02)])
+def test_a_gru_that_resets_before_its_product(precision: Precision, limit: float) -> None:
+    rng = np.random.default_rng(0)
+    weight_ih = rng.standard_normal((3 * HIDDEN, INPUT)).astype(np.float32)
+    weight_hh = rng.standard_normal((3 * HIDDEN, HIDDEN)).astype(np.float32)
+    bias_ih, bias_hh = rng.standard_normal((2, 3 * HIDDEN)).astype(np.float32)
+    weights = CellWeights("gru", weight_ih, weight_hh, bias_ih, bias_hh, reset_after=False)
+    graph = GraphBuilder("step", precision)
+    inputs = Activation(graph.input("inputs", "float32", ("B", INPUT)), INPUT)
+    (new,) = emit_step(graph, "gru", weights, [inputs], [graph.input("old", "float32", ("B", HIDDEN))])
+    graph.output(new, "new", "float32", ("B", HIDDEN))
+    ort = session(graph.build())
+    hidden = rng.uniform(-1, 1, (4, HIDDEN)).astype(np.float32)
+    for _ in range(5):
+        values = rng.uniform(-1, 1, (4, INPUT)).astype(np.float32)
+        expected = _gru_by_hand(weights, values, hidden)
+        hidden = run(ort, {"inputs": values, "old": hidden})["new"]
+        np.testing.assert_allclose(hidden, expected, atol=limit, rtol=0)
 
 
 @pytest.mark.parametrize("cell", CELLS)
