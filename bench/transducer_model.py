@@ -1,6 +1,6 @@
 """The encoder-decoder that the benchmark asks, with random weights, and its requests.
 
-A bidirectional LSTM encoder of 256 each direction, a decoder of 256 with attention, 5,000 words each side. Its end
+A bidirectional LSTM encoder of 512 each direction, a decoder of 512 with attention, 10,000 words each side. Its end
 symbol is made all but impossible: an answer is as long as its request's `max_tokens`, and these are drawn, so that
 lengths are known and vary as those of translations do.
 """
@@ -19,7 +19,7 @@ from protos.carryover.v1 import carryover_pb2 as pb
 if TYPE_CHECKING:
     from torch import nn
 
-WORDS, DIM, HIDDEN, ATTENTION = 5_000, 256, 256, 128
+WORDS, DIM, HIDDEN, ATTENTION = 10_000, 256, 512, 256
 LONGEST = 64  # target tokens
 NAME = "bench-transducer"
 

@@ -124,6 +124,7 @@ class Serving:
             kept_answers=settings.kept_answers,
             max_waiting=settings.max_waiting,
             max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+            fill_delay_s=settings.fill_delay_ms / 1000,
             batching=settings.batching,
             batch=batch,
         )

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from export.manifest import GraphKind, GraphSpec
 from models.symbols import PAD_ID
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
+from service.engine.slots import SCRATCH_SLOT
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.task import Steps, Work
@@ -28,16 +29,19 @@ def row_inputs(spec: GraphSpec) -> dict[str, int]:
     }
 
 
-def feeds(graph: GraphKind, names: Mapping[str, int], works: Sequence[Work]) -> dict[str, Ints]:
+def feeds(graph: GraphKind, names: Mapping[str, int], works: Sequence[Work], num_rows: int = 0) -> dict[str, Ints]:
     """Inputs of a batch, by name.
 
     Args:
         graph: Which one.
         names: `row_inputs` of the step graph.
         works: In row order.
+        num_rows: Rows that a step is padded to; fewer than there are: not at all.
     """
     if graph in ("step", "chunk"):
-        return _step(graph, names, cast(Sequence[Steps], works))
+        arrays = _step(graph, names, cast(Sequence[Steps], works))
+        missing = num_rows - len(arrays["read_slots"])
+        return _padded(arrays, missing) if missing > 0 else arrays
     if graph == "encode":
         return _encode(cast(Sequence[DecodeTask], works))
     return _sequence(cast(Sequence[SequenceTask], works))
@@ -63,6 +67,15 @@ def _step(graph: GraphKind, names: Mapping[str, int], works: Sequence[Steps]) ->
         memories = [work.memory for work in works for _ in work.read_rows if work.memory is not None]
         arrays["source_rows"], arrays["source_lengths"] = _ragged([memory.rows for memory in memories], ZERO_ROW)
     return arrays
+
+
+def _padded(arrays: dict[str, Ints], count: int) -> dict[str, Ints]:
+    """Add rows that read the initial state, attend to the row of zeros, and write to scratch."""
+    fill = {"write_slots": SCRATCH_SLOT, "source_lengths": 1, "word_lengths": 1}
+    return {
+        name: np.concatenate([array, np.full((count, *array.shape[1:]), fill.get(name, 0), dtype=np.int64)])
+        for name, array in arrays.items()
+    }
 
 
 def _encode(tasks: Sequence[DecodeTask]) -> dict[str, Ints]:

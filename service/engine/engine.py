@@ -20,7 +20,7 @@ from export.manifest import GraphKind, Manifest
 from service.engine.batch import feeds, row_inputs
 from service.engine.courtesy import step_aside
 from service.engine.inbox import Inbox
-from service.engine.interface import AnyRequest, EngineStats, Finished, Publish, RequestId, StepOutputs, TokensDecided
+from service.engine.interface import AnyRequest, EngineStats, Finished, Publish, RequestId, StepOutputs
 from service.engine.limits import EngineLimits
 from service.engine.pace import Pace
 from service.engine.roster import Roster
@@ -109,7 +109,7 @@ class Engine:
         )
         self._lock = threading.Lock()
         self._roster = Roster(
-            manifest, runner, runner.num_slots, runner.num_memory_rows, limits, self._step_pace.wait_s
+            manifest, runner, runner.num_slots, runner.num_memory_rows, limits, self._step_pace.wait_s, num_runners
         )
         self._last: GraphKind | None = None
         self._in_flight: dict[int, Plan] = {}  # by lane
@@ -188,9 +188,9 @@ class Engine:
                         break
                     if not stirred:
                         self._check_when_idle()
-                    wait_s = self._wait_s()
                     # Publishes last: whoever hears of it needs the interpreter, which this thread lets go of next.
                     plan = self._begin(lane)
+                    wait_s = self._wait_s() if plan is None else 0.0
                 except Exception:
                     self._fail()
                     break
@@ -225,20 +225,37 @@ class Engine:
         self._count()
         if plan is not None and len(roster.ready) and len(self._in_flight) < self._num_runners:
             self._inbox.stir()
-        if roster.num_tasks == 0:
-            self._step_pace.rest()
-            self._work_pace.rest()
         self._publish()
+        # After the publishing, which counts what has just ended; each by itself, or the first step after an hour of
+        # other work would seem to have taken an hour.
+        if roster.num_steps == 0:
+            self._step_pace.rest()
+        if roster.num_tasks == roster.num_steps:
+            self._work_pace.rest()
         return plan
+
+    def _fill_s(self, now: float) -> float:
+        """How much longer steps should wait for others to share their run; not if nothing else runs meanwhile."""
+        delay_s, ready = self._limits.fill_delay_s, self._roster.ready
+        if not delay_s or not self._in_flight or len(ready) >= self._limits.batch.max_rows:
+            return 0.0
+        oldest = ready.window(1)
+        if not oldest["step"] or oldest["encode"] or oldest["sequence"]:
+            return 0.0
+        return min(delay_s, oldest["step"][0].key + delay_s - now)
 
     def _plan(self, lane: int, now: float) -> Plan | None:
         roster, limits = self._roster, self._limits.batch
+        if self._fill_s(now) > 0:
+            return None
         while len(roster.ready):
             self._step_pace.work(now)
             self._work_pace.work(now)
             idle = self._num_runners - len(self._in_flight)
             running = [(plan.graph, plan.num_rows) for plan in self._in_flight.values()]
-            batch = schedule(roster.ready.window(limits.window(self._num_runners)), limits, self._last, idle, running)
+            ready = roster.ready.window(limits.window(self._num_runners))
+            batch = roster.groups.plan(ready, limits.max_padded_tokens) if roster.groups is not None else None
+            batch = batch or schedule(ready, limits, self._last, idle, running)
             if batch is None:
                 return None
             works = roster.take(batch)
@@ -247,7 +264,8 @@ class Engine:
             self._last = batch.graph
             try:
                 wanted = tuple(dict.fromkeys(name for work in works for name in work.outputs))
-                inputs = feeds(batch.graph, self._step_inputs, works)
+                group = roster.groups.of(batch.requests[0]) if roster.groups is not None else None
+                inputs = feeds(batch.graph, self._step_inputs, works, 0 if group is None else group.num_rows)
             except Exception:
                 _log.exception("engine %s: a %s batch could not be made", self._runner.manifest.name, batch.graph)
                 for work in works:
@@ -271,6 +289,8 @@ class Engine:
 
     def _wait_s(self) -> float:
         """How long a runner with nothing to run may sleep: until a session may have been idle for too long."""
+        if (fill_s := self._fill_s(self._clock())) > 0:
+            return fill_s
         look_s = self._roster.next_look_s()
         return _IDLE_WAIT_S if look_s is None else min(_IDLE_WAIT_S, max(0.0, look_s - self._clock()))
 
@@ -284,15 +304,14 @@ class Engine:
         if not events:
             return
         self._roster.events = []
-        steps = ends = 0
+        steps = 0
         for event in events:
             if isinstance(event, Finished) and isinstance(event.value, StepOutputs):
                 steps += len(event.value.token_ids)
-            elif not isinstance(event, TokensDecided):
-                ends += 1
         now = self._clock()
         self._step_pace.note(steps, now)
-        self._work_pace.note(ends, now)
+        self._work_pace.note(self._roster.num_ended, now)
+        self._roster.num_ended = 0
         try:
             self._publish_events(events)
         except Exception:

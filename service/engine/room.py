@@ -50,10 +50,14 @@ class Room:
         """Queue for what a task needs."""
         self._waiting[task.request.id] = task
 
-    def start(self) -> list[Task]:
-        """Begin the tasks that there is room for, in order."""
-        started = []
+    def start(self, most_slots: int | None = None) -> list[Task]:
+        """Begin the tasks that there is room for, in order, with at most so many slots together (but at least one)."""
+        started: list[Task] = []
+        num_slots = 0
         while self.can_start:
+            num_slots += next(iter(self._waiting.values())).num_slots
+            if started and most_slots is not None and num_slots > most_slots:
+                break
             task = self._waiting.pop(next(iter(self._waiting)))
             slots = self.slots.allocate(task.num_slots)
             assert slots is not None

@@ -11,6 +11,7 @@ from typing import Final
 from export.manifest import Manifest
 from service.engine.admission import Admission
 from service.engine.deadlines import Deadlines
+from service.engine.groups import Groups
 from service.engine.integrity import IntegrityError
 from service.engine.interface import (
     AnyRequest,
@@ -61,6 +62,7 @@ class Roster:
         num_memory_rows: Rows of the attention memory.
         limits: Bounds.
         step_wait_s: Tells how long a number of steps will have to wait, in seconds.
+        num_runners: Batches that may run side by side.
     """
 
     def __init__(
@@ -71,8 +73,10 @@ class Roster:
         num_memory_rows: int,
         limits: EngineLimits,
         step_wait_s: Callable[[int], float],
+        num_runners: int = 1,
     ) -> None:
         self.events: list[Event] = []  # since the last publishing
+        self.num_ended = 0  # requests for new work, since then too
         self.num_refused = 0
         self._limits = limits
         slots = SlotTable(num_slots)
@@ -88,6 +92,7 @@ class Roster:
         self._tasks: dict[RequestId, Task] = {}
         self._at_session: dict[RequestId, Session] = {}  # where each unfinished request of a session waits
         self.ready = ReadyQueue()
+        self.groups = Groups(num_runners) if limits.batching == "request" else None
         self._deadlines = Deadlines()
         self._num_sequences = 0
         self._num_inputs = 0  # of unfinished steps
@@ -237,11 +242,15 @@ class Roster:
 
     def start_waiting(self, now: float) -> None:
         """Begin the requests that there is room for."""
-        if self._limits.batching == "request" and self.room.num_held:
-            return
         self._now = now
-        for task in self.room.start():
-            self._make_ready(task)
+        if self.groups is None:
+            for task in self.room.start():
+                self._make_ready(task)
+        elif self.groups.can_begin and self.room.can_start:
+            tasks = self.room.start(self._limits.batch.max_rows)
+            self.groups.begin([task.request.id for task in tasks])
+            for task in tasks:
+                self._make_ready(task)
 
     def take(self, batch: Batch) -> list[Work]:
         """The works of a batch, which are in flight from now on; who finds no slot stays ready."""
@@ -310,7 +319,7 @@ class Roster:
                 self._end(task, event)
                 return
             if task.ending is None:
-                self.events.append(event)
+                self._emit(task, event)
         if task.ending is not None:
             self._end(task, task.ending)
         else:
@@ -396,11 +405,25 @@ class Roster:
         """The one place where a task ends: one terminal event, everything that it held back where it belongs."""
         request = task.request.id
         del self._tasks[request]
+        self.num_ended += 1
         self.ready.discard(request)
-        self.events.append(event)
+        self._emit(task, event)
+        if self.groups is not None:
+            self.events.extend(self.groups.leave(request))
         self.room.leave(task)
         if isinstance(task, SequenceTask):
             self._num_sequences -= 1
+
+    def _emit(self, task: Task, event: Event) -> None:
+        """Publish what happened to a task, or keep it for the end of its group."""
+        group = self.groups.of(task.request.id) if self.groups is not None else None
+        if group is None:
+            self.events.append(event)
+        elif isinstance(event, TokensDecided | Finished):
+            group.events.append(event)
+        else:
+            group.events = [kept for kept in group.events if kept.request != task.request.id]  # type: ignore[union-attr]
+            self.events.append(event)
 
     # ----------------------------------------------------------------------------------------------------------- counts
 
