@@ -168,12 +168,18 @@ class Roster:
         self._at_session[request.id] = session
         if session.pending:
             session.pending.append(request)
-            if self._limits.batch.max_chunk > 1 and session.id in self.ready:
-                self.ready.add(session.work._replace(length=session.backlog(self._limits.batch.max_chunk)))
+            self._renew(session)
         else:
             session.pending = [request]
             if not session.in_flight:
                 self._promote(session)
+
+    def _renew(self, session: Session) -> None:
+        """Tell the queue how much a session that is in it could take in one run now."""
+        most = self._limits.batch.max_chunk
+        if most > 1 and session.id in self.ready:
+            session.work = session.work._replace(length=session.backlog(most))
+            self.ready.add(session.work)
 
     def _promote(self, session: Session) -> None:
         """Deal with what is pending at a session until a step has to run; the session is in no batch and not ready."""
@@ -373,6 +379,7 @@ class Roster:
             session.pop()
         else:
             del session.pending[place]
+            self._renew(session)
         if isinstance(request, StepSession):
             self._end_step(request, event)
         else:
