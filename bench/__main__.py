@@ -55,11 +55,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _peers(arguments: list[str], out: Path | None = None) -> int:
+    figures = [f"--json={out / 'peers.json'}"] if out else []
+    return subprocess.call([sys.executable, "-m", "bench.peers", *arguments, *figures])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run what was asked for; returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["peers"]:
-        return subprocess.call([sys.executable, "-m", "bench.peers", *given[1:]])
+        return _peers(given[1:])
     parser = _parser()
     options = parser.parse_args(given)
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
@@ -74,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.out:
             save(report, options.out, console)
     if options.command == "all":
-        return subprocess.call([sys.executable, "-m", "bench.peers", "all"])
+        return _peers(["all", f"--rounds={options.rounds}", f"--seconds={options.seconds}"], options.out)
     return 0
 
 
