@@ -105,12 +105,11 @@ class Engine:
             limits.max_waiting + limits.max_sessions,
             limits.max_queue_delay_s,
             self._work_pace,
+            self._step_pace,
             clock,
         )
         self._lock = threading.Lock()
-        self._roster = Roster(
-            manifest, runner, runner.num_slots, runner.num_memory_rows, limits, self._step_pace.wait_s, num_runners
-        )
+        self._roster = Roster(manifest, runner, runner.num_slots, runner.num_memory_rows, limits, num_runners)
         self._last: GraphKind | None = None
         self._in_flight: dict[int, Plan] = {}  # by lane
         self._num_alive = 0
@@ -342,7 +341,7 @@ class Engine:
     def _count(self) -> None:
         """Tell the inbox and whoever asks for `stats` how things stand; an `EngineStats` is made when asked for."""
         roster = self._roster
-        self._inbox.set_backlog(roster.num_new, roster.num_steps)
+        self._inbox.set_backlog(roster.num_new, roster.num_steps, roster.num_inputs)
         self._counts = (
             roster.num_new + len(self._inbox),
             roster.num_tasks - roster.num_new,

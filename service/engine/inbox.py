@@ -29,8 +29,9 @@ class Inbox:
     Args:
         max_new: Most requests for new work that wait, in here and in the engine.
         max_steps: Most unfinished session steps.
-        max_wait_s: Longest that new work may have to wait, by its pace.
+        max_wait_s: Longest that new work or a step may have to wait, by its pace.
         pace: Of new work.
+        step_pace: Of inputs of steps.
         clock: Seconds, on which deadlines are told.
     """
 
@@ -40,18 +41,19 @@ class Inbox:
         max_steps: int,
         max_wait_s: float,
         pace: Pace,
+        step_pace: Pace,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_new, self._max_steps, self._max_wait_s = max_new, max_steps, max_wait_s
-        self._pace, self._clock = pace, clock
+        self._pace, self._step_pace, self._clock = pace, step_pace, clock
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._num_asleep = 0
         self._requests: deque[AnyRequest] = deque()
         self._cancels: deque[RequestId] = deque()
-        self._new_here = self._steps_here = 0
+        self._new_here = self._steps_here = self._inputs_here = 0
         # Taken, and still waiting in the engine. Only runner threads write this, always whole: no lock.
-        self._inside = (0, 0)  # new work, steps
+        self._inside = (0, 0, 0)  # new work, requests at sessions, inputs of steps
         self._closed: Callable[[], ServiceError] | None = None
         self._stirs = 0  # how many waits must end though nothing arrived
         self.num_refused = 0
@@ -68,14 +70,21 @@ class Inbox:
             if self._closed is not None:
                 raise self._closed()
             if isinstance(request, StepSession):
-                if self._steps_here + self._inside[1] >= self._max_steps:
-                    self._refuse(f"{self._max_steps} session steps are unanswered", 0.0)
-                self._steps_here += 1
+                self._admit_step(request)
             elif isinstance(request, _NEW_WORK):
                 self._admit_new(request.deadline_s)
             self._requests.append(request)
             if self._num_asleep:
                 self._arrived.notify()
+
+    def _admit_step(self, request: StepSession) -> None:
+        wait_s = self._step_pace.wait_s(self._inputs_here + self._inside[2])
+        if self._steps_here + self._inside[1] >= self._max_steps:
+            self._refuse(f"{self._max_steps} session steps are unanswered", wait_s)
+        if wait_s > self._max_wait_s:
+            self._refuse(f"a step would wait for {wait_s:.2g} s", wait_s)
+        self._steps_here += 1
+        self._inputs_here += request.num_steps
 
     def _admit_new(self, deadline_s: float | None) -> None:
         waiting = self._new_here + self._inside[0]
@@ -104,8 +113,9 @@ class Inbox:
             self._requests.clear()
             self._cancels.clear()
             # Until `set_backlog` says better, all that was taken counts as waiting.
-            self._inside = (self._inside[0] + self._new_here, self._inside[1] + self._steps_here)
-            self._new_here = self._steps_here = 0
+            new, steps, inputs = self._inside
+            self._inside = (new + self._new_here, steps + self._steps_here, inputs + self._inputs_here)
+            self._new_here = self._steps_here = self._inputs_here = 0
             return requests, cancels
 
     def wait(self, wait_s: float) -> bool:
@@ -131,9 +141,9 @@ class Inbox:
                 self._stirs += 1
                 self._arrived.notify()
 
-    def set_backlog(self, num_new: int, num_steps: int) -> None:
-        """Say how many of those taken still wait in the engine."""
-        self._inside = (num_new, num_steps)
+    def set_backlog(self, num_new: int, num_steps: int, num_inputs: int) -> None:
+        """Say how many of those taken still wait in the engine, and how many inputs their steps have."""
+        self._inside = (num_new, num_steps, num_inputs)
 
     def close(self, reason: Callable[[], ServiceError]) -> None:
         """Refuse everything from now on, each time with a new `reason()`; the first one told stands."""

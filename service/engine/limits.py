@@ -20,8 +20,8 @@ class EngineLimits:
         max_marks: Most marks of a session.
         kept_answers: Answers of a session that are kept for steps that are sent again.
         max_waiting: Most requests for new work that wait to run.
-        max_queue_delay_s: Longest that new work, or a step of a session that has others pending, may have to wait by
-            the measured pace; more is refused at once.
+        max_queue_delay_s: Longest that new work or a step may have to wait by the measured pace; more is refused at
+            once.
         fill_delay_s: Longest that a step waits for others to share its run while other runs are under way.
         batching: "step": requests join and leave the batch at every step. "request": a batch is decoded to its end
             before the next one starts; for comparison only.

@@ -5,7 +5,7 @@ event and take everything back. What is in a batch that runs is not ended before
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from export.manifest import Manifest
@@ -36,7 +36,6 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
-from service.engine.pace import retry_after_s
 from service.engine.packing import StatePacker, StateRows
 from service.engine.ready import ReadyQueue
 from service.engine.room import Room
@@ -61,7 +60,6 @@ class Roster:
         num_slots: Rows of the state pool.
         num_memory_rows: Rows of the attention memory.
         limits: Bounds.
-        step_wait_s: Tells how long a number of steps will have to wait, in seconds.
         num_runners: Batches that may run side by side.
     """
 
@@ -72,7 +70,6 @@ class Roster:
         num_slots: int,
         num_memory_rows: int,
         limits: EngineLimits,
-        step_wait_s: Callable[[int], float],
         num_runners: int = 1,
     ) -> None:
         self.events: list[Event] = []  # since the last publishing
@@ -88,14 +85,13 @@ class Roster:
         self.sessions = Sessions(packer, slots, session_slots, max_sessions, limits.max_host_bytes, limits.max_marks)
         self._packer = packer
         self._admission = Admission(manifest, self.room.num_slots, self.room.pages.num_usable_rows)
-        self._step_wait_s = step_wait_s
         self._tasks: dict[RequestId, Task] = {}
         self._at_session: dict[RequestId, Session] = {}  # where each unfinished request of a session waits
         self.ready = ReadyQueue()
         self.groups = Groups(num_runners) if limits.batching == "request" else None
         self._deadlines = Deadlines()
         self._num_sequences = 0
-        self._num_inputs = 0  # of unfinished steps
+        self.num_inputs = 0  # of unfinished steps
         self._now = 0.0
 
     # -------------------------------------------------------------------------------------------------------- arrivals
@@ -149,12 +145,7 @@ class Roster:
     def _admit_step(self, request: StepSession) -> None:
         session = self.sessions.find(request.session)
         self._admission.check_step(request)
-        if session.pending:
-            # One message a session is always taken: sessions are few enough. More are, as long as none waits for long.
-            wait_s = self._step_wait_s(self._num_inputs)
-            if wait_s > self._limits.max_queue_delay_s:
-                raise Overloaded(f"the model is at its limit: {self._num_inputs} steps wait", retry_after_s(wait_s))
-        self._num_inputs += request.num_steps
+        self.num_inputs += request.num_steps
         if request.deadline_s is not None:
             self._deadlines.add(request.deadline_s, request.id)
         self._queue(session, request)
@@ -228,7 +219,7 @@ class Roster:
     def _end_step(self, request: StepSession, event: Event) -> None:
         """End a step that is off its session's list."""
         del self._at_session[request.id]
-        self._num_inputs -= request.num_steps
+        self.num_inputs -= request.num_steps
         self.events.append(event)
 
     def _break(self, session: Session, error: ServiceError) -> None:
@@ -303,7 +294,7 @@ class Roster:
             if self._limits.kept_answers:
                 session.keep(event.value, self._limits.kept_answers)
             del self._at_session[event.request]
-            self._num_inputs -= len(event.value.token_ids)
+            self.num_inputs -= len(event.value.token_ids)
             self.events.append(event)
         if session.dropped is not None:
             self._drop_pending(session)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf import any_pb2
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from protos.carryover.v1 import carryover_pb2 as pb
@@ -47,7 +48,6 @@ class Status:
         reason: Stable word.
         retry_after_s: When to come back, in seconds; 0 where that would not help.
         violations: The fields at fault.
-        details: A serialised google.rpc.Status.
     """
 
     code: grpc.StatusCode
@@ -55,7 +55,30 @@ class Status:
     reason: str
     retry_after_s: float
     violations: tuple[pb.FieldViolation, ...]
-    details: bytes
+
+    @property
+    def details(self) -> bytes:
+        """A serialised google.rpc.Status; made only where it is sent, which a flood of refusals on a stream is not."""
+        info = error_details_pb2.ErrorInfo(reason=self.reason, domain=DOMAIN)
+        details: list[Message] = [info]
+        for violation in self.violations:
+            info.metadata.update(field=violation.field, expected=violation.expected, got=violation.got)
+        if self.violations and self.code is grpc.StatusCode.INVALID_ARGUMENT:
+            bad = [
+                error_details_pb2.BadRequest.FieldViolation(
+                    field=violation.field, description=f"expected {violation.expected}, got {violation.got}"
+                )
+                for violation in self.violations
+            ]
+            details.append(error_details_pb2.BadRequest(field_violations=bad))
+        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            retry = error_details_pb2.RetryInfo()
+            retry.retry_delay.FromNanoseconds(round(self.retry_after_s * 1e9))
+            details.append(retry)
+        packed = [any_pb2.Any() for _ in details]
+        for box, detail in zip(packed, details, strict=True):
+            box.Pack(detail)
+        return status_pb2.Status(code=self.code.value[0], message=self.message, details=packed).SerializeToString()
 
     @property
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
@@ -69,32 +92,12 @@ def describe(error: errors.ServiceError) -> Status:
     internal = code is grpc.StatusCode.INTERNAL
     message = INTERNAL_MESSAGE if internal else shorten(str(error))
     reason = errors.InternalFailure.reason if internal else error.reason
-    info = error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN)
-    details = [info]
-    retry_after_s = 0.0
-    violations = []
+    retry_after_s = error.retry_after_s if isinstance(error, errors.Overloaded) else 0.0
+    violations: tuple[pb.FieldViolation, ...] = ()
     if isinstance(error, errors.InvalidInput | errors.StepMismatch):
         field, expected, got = shorten(error.field), shorten(error.expected), shorten(error.got)
-        violations.append(pb.FieldViolation(field=field, expected=expected, got=got))
-        info.metadata.update(field=field, expected=expected, got=got)
-    if isinstance(error, errors.InvalidInput):
-        bad = [
-            error_details_pb2.BadRequest.FieldViolation(
-                field=violation.field, description=f"expected {violation.expected}, got {violation.got}"
-            )
-            for violation in violations
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=bad))
-    if isinstance(error, errors.Overloaded):
-        retry_after_s = error.retry_after_s
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromNanoseconds(round(retry_after_s * 1e9))
-        details.append(retry)
-    packed = [any_pb2.Any() for _ in details]
-    for box, detail in zip(packed, details, strict=True):
-        box.Pack(detail)
-    status = status_pb2.Status(code=code.value[0], message=message, details=packed)
-    return Status(code, message, reason, retry_after_s, tuple(violations), status.SerializeToString())
+        violations = (pb.FieldViolation(field=field, expected=expected, got=got),)
+    return Status(code, message, reason, retry_after_s, violations)
 
 
 def shorten(text: str) -> str:
