@@ -1,7 +1,8 @@
 """Drives a real engine from a test: collects events, waits for ends, and checks what must always hold."""
 
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -109,9 +110,7 @@ class Harness:
     def open(self, session: int) -> None:
         self.value(self.submit(OpenSession(self.new_id(), session)))
 
-    def step(
-        self, session: int, tokens: Sequence[int], num_top: int = 1, deadline_s: float | None = None
-    ) -> RequestId:
+    def step(self, session: int, tokens: Sequence[int], num_top: int = 1, deadline_s: float | None = None) -> RequestId:
         inputs = {"tokens": list(tokens)}
         return self.submit(StepSession(self.new_id(), session, inputs, len(tokens), num_top, deadline_s=deadline_s))
 
@@ -144,14 +143,18 @@ class Harness:
 
 @contextmanager
 def running(
-    runner: GraphRunner, limits: EngineLimits | None = None, harness: Harness | None = None, num_runners: int = 1
+    runner: GraphRunner,
+    limits: EngineLimits | None = None,
+    harness: Harness | None = None,
+    num_runners: int = 1,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Harness]:
     """A started engine; at the end everything must have come back and every request have ended once."""
     harness = harness or Harness()
     if limits is None:
         session_slots = runner.num_slots - NUM_RESERVED - 1
         limits = EngineLimits(session_slots=session_slots, max_sessions=session_slots)
-    harness.engine = Engine(runner, limits, harness.publish, harness.stopped.set, num_runners=num_runners)
+    harness.engine = Engine(runner, limits, harness.publish, harness.stopped.set, clock, num_runners)
     try:
         # No routine waking: an engine that forgets to wake up is caught.
         with mock.patch.object(engine_module, "_IDLE_WAIT_S", 10 * PATIENCE_S):

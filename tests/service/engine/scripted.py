@@ -29,9 +29,7 @@ class ScriptedRunner:
         self._runner = runner
         self.read_rows, self.write_rows = runner.read_rows, runner.write_rows
 
-    def run(
-        self, kind: GraphKind, inputs: Feeds, outputs: Sequence[str], lane: int = 0
-    ) -> dict[str, npt.NDArray[Any]]:
+    def run(self, kind: GraphKind, inputs: Feeds, outputs: Sequence[str], lane: int = 0) -> dict[str, npt.NDArray[Any]]:
         self.calls.append((kind, len(next(iter(inputs.values())))))
         self.before(len(self.calls), kind, inputs)
         return self._runner.run(kind, inputs, outputs, lane)

@@ -1,14 +1,14 @@
 """What the engine refuses, and when: overload, deadlines, cancels, draining, closing."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.engine.engine import Engine, EngineLimits
+from service.engine.engine import Engine
 from service.engine.interface import (
     Cancelled,
     Decode,
@@ -20,9 +20,10 @@ from service.engine.interface import (
     RunSequence,
     Sampling,
 )
+from service.engine.limits import EngineLimits
 from service.errors import DeadlineExceeded, InvalidInput, Overloaded, SessionNotFound, ShuttingDown, WrongTask
 from tests.service import tiny_models as tiny
-from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.engine.harness import NO_SESSIONS, Harness, open_tiny, running
 from tests.service.engine.scripted import Gate, ScriptedRunner
 
 TABLE = tiny.make_table()
@@ -31,13 +32,17 @@ GREEDY = Sampling(0.0, 0, 1.0, 0)
 
 @contextmanager
 def gated(
-    folder: Path, num_slots: int = 5, num_memory_rows: int = 1024, max_waiting: int = 100
+    folder: Path,
+    num_slots: int = 5,
+    num_memory_rows: int = 1024,
+    max_waiting: int = 100,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[Harness, Gate, ScriptedRunner]]:
     """An encoder-decoder that stops before every run until told to go on."""
     gate = Gate()
     model = open_tiny(folder, tiny.write_encoder_decoder(folder, TABLE), num_slots, num_memory_rows)
     runner = ScriptedRunner(model, lambda *_: gate.stop())
-    with running(runner, EngineLimits(max_sessions=0, max_waiting=max_waiting)) as engine:
+    with running(runner, EngineLimits(session_slots=0, max_sessions=0, max_waiting=max_waiting), clock=clock) as engine:
         yield engine, gate, runner
 
 
@@ -91,10 +96,12 @@ def test_more_than_max_waiting_are_refused_and_those_admitted_are_served(tmp_pat
 
 
 def test_a_deadline_that_passes_while_waiting_ends_the_request(tmp_path: Path) -> None:
-    with gated(tmp_path) as (engine, gate, _):
+    now = 0.0
+    with gated(tmp_path, clock=lambda: now) as (engine, gate, _):
         first = submit_decode(engine, beam_size=3)
         gate.wait_inside()
-        late = submit_decode(engine, deadline_s=time.monotonic())
+        late = submit_decode(engine, deadline_s=10.0)
+        now = 10.0
         gate.open()
         assert isinstance(engine.error(late), DeadlineExceeded)
         engine.value(first)
@@ -102,21 +109,53 @@ def test_a_deadline_that_passes_while_waiting_ends_the_request(tmp_path: Path) -
 
 def test_a_deadline_that_passes_while_running_frees_the_slots_after_that_step(tmp_path: Path) -> None:
     now = 0.0
-    gate, harness = Gate(), Harness()
-    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    runner = ScriptedRunner(model, lambda *_: gate.stop())
-    engine = harness.engine = Engine(runner, EngineLimits(max_sessions=0), harness.publish, clock=lambda: now)
-    engine.start()
-    request = submit_decode(harness, beam_size=2, deadline_s=10.0)
-    gate.wait_inside()
-    gate.let_go()
-    gate.wait_inside()
-    now = 10.0
-    gate.open()
-    assert isinstance(harness.error(request), DeadlineExceeded)
-    engine.close()
-    engine.check_integrity()
-    assert len(runner.calls) == 2
+    with gated(tmp_path, clock=lambda: now) as (engine, gate, runner):
+        request = submit_decode(engine, beam_size=2, deadline_s=10.0)
+        gate.wait_inside()
+        gate.let_go()
+        gate.wait_inside()
+        now = 10.0
+        gate.open()
+        assert isinstance(engine.error(request), DeadlineExceeded)
+        assert len(runner.calls) == 2
+
+
+def test_what_would_wait_beyond_its_deadline_or_for_too_long_is_refused_at_once(tmp_path: Path) -> None:
+    """Requests take their time on the engine's clock; who comes when some wait is judged by that pace."""
+    now = 0.0
+
+    def pass_time() -> None:
+        nonlocal now
+        now += 0.5
+
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), num_slots=3)  # one at a time
+    gate = Gate()
+    runner = ScriptedRunner(model, lambda *_: pass_time())
+    limits = EngineLimits(session_slots=0, max_sessions=0, max_queue_delay_s=20.0)
+    with running(runner, limits, clock=lambda: now) as engine:
+        for _ in range(60):
+            engine.value(submit_decode(engine))
+        each_s = now / 60
+        assert each_s > 0.9
+        runner.before = lambda *_: gate.stop()
+        submit_decode(engine)
+        gate.wait_inside()
+        num_admitted = 3
+        for _ in range(num_admitted):
+            submit_decode(engine, deadline_s=now + 1000.0)
+        with pytest.raises(DeadlineExceeded, match="requests wait now"):
+            submit_decode(engine, deadline_s=now + each_s)
+        with pytest.raises(Overloaded, match="a request would wait for") as refusal:
+            while True:
+                submit_decode(engine)
+                num_admitted += 1
+        assert num_admitted == pytest.approx(20.0 / each_s, rel=0.35)
+        assert refusal.value.retry_after_s == pytest.approx(10.0, rel=0.35)
+        assert engine.engine.stats().requests_refused == 0  # as of the last turn
+        gate.open()
+        engine.finish()
+        engine.value(submit_decode(engine))
+        assert engine.engine.stats().requests_refused == 1
 
 
 def test_a_cancel_takes_effect_before_the_next_run(tmp_path: Path) -> None:
@@ -164,9 +203,7 @@ def test_a_cancel_of_what_has_ended_is_ignored(tmp_path: Path) -> None:
 def test_closing_fails_what_is_unfinished_and_takes_everything_back(tmp_path: Path) -> None:
     gate, harness = Gate(), Harness()
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), num_slots=4)
-    engine = harness.engine = Engine(
-        ScriptedRunner(model, lambda *_: gate.stop()), EngineLimits(max_sessions=0), harness.publish
-    )
+    engine = harness.engine = Engine(ScriptedRunner(model, lambda *_: gate.stop()), NO_SESSIONS, harness.publish)
     engine.start()
     requests = [submit_decode(harness, beam_size=2) for _ in range(3)]
     gate.wait_inside()
@@ -202,7 +239,7 @@ def test_what_the_model_cannot_do_is_said_in_the_callers_words(tmp_path: Path) -
             assert str(error) == f"model: expected one {wanted}, got 'tiny' (task encoder_decoder)"
         assert isinstance(engine.error(engine.step(1, [4])), SessionNotFound)
     tagger = open_tiny(tmp_path / "tagger", tiny.write_tagger(tmp_path / "tagger", TABLE))
-    with running(tagger, EngineLimits(max_sessions=0)) as engine:
+    with running(tagger, NO_SESSIONS) as engine:
         error = engine.error(submit_decode(engine))
         assert isinstance(error, WrongTask)
         assert str(error) == "model: expected one that transduces, an encoder_decoder, got 'tiny' (task tagger)"
@@ -215,7 +252,7 @@ def test_what_the_model_cannot_do_is_said_in_the_callers_words(tmp_path: Path) -
 
 def test_requests_are_served_however_many_sessions_stay_open(tmp_path: Path) -> None:
     runner = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=6)
-    with running(runner, EngineLimits(max_sessions=3)) as engine:
+    with running(runner, EngineLimits(session_slots=3, max_sessions=3)) as engine:
         for session in range(3):
             engine.open(session)
         busy = [engine.step(session, [4] * 50) for session in range(3)]
@@ -229,7 +266,7 @@ def test_requests_are_served_however_many_sessions_stay_open(tmp_path: Path) -> 
 
 def test_a_model_that_attends_keeps_all_slots_for_requests(tmp_path: Path) -> None:
     runner = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE), num_slots=5)
-    with running(runner, EngineLimits(max_sessions=2)) as engine:
+    with running(runner, EngineLimits(session_slots=2, max_sessions=2)) as engine:
         engine.value(submit_decode(engine, beam_size=3))
 
 
@@ -248,8 +285,8 @@ def test_stats_count_what_waits_and_what_runs(tmp_path: Path) -> None:
             engine.value(request)
 
 
-@pytest.mark.parametrize("limits", [EngineLimits(max_sessions=3), EngineLimits(max_sessions=0, max_waiting=0)])
+@pytest.mark.parametrize("limits", [EngineLimits(3, 3), EngineLimits(0, 0, max_waiting=0), EngineLimits(-1, 0)])
 def test_limits_that_cannot_be_kept_are_refused(tmp_path: Path, limits: EngineLimits) -> None:
     runner = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE), num_slots=5)
-    with pytest.raises(ValueError, match="max_sessions at most 2 and max_waiting at least 1"):
+    with pytest.raises(ValueError, match="session_slots at most 2, max_waiting and num_runners at least 1"):
         Engine(runner, limits, lambda events: None)

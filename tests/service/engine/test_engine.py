@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.engine.engine import EngineLimits
 from service.engine.interface import Cancelled, Decode, Finished, Generate, RunSequence, Sampling
+from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from tests.service import tiny_models as tiny
 from tests.service.decoding.test_beam import enumerate_best
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_text_alone_and_in_company(tmp_path: Path) 
 
 def test_sequences_of_all_lengths_come_back_without_their_padding(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    limits = EngineLimits(max_sessions=0, batch=ScheduleLimits(max_rows=8, max_padded_tokens=100))
+    limits = EngineLimits(session_slots=0, max_sessions=0, batch=ScheduleLimits(max_rows=8, max_padded_tokens=100))
     with running(open_tiny(tmp_path, tiny.write_tagger(tmp_path, TABLE)), limits) as engine:
         requests = {}
         for _ in range(60):
@@ -126,9 +126,9 @@ def test_only_wanted_outputs_are_asked_of_the_runtime(tmp_path: Path) -> None:
     asked: list[tuple[str, ...]] = []
 
     class Watching(ScriptedRunner):
-        def run(self, kind, inputs, outputs):  # type: ignore[no-untyped-def]
+        def run(self, kind, inputs, outputs, lane=0):  # type: ignore[no-untyped-def]
             asked.append(tuple(outputs))
-            return super().run(kind, inputs, outputs)
+            return super().run(kind, inputs, outputs, lane)
 
     with running(Watching(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE)))) as engine:
         engine.open(1)

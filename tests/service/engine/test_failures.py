@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from export.manifest import GraphKind
-from service.engine.engine import Engine, EngineLimits
+from service.engine.engine import Engine
 from service.engine.integrity import IntegrityError
 from service.engine.interface import CloseSession, Decode, Event, Generate, RunSequence, Sampling
+from service.engine.limits import EngineLimits
 from service.engine.slots import StaleSlot
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.task import Outputs
 from service.errors import InternalFailure, SessionNotFound
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
-from tests.service.engine.harness import PATIENCE_S, Harness, open_tiny, running
+from tests.service.engine.harness import NO_SESSIONS, PATIENCE_S, Harness, open_tiny, running
 from tests.service.engine.scripted import Feeds, Gate, ScriptedRunner
 
 TABLE = tiny.make_table()
@@ -30,7 +31,7 @@ def test_a_failing_batch_fails_its_requests_and_nobody_else(tmp_path: Path, capl
             raise RuntimeError(SECRET)
 
     runner = ScriptedRunner(open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE)), fail_some)
-    with running(runner, EngineLimits(max_sessions=0)) as engine, caplog.at_level(logging.ERROR):
+    with running(runner, NO_SESSIONS) as engine, caplog.at_level(logging.ERROR):
         good = [Decode(engine.new_id(), (4, 5) * (i + 1), 2, 1, 0.6, 20) for i in range(5)]
         for request in good[:-1]:
             engine.submit(request)
@@ -70,13 +71,13 @@ def test_a_session_whose_step_broke_is_over_with_all_that_it_has_pending(tmp_pat
         for session in (1, 2):
             assert isinstance(engine.error(engine.step(session, [4])), SessionNotFound)
         engine.open(3)
-        assert engine.steps(3, [4]).tolist() == [oracle.best_tokens(TABLE, tiny.next_hash(0, 4), 1)]
+        assert engine.steps(3, [4]) == [oracle.best_tokens(TABLE, tiny.next_hash(0, 4), 1)]
         engine.close(3)
 
 
 def test_a_request_that_cannot_even_be_started_fails_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    with running(model, EngineLimits(max_sessions=0)) as engine:
+    with running(model, NO_SESSIONS) as engine:
         good, impossible = Decode(1, (4, 5), 2, 1, 0.6, 20), Decode(2, (4, 5), 2, 3, 0.6, 20)
         for request in (impossible, good):
             engine.submit(request)
@@ -92,7 +93,7 @@ def test_a_listener_that_fails_does_not_stop_the_engine(tmp_path: Path, caplog: 
             raise RuntimeError("the loop is closed")
 
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    with running(model, EngineLimits(max_sessions=0), Fragile()) as engine:
+    with running(model, NO_SESSIONS, Fragile()) as engine:
         for _ in range(3):
             request = Decode(engine.new_id(), (4, 5), 1, 1, 0.6, 20)
             engine.submit(request)
@@ -103,7 +104,7 @@ def test_a_listener_that_fails_does_not_stop_the_engine(tmp_path: Path, caplog: 
 def test_an_idle_engine_that_finds_its_books_wrong_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("service.engine.roster.Roster.check_integrity", lambda self: broken())
+    monkeypatch.setattr("service.engine.roster.Roster.check_integrity", lambda *_: broken())
 
     def broken() -> None:
         raise IntegrityError("slots: one is lost")
@@ -111,7 +112,7 @@ def test_an_idle_engine_that_finds_its_books_wrong_stops(
     monkeypatch.setattr("service.engine.engine._IDLE_WAIT_S", 0.01)
     harness = Harness()
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    engine = Engine(model, EngineLimits(max_sessions=0), harness.publish, harness.stopped.set)
+    engine = Engine(model, NO_SESSIONS, harness.publish, harness.stopped.set)
     engine.start()
     assert harness.stopped.wait(PATIENCE_S)
     engine.close()
@@ -125,7 +126,7 @@ def test_a_bug_in_the_loop_ends_every_request_tells_the_owner_and_refuses_new_on
         raise RuntimeError(SECRET)
 
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    with running(model, EngineLimits(max_sessions=0)) as engine:
+    with running(model, NO_SESSIONS) as engine:
         monkeypatch.setattr("service.engine.engine.schedule", broken)
         assert not engine.engine.failed
         request = engine.submit(Decode(engine.new_id(), (4, 5), 1, 1, 0.6, 20))
@@ -139,7 +140,7 @@ def test_a_bug_in_the_loop_ends_every_request_tells_the_owner_and_refuses_new_on
 
 def test_an_engine_that_was_closed_has_not_failed(tmp_path: Path) -> None:
     model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
-    with running(model, EngineLimits(max_sessions=0)) as engine:
+    with running(model, NO_SESSIONS) as engine:
         pass
     assert not engine.stopped.is_set() and not engine.engine.failed
 
@@ -150,7 +151,9 @@ def test_requests_end_even_where_the_bug_is_in_the_books(tmp_path: Path, monkeyp
 
     gate, harness = Gate(), Harness()
     model = ScriptedRunner(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE)), lambda *_: gate.stop())
-    engine = harness.engine = Engine(model, EngineLimits(max_sessions=4), harness.publish, harness.stopped.set)
+    engine = harness.engine = Engine(
+        model, EngineLimits(session_slots=4, max_sessions=4), harness.publish, harness.stopped.set
+    )
     engine.start()
     harness.open(1)
     steps = [harness.step(1, [4]) for _ in range(2)]
@@ -177,7 +180,7 @@ def test_a_decision_that_breaks_ends_its_own_request_alone(
     monkeypatch.setattr(DecodeTask, "advance", broken_for_one)
     gate = Gate()
     runner = ScriptedRunner(open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE)), lambda *_: gate.stop())
-    with running(runner, EngineLimits(max_sessions=0)) as engine:
+    with running(runner, NO_SESSIONS) as engine:
         requests = [Decode(engine.new_id(), source, 2, 1, 0.6, 20) for source in ((5,), (4, 4, 4), (6, 5), (4, 6))]
         engine.submit(requests[0])
         gate.wait_inside()
@@ -215,7 +218,7 @@ def test_nan_in_a_row_fails_that_request_and_is_never_answered(
 def test_nan_in_a_sequence_fails_that_request_alone(tmp_path: Path) -> None:
     table = TABLE.copy()
     table[9] = np.nan
-    with running(open_tiny(tmp_path, tiny.write_tagger(tmp_path, table)), EngineLimits(max_sessions=0)) as engine:
+    with running(open_tiny(tmp_path, tiny.write_tagger(tmp_path, table)), NO_SESSIONS) as engine:
 
         def ask(word: int) -> int:
             inputs = {"words": np.array([word]), "characters": np.array([[4]])}

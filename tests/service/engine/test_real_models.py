@@ -15,10 +15,9 @@ from models.config import EncoderDecoderConfig, LanguageModelConfig
 from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.search import beam_search
-from service.engine.engine import EngineLimits
 from service.engine.interface import Decode, Finished, Generate, Sampling, StepOutputs, TokensDecided
 from service.runner import Runner
-from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.engine.harness import NO_SESSIONS, Harness, open_tiny, running
 
 pytestmark = pytest.mark.slow
 VOCABULARY = 30
@@ -60,7 +59,7 @@ def make_encoder_decoder(cell: str) -> EncoderDecoder:
 def test_decodes_in_company_are_what_pytorch_finds_alone(tmp_path: Path, cell: str) -> None:
     model = make_encoder_decoder(cell)
     rng = random.Random(0)
-    with running(open_emitted(tmp_path, model, "encoder_decoder"), EngineLimits(max_sessions=0)) as engine:
+    with running(open_emitted(tmp_path, model, "encoder_decoder"), NO_SESSIONS) as engine:
         requests = []
         for _ in range(64):
             source = tuple(rng.randrange(4, VOCABULARY) for _ in range(rng.randint(1, 25)))
@@ -85,7 +84,7 @@ def everything_said(engine: Harness, request: int) -> tuple[tuple[float, ...], l
 def test_alone_or_in_company_the_same_answer_bit_for_bit(tmp_path: Path) -> None:
     runner = open_emitted(tmp_path, make_encoder_decoder("lstm"), "encoder_decoder")
     rng = random.Random(1)
-    with running(runner, EngineLimits(max_sessions=0)) as engine:
+    with running(runner, NO_SESSIONS) as engine:
 
         def submit(source: tuple[int, ...], beam_size: int) -> int:
             return engine.submit(Decode(engine.new_id(), source, beam_size, beam_size, 0.6, 30))
