@@ -78,7 +78,9 @@ class Status:
         packed = [any_pb2.Any() for _ in details]
         for box, detail in zip(packed, details, strict=True):
             box.Pack(detail)
-        return status_pb2.Status(code=self.code.value[0], message=self.message, details=packed).SerializeToString()
+        status = status_pb2.Status(code=self.code.value[0], message=self.message, details=packed)
+        serialised: bytes = status.SerializeToString()
+        return serialised
 
     @property
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
