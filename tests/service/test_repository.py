@@ -113,6 +113,30 @@ def test_bundles_that_the_engine_could_not_search_are_refused(
     assert isinstance(refusal, RefusedBundle) and reason in refusal.reason
 
 
+def test_what_is_served_already_is_not_opened_again(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        add_bundle(tmp_path, "g2p", version)
+    (tmp_path / "g2p" / "3" / "step.onnx").write_bytes(b"cut short")
+    (tmp_path / "g2p" / "1" / "step.onnx").write_bytes(b"not looked at")
+    add_bundle(tmp_path, "new", 1)
+    repository = open_repository(tmp_path, CONFIG, {"g2p": 2, "gone": 7})
+    assert list(repository.models) == ["new"]
+    assert [(refusal.name, refusal.version) for refusal in repository.refused] == [("g2p", 3)]
+    repository = open_repository(tmp_path, CONFIG, {"g2p": 1, "new": 1})
+    assert {name: model.manifest.version for name, model in repository.models.items()} == {"g2p": 2}
+    assert not open_repository(tmp_path, CONFIG, {"g2p": 3, "new": 1}).models
+
+
+def test_what_a_model_costs_and_whether_company_changes_its_answers_is_known_when_it_opens(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "g2p", 1)
+    add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
+    models = open_repository(tmp_path, CONFIG).models
+    assert set(models) == {"g2p", "tags"}
+    for model in models.values():
+        assert model.variances == ()  # whole numbers, which no order of sums changes
+        assert model.profile.max_rows >= 1
+
+
 def write_scoring_language_model(folder: Path, table: npt.NDArray[np.float32]) -> Manifest:
     manifest, tagger = tiny.write_language_model(folder, table), tiny.write_tagger(folder, table)
     return manifest.model_copy(update={"graphs": {**manifest.graphs, **tagger.graphs}})

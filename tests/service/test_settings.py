@@ -28,7 +28,24 @@ def test_defaults_listen_on_loopback() -> None:
         "auto",
         Path("repository"),
     )
-    assert (settings.num_slots, settings.session_limit) == (1024, 766)  # 3/4 of 1022
+    assert (settings.num_slots, settings.session_slots) == (1024, 766)  # 3/4 of 1022
+
+
+@pytest.mark.parametrize(
+    ("given", "state_bytes", "sessions"),
+    [
+        ({}, 2**20, 766 + 1024),  # slots, and what a GiB holds
+        ({"max_sessions": 5}, 2**20, 5),
+        ({"max_sessions": 2000}, 2**20, 1790),  # more than there is space for
+        ({"max_host_state_bytes": 0}, 2**20, 766),
+        ({"max_host_state_bytes": 99, "num_slots": 10}, 50, 6 + 1),
+        ({"max_host_state_bytes": 99, "num_slots": 10}, 0, 6 + 99),  # a model that keeps nothing
+    ],
+)
+def test_there_are_as_many_sessions_as_slots_and_host_memory_hold(
+    given: dict[str, int], state_bytes: int, sessions: int
+) -> None:
+    assert load_settings(**given).session_limit(state_bytes) == sessions
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -81,8 +98,10 @@ def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch)
         ({"CARRYOVER_SESSION_IDLE_TIMEOUT_S": "nan"}, "CARRYOVER_SESSION_IDLE_TIMEOUT_S"),
         ({"CARRYOVER_SESSION_IDLE_TIMEOUT_S": "0"}, "CARRYOVER_SESSION_IDLE_TIMEOUT_S: expected greater than 0"),
         ({"CARRYOVER_PROT": "1"}, "CARRYOVER_PROT: expected one of the settings' names"),
-        ({"CARRYOVER_MAX_SESSIONS": "2000"}, "max_sessions: expected at most num_slots - 3 = 1021, got 2000"),
-        ({"CARRYOVER_MAX_SESSIONS": "1022"}, "max_sessions: expected at most num_slots - 3 = 1021, got 1022"),
+        ({"CARRYOVER_MAX_SESSIONS": "-1"}, "CARRYOVER_MAX_SESSIONS: expected greater than or equal to 0, got '-1'"),
+        ({"CARRYOVER_NUM_SLOTS": "7"}, "CARRYOVER_NUM_SLOTS: expected greater than or equal to 8, got '7'"),
+        ({"CARRYOVER_MAX_QUEUE_DELAY_MS": "0"}, "CARRYOVER_MAX_QUEUE_DELAY_MS: expected greater than 0, got '0'"),
+        ({"CARRYOVER_BATCHING": "steps"}, "CARRYOVER_BATCHING: expected 'step' or 'request', got 'steps'"),
         (
             {"CARRYOVER_MAX_SENTENCE_CHARACTERS": "63"},
             "max_sentence_characters: expected at least max_word_characters = 64, got 63",
