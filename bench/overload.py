@@ -31,9 +31,11 @@ PARTS = ("before", "flood", "after")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `overload`."""
-    parser.add_argument("--sessions", type=int, default=1024)
+    parser.add_argument("--sessions", type=int, default=256)
     parser.add_argument("--streams", type=int, default=8)
-    parser.add_argument("--callers", type=int, default=256, help="sessions of the closed loop that finds the capacity")
+    parser.add_argument("--steps", type=int, default=8, help="steps a message")
+    parser.add_argument("--queue-ms", type=float, default=25.0, help="the service's max_queue_delay_ms")
+    parser.add_argument("--callers", type=int, default=128, help="sessions of the closed loop that finds the capacity")
     parser.add_argument("--load", type=float, default=0.8, help="of the capacity, before and after")
     parser.add_argument("--flood", type=float, default=3.0, help="of the capacity")
     parser.add_argument("--check", type=int, default=8, help="sessions whose first steps are compared")
@@ -86,7 +88,13 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
         # Sessions hold three quarters of the slots: all have one, so that what is measured is the flood alone.
         slots = 2 + 2 * max(options.sessions, options.callers)
         server = stack.enter_context(
-            running(folder / "repository", folder / "server.log", runners=options.runners, num_slots=slots)
+            running(
+                folder / "repository",
+                folder / "server.log",
+                runners=options.runners,
+                num_slots=slots,
+                max_queue_delay_ms=options.queue_ms,
+            )
         )
         common: dict[str, object] = {"address": server.address, "model": step_model.NAME, "streams": options.streams}
         common |= {
@@ -94,6 +102,8 @@ def measure(options: argparse.Namespace, console: Console) -> Report:
             "vocabulary": step_model.VOCABULARY,
             "first_token": FIRST_WORD,
         }
+        common["steps"] = options.steps
+        common["coalesce"] = 0  # arrivals come one by one, so the capacity must be that of one command a message too
         common |= {"check": options.check, "check_steps": options.check_steps, "warmup": options.warmup}
         console.print("capacity", style="dim")
         closed = drive("sessions", 600.0, sessions=options.callers, seconds=options.seconds, **common)
