@@ -41,6 +41,7 @@ class Limits:
     def of(cls, manifest: Manifest, settings: Settings, max_sessions: int) -> "Limits":
         """Join the bundle's limits and the server's; `max_sessions` counts where the model can be stepped."""
         decoding, spells, steps = manifest.decoding, manifest.task == "tagger", supports_sessions(manifest)
+        streams = spells or steps
         return cls(
             max_input_tokens=settings.max_input_tokens,
             max_output_tokens=settings.max_output_tokens,
@@ -51,7 +52,7 @@ class Limits:
             max_word_characters=settings.max_word_characters if spells else 0,
             max_sentence_characters=settings.max_sentence_characters if spells else 0,
             max_message_bytes=settings.max_message_bytes,
-            max_requests_in_flight_per_stream=settings.max_requests_in_flight_per_stream if steps else 0,
+            max_requests_in_flight_per_stream=settings.max_requests_in_flight_per_stream if streams else 0,
             session_idle_timeout_s=settings.session_idle_timeout_s if steps else 0.0,
             kept_answers=settings.kept_answers if steps else 0,
             max_marks=settings.max_marks if steps else 0,

@@ -1,16 +1,30 @@
-"""What one Session stream owes its caller: commands in flight, and answers that gRPC has not taken yet.
+"""What one stream owes its caller: commands in flight, and answers that gRPC has not taken yet.
 
 Answers wait here as bytes, ready to go, so that what a caller who does not read costs is known exactly. In number and
 in bytes there is a bound, above which the stream is read no further.
 """
 
 import asyncio
-
-from service.rpc.pending import Pending
+from typing import Protocol
 
 MAX_MESSAGE_EVENTS = 1000  # of one message to the caller
 MAX_MESSAGE_BYTES = 2**18  # what gRPC holds at most for a caller who was cut off and may yet come back
 MAX_OWED_BYTES = 16 * 2**20  # answers waiting and answers to come, of one stream
+
+
+class Owed(Protocol):
+    """A command that is not answered yet.
+
+    Attributes:
+        request_id: The caller's number for it.
+        reserved_bytes: About the size of its answer.
+    """
+
+    request_id: int
+    reserved_bytes: int
+
+    def cancel(self) -> None:
+        """Stop the work on it, if there is any."""
 
 
 class Outbox:
@@ -46,7 +60,7 @@ class Outbox:
         self._writer: asyncio.Future[None] | None = None  # who waits for something to send
         self.closed = False
         self.in_flight = 0
-        self.pending: dict[int, Pending] = {}
+        self.pending: dict[int, Owed] = {}
 
     @property
     def full(self) -> bool:
@@ -58,19 +72,19 @@ class Outbox:
         """Answers and news that wait to be sent."""
         return len(self._payloads)
 
-    def take(self, pending: Pending) -> None:
+    def take(self, pending: Owed) -> None:
         """Take a command that was admitted; its answer will come."""
         self.in_flight += 1
         self._num_bytes += pending.reserved_bytes
         self.pending[pending.request_id] = pending
 
-    def untake(self, pending: Pending) -> None:
+    def untake(self, pending: Owed) -> None:
         """Take back a command that was not admitted after all."""
         self.in_flight -= 1
         self._num_bytes -= pending.reserved_bytes
         del self.pending[pending.request_id]
 
-    def answer(self, pending: Pending, payload: bytes) -> None:
+    def answer(self, pending: Owed, payload: bytes) -> None:
         """Send the answer to a command that was taken."""
         if self.closed:
             return
@@ -137,7 +151,7 @@ class Outbox:
             if not writer.done():
                 writer.set_result(None)
 
-    def close(self) -> list[Pending]:
+    def close(self) -> list[Owed]:
         """Drop everything: the stream has ended. Gives what was not answered."""
         self.closed = True
         unanswered = list(self.pending.values())

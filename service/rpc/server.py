@@ -19,6 +19,7 @@ from service.rpc.models import Models
 from service.rpc.score import score
 from service.rpc.session import session
 from service.rpc.tag import tag
+from service.rpc.tag_stream import tag_stream
 from service.rpc.transduce import transduce
 from service.settings import Settings
 
@@ -115,6 +116,7 @@ class RpcServer:
     def _add_methods(self) -> None:
         behaviours: dict[str, Behaviour] = {
             "Tag": partial(tag, self._models),
+            "TagStream": partial(tag_stream, self._models, self._settings, self._boundary.draining),
             "Transduce": partial(transduce, self._models),
             "Generate": partial(generate, self._models),
             "Score": partial(score, self._models),

@@ -96,8 +96,14 @@ def exported(pending: "Pending", value: object) -> bytes:
 
 def failure(request_id: int, session_id: str, error: ServiceError, *, session_ended: bool = False) -> bytes:
     """Tell that a command failed."""
+    answer = error_of(error, session_id, session_ended=session_ended)
+    return _Response(events=[pb.SessionEvent(request_id=request_id, error=answer)]).SerializeToString()
+
+
+def error_of(error: ServiceError, session_id: str = "", *, session_ended: bool = False) -> pb.SessionError:
+    """Say on a stream what went wrong with one command of it."""
     status = describe(error)
-    answer = pb.SessionError(
+    return pb.SessionError(
         code=status.code.value[0],
         reason=status.reason,
         message=f"{status.message}; the session has ended" if session_ended else status.message,
@@ -106,7 +112,6 @@ def failure(request_id: int, session_id: str, error: ServiceError, *, session_en
         violations=status.violations,
         session_ended=session_ended,
     )
-    return _Response(events=[pb.SessionEvent(request_id=request_id, error=answer)]).SerializeToString()
 
 
 def expired(live: "LiveSession", num_steps: int) -> bytes:

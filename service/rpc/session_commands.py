@@ -4,7 +4,7 @@ A step is what counts: it makes two small objects, a StepSession for the engine 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import (
@@ -23,7 +23,7 @@ from service.rpc.bounds import priority
 from service.rpc.bridge import next_id
 from service.rpc.callers import Caller, End, LiveSession
 from service.rpc.models import Models
-from service.rpc.outbox import Outbox
+from service.rpc.outbox import Outbox, Owed
 from service.rpc.pending import Closing, Pending
 from service.rpc.portable import MAX_HEADER_BYTES
 from service.rpc.session_list import SESSION_BYTES, Page, listed
@@ -35,7 +35,7 @@ from service.settings import Settings
 _new = tuple.__new__
 
 
-class Commands:
+class SessionCommands:
     """Takes the commands of one stream.
 
     Args:
@@ -72,6 +72,17 @@ class Commands:
             "export": self._export,
             "list": self._list,
         }
+
+    @property
+    def has_open(self) -> bool:
+        """Whether there are sessions, which other streams of the caller may close."""
+        return bool(self._sessions)
+
+    def abandon(self, unanswered: Sequence[Owed]) -> None:
+        """Stop what nobody waits for. Steps of sessions that outlive the stream go on: their answers are kept."""
+        if not self._caller.durable:
+            for pending in unanswered:
+                pending.cancel()
 
     def take(self, command: pb.SessionCommand) -> None:
         """Submit one command, or answer it with an error."""

@@ -1,5 +1,7 @@
 """The Tag call."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,8 @@ from service.rpc.bridge import next_id
 from service.rpc.models import LiveModel, Models
 from service.rpc.text import tagger_arrays
 
+_OUTPUTS = ("emissions",)
+
 
 def check_count(field: str, count: int, limit: int) -> None:
     """Refuse a request without sequences, or with too many."""
@@ -21,20 +25,44 @@ def check_count(field: str, count: int, limit: int) -> None:
 
 async def tag(models: Models, request: pb.TagRequest, context: Context) -> pb.TagResponse:
     """Label every token of each sequence."""
+    model, runs = tag_runs(models, request, deadline_s(context))
+    response = pb.TagResponse()
+    fill_response(response, model, await model.bridge.answers(runs))
+    return response
+
+
+def tag_runs(models: Models, request: pb.TagRequest, deadline: float | None) -> tuple[LiveModel, list[RunSequence]]:
+    """Check a request and say what the engine of its model has to run: a run for each sequence.
+
+    Args:
+        models: Those that are served.
+        request: What the caller asks.
+        deadline: When the caller's time is up, on the engine's clock.
+
+    Raises:
+        ServiceError: It cannot be done.
+    """
     model = models.find_for("tagger", request.model)
-    check_count("sequences", len(request.sequences), model.limits.max_sequences)
-    deadline, first = deadline_s(context), priority("priority", request.priority)
+    sequences = request.sequences
+    check_count("sequences", len(sequences), model.limits.max_sequences)
+    first = priority("priority", request.priority)
     runs = []
-    for i, sequence in enumerate(request.sequences):
-        arrays = tagger_arrays(model, sequence.tokens, f"sequences[{i}].tokens")
-        runs.append(
-            RunSequence(next_id(), arrays, len(sequence.tokens), ("emissions",), deadline_s=deadline, priority=first)
-        )
-    answers = await model.bridge.answers(runs)
-    return pb.TagResponse(model=model.ref, sequences=[_tagged(model, answer) for answer in answers])
+    for i, sequence in enumerate(sequences):
+        words = list(sequence.tokens)
+        arrays = tagger_arrays(model, words, f"sequences[{i}].tokens")
+        runs.append(RunSequence(next_id(), arrays, len(words), _OUTPUTS, deadline_s=deadline, priority=first))
+    return model, runs
 
 
-def _tagged(model: LiveModel, answer: object) -> pb.TaggedSequence:
+def fill_response(response: pb.TagResponse, model: LiveModel, answers: Sequence[object]) -> None:
+    """Say what the runs of a request gave, in order."""
+    response.model.name = model.manifest.name
+    response.model.version = model.manifest.version
+    for answer in answers:
+        _fill_sequence(response.sequences.add(), model, answer)
+
+
+def _fill_sequence(sequence: pb.TaggedSequence, model: LiveModel, answer: object) -> None:
     """Choose a tag for each word.
 
     The confidence is the emission probability of the tag: softmax over tags, of the word alone even with a CRF.
@@ -45,6 +73,5 @@ def _tagged(model: LiveModel, answer: object) -> pb.TaggedSequence:
     tags = np.asarray(best, np.int64)  # (T,)
     weights = np.exp(emissions - emissions.max(axis=1, keepdims=True))
     chosen = np.take_along_axis(weights, tags[:, None], axis=1)[:, 0] / weights.sum(axis=1)
-    return pb.TaggedSequence(
-        tags=model.tokenizers["tags"].vocabulary.decode(tags.tolist()), confidences=chosen.tolist()
-    )
+    sequence.tags.extend(model.output_vocabulary.decode(tags.tolist()))
+    sequence.confidences.extend(chosen.tolist())

@@ -301,6 +301,118 @@ class TaggedSequence(_message.Message):
 Global___TaggedSequence: _TypeAlias = TaggedSequence  # noqa: Y015
 
 @_typing.final
+class TagStreamRequest(_message.Message):
+    """One message of the caller. Several commands together cost less than each alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMMANDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def commands(self) -> _containers.RepeatedCompositeFieldContainer[Global___TagCommand]:
+        """At least one."""
+
+    def __init__(
+        self,
+        *,
+        commands: _abc.Iterable[Global___TagCommand] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["commands", b"commands"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagStreamRequest: _TypeAlias = TagStreamRequest  # noqa: Y015
+
+@_typing.final
+class TagCommand(_message.Message):
+    """One request of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.int
+    """Chosen by the caller and echoed in the answer; not 0, and unique among the requests in flight on the stream."""
+    @_builtins.property
+    def request(self) -> Global___TagRequest:
+        """What to label."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.int = ...,
+        request: Global___TagRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagCommand: _TypeAlias = TagCommand  # noqa: Y015
+
+@_typing.final
+class TagStreamResponse(_message.Message):
+    """One message of the server: what became ready since the last one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___TagEvent]:
+        """In the order in which they became ready."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___TagEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagStreamResponse: _TypeAlias = TagStreamResponse  # noqa: Y015
+
+@_typing.final
+class TagEvent(_message.Message):
+    """One request is done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.int
+    """The request that this answers."""
+    @_builtins.property
+    def response(self) -> Global___TagResponse:
+        """The labels."""
+
+    @_builtins.property
+    def error(self) -> Global___SessionError:
+        """The request failed. Names no session."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.int = ...,
+        response: Global___TagResponse | None = ...,
+        error: Global___SessionError | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "response", b"response"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "event", b"event", "request_id", b"request_id", "response", b"response"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["response", "error"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___TagEvent: _TypeAlias = TagEvent  # noqa: Y015
+
+@_typing.final
 class TransduceRequest(_message.Message):
     """---------------------------------------------------------------------------------------------------------- Transduce
 
@@ -1605,7 +1717,7 @@ Global___SessionExpired: _TypeAlias = SessionExpired  # noqa: Y015
 
 @_typing.final
 class SessionError(_message.Message):
-    """One command failed; the stream and its sessions go on."""
+    """One command failed; the stream, and its sessions, go on."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2041,7 +2153,7 @@ class ModelLimits(_message.Message):
     max_message_bytes: _builtins.int
     """Most bytes of one request message."""
     max_requests_in_flight_per_stream: _builtins.int
-    """Unanswered requests of one Session stream, above which it is read no further."""
+    """Unanswered requests of one Session or TagStream stream, above which it is read no further."""
     session_idle_timeout_s: _builtins.float
     """Seconds without a request after which a session is closed."""
     kept_answers: _builtins.int

@@ -39,6 +39,16 @@ class CarryoverStub:
     def __new__(cls, channel: _aio.Channel) -> CarryoverAsyncStub: ...
     Tag: _grpc.UnaryUnaryMultiCallable[_carryover_pb2.TagRequest, _carryover_pb2.TagResponse]
     """Labels every token of each sequence. Models whose task is TASK_TAGGER."""
+    TagStream: _grpc.StreamStreamMultiCallable[_carryover_pb2.TagStreamRequest, _carryover_pb2.TagStreamResponse]
+    """Tag, for many requests at a high rate: one stream carries them all and one message many, for less than half of what
+    each costs as a call of its own.
+
+    Requests are answered as they are ready, in any order, each by one event with its request_id; one that fails is
+    answered by a SessionError and the stream stays open. Half-closing the stream lets what was sent finish; its deadline
+    is that of every request on it, and when it ends early what is not answered is stopped. The bounds are those of
+    Session: with `ModelLimits.max_requests_in_flight_per_stream` unanswered it is read no further, and a caller that does
+    not read its answers is cut off.
+    """
     Transduce: _grpc.UnaryStreamMultiCallable[_carryover_pb2.TransduceRequest, _carryover_pb2.TransduceResponse]
     """Turns one source text into a target text, token by token as each is decided, then the n best with scores.
     Models whose task is TASK_ENCODER_DECODER.
@@ -74,6 +84,16 @@ class CarryoverAsyncStub(CarryoverStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Tag: _aio.UnaryUnaryMultiCallable[_carryover_pb2.TagRequest, _carryover_pb2.TagResponse]  # type: ignore[assignment]
     """Labels every token of each sequence. Models whose task is TASK_TAGGER."""
+    TagStream: _aio.StreamStreamMultiCallable[_carryover_pb2.TagStreamRequest, _carryover_pb2.TagStreamResponse]  # type: ignore[assignment]
+    """Tag, for many requests at a high rate: one stream carries them all and one message many, for less than half of what
+    each costs as a call of its own.
+
+    Requests are answered as they are ready, in any order, each by one event with its request_id; one that fails is
+    answered by a SessionError and the stream stays open. Half-closing the stream lets what was sent finish; its deadline
+    is that of every request on it, and when it ends early what is not answered is stopped. The bounds are those of
+    Session: with `ModelLimits.max_requests_in_flight_per_stream` unanswered it is read no further, and a caller that does
+    not read its answers is cut off.
+    """
     Transduce: _aio.UnaryStreamMultiCallable[_carryover_pb2.TransduceRequest, _carryover_pb2.TransduceResponse]  # type: ignore[assignment]
     """Turns one source text into a target text, token by token as each is decided, then the n best with scores.
     Models whose task is TASK_ENCODER_DECODER.
@@ -112,6 +132,22 @@ class CarryoverServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_carryover_pb2.TagResponse, _abc.Awaitable[_carryover_pb2.TagResponse]]:
         """Labels every token of each sequence. Models whose task is TASK_TAGGER."""
+
+    @_abc_1.abstractmethod
+    def TagStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_carryover_pb2.TagStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_carryover_pb2.TagStreamResponse], _abc.AsyncIterator[_carryover_pb2.TagStreamResponse]]:
+        """Tag, for many requests at a high rate: one stream carries them all and one message many, for less than half of what
+        each costs as a call of its own.
+
+        Requests are answered as they are ready, in any order, each by one event with its request_id; one that fails is
+        answered by a SessionError and the stream stays open. Half-closing the stream lets what was sent finish; its deadline
+        is that of every request on it, and when it ends early what is not answered is stopped. The bounds are those of
+        Session: with `ModelLimits.max_requests_in_flight_per_stream` unanswered it is read no further, and a caller that does
+        not read its answers is cut off.
+        """
 
     @_abc_1.abstractmethod
     def Transduce(
