@@ -32,7 +32,8 @@ from bench.peers.catalogue import ENVIRONMENTS, PEERS, Peer
 from bench.peers.measure import Result, measure, probe
 from bench.peers.process import PeerError, running
 from bench.peers.report import Report, show
-from bench.server import free_port, serving
+from bench.server import free_port
+from bench.server import running as running_service
 
 ROOT = Path(__file__).parents[2]
 OURS = Peer("service", "Carryover", "", "sessions", "", None, "")
@@ -73,9 +74,9 @@ class Suite:
         """Start a server for the time of a `with`; yields its port."""
         log = self.folder / f"{peer.name}.log"
         if peer is OURS:
-            slots = 2 + 2 * max(self.options.sessions)
-            with serving(self.folder / "repository", os.cpu_count() or 1, log, num_slots=slots) as address:
-                yield int(address.rpartition(":")[2])
+            slots = 2 + 2 * max(64, *self.options.sessions)
+            with running_service(self.folder / "repository", log, num_slots=slots) as server:
+                yield int(server.address.rpartition(":")[2])
             return
         port = free_port()
         settings = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
 from google.protobuf.message import Message
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.peers.formats import JSON_OBJECT, JSON_ROWS, OIP, PACKED, Format, fields
@@ -54,6 +54,7 @@ OIP_MESSAGES = messages()
 REQUESTS = st.tuples(st.integers(0, 2**31), st.integers(0, 2**20), st.integers(0, 2**31))
 
 
+@settings(deadline=None)
 @given(REQUESTS)
 def test_requests_say_session_step_and_token(request: tuple[int, int, int]) -> None:
     oip = OIP_MESSAGES["Request"].FromString(OIP.encode(*request))
@@ -67,6 +68,7 @@ def test_requests_say_session_step_and_token(request: tuple[int, int, int]) -> N
     assert json.loads(JSON_ROWS.encode(*request)) == {"requests": [list(request)]}
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(-100, 0, width=32))
 def test_answers_are_read_from_what_protobuf_and_json_write(token: int, log_prob: float) -> None:
     raw = struct.pack("<2f", token, log_prob)
