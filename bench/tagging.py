@@ -1,7 +1,8 @@
 """Tagging: the service beside raw ONNX Runtime, closed loop, one sentence a call.
 
-The ceiling is raw ONNX Runtime with sentences of like lengths batched beforehand, B=32, as many one-thread runners as
-cores. Every answer is compared with the raw runtime's, one sentence alone.
+Requests go as unary calls, and over a few bidirectional streams. The ceiling is raw ONNX Runtime with sentences of like
+lengths batched beforehand, B=32, as many one-thread runners as cores. Every answer is compared with the raw runtime's,
+one sentence alone.
 """
 
 import argparse
@@ -29,6 +30,14 @@ METHOD = "/carryover.v1.Carryover/Tag"
 CEILING_ROWS = 32
 
 
+class Shape(NamedTuple):
+    """What is asked of the service."""
+
+    precision: Precision
+    callers: int
+    wire: str  # unary or stream
+
+
 class Target(NamedTuple):
     """One model, raw and served."""
 
@@ -50,6 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `tagging`."""
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 64, 256])
     parser.add_argument("--precisions", nargs="+", choices=("fp32", "int8"), default=["fp32", "int8"])
+    parser.add_argument("--wires", nargs="+", choices=("unary", "stream"), default=["unary", "stream"])
+    parser.add_argument("--streams", type=int, default=8, help="that carry all callers, where they share some")
     parser.add_argument("--sentences", type=int, default=1024, help="different ones, sent over and over")
     parser.add_argument("--runners", type=int, default=os.cpu_count() or 1, help="of the ceiling and of the service")
 
@@ -83,21 +94,23 @@ def check(responses: Path, right: Sequence[list[str]]) -> int:
     return len(kept)
 
 
-def sample(target: Target, precision: Precision, callers: int, server: Server, options: argparse.Namespace) -> Sample:
+def sample(target: Target, shape: Shape, server: Server, options: argparse.Namespace) -> Sample:
     """Measure the ceiling, then the service."""
     ceiling = target.raw.sentences_per_s(target.sentences, CEILING_ROWS, options.seconds / 2, options.runners)
     responses = target.templates.with_suffix(".responses")
+    streams = min(options.streams, shape.callers)
+    how: dict[str, object] = {"method": METHOD} if shape.wire == "unary" else {"streams": streams}
     result = drive(
-        "grpc",
+        "grpc" if shape.wire == "unary" else "tags",
         address=server.address,
-        method=METHOD,
         templates=target.templates,
-        callers=callers,
-        connections=min(callers, 4),
+        callers=shape.callers,
+        connections=min(streams, 4),
         keep=10_000_000,
         responses=responses,
         seconds=options.seconds,
         warmup=options.warmup,
+        **how,
     )
     if result["failures"]:
         raise SystemExit(f"bench: expected no failures, got {result['failures']}: {result['first_failure']}")
@@ -106,47 +119,42 @@ def sample(target: Target, precision: Precision, callers: int, server: Server, o
 
 def measure(options: argparse.Namespace, console: Console) -> Report:
     """All rounds; see the module docstring."""
-    samples: dict[tuple[Precision, int], list[Sample]] = defaultdict(list)
-    chosen: list[tuple[Precision, int]] = list(itertools.product(options.precisions, options.callers))
+    samples: dict[Shape, list[Sample]] = defaultdict(list)
+    chosen = [Shape(*one) for one in itertools.product(options.precisions, options.callers, options.wires)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carryover-bench-")))
         targets = {one: prepare(folder, one, options.sentences) for one in options.precisions}
         server = stack.enter_context(running(folder / "repository", folder / "server.log", runners=options.runners))
-        for number, (precision, callers) in itertools.product(range(options.rounds), chosen):
-            console.print(f"round {number + 1} of {options.rounds}: {precision}, {callers} callers", style="dim")
-            samples[precision, callers].append(sample(targets[precision], precision, callers, server, options))
-    rows = [_summarise(precision, callers, samples) for precision, callers in chosen]
+        for number, shape in itertools.product(range(options.rounds), chosen):
+            console.print(f"round {number + 1} of {options.rounds}: {shape}", style="dim", highlight=False)
+            samples[shape].append(sample(targets[shape.precision], shape, server, options))
+    rows = [_summarise(shape, samples) for shape in chosen]
     lines: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for row, (precision, callers) in zip(rows, chosen, strict=True):
-        lines[precision].append((callers, float(row["sentences/s"] or 0)))
-        lines[f"{precision}, raw"].append((callers, float(row["ceiling"] or 0)))
+    for row, shape in zip(rows, chosen, strict=True):
+        lines[f"{shape.precision}, {shape.wire}"].append((shape.callers, float(row["sentences/s"] or 0)))
+        if shape.wire == options.wires[0]:
+            lines[f"{shape.precision}, raw"].append((shape.callers, float(row["ceiling"] or 0)))
     compared = sum(one.compared for many in samples.values() for one in many)
+    rounds = [{**shape._asdict(), "rounds": [_figures(one) for one in samples[shape]]} for shape in chosen]
     return Report(
         "tagging",
         "Tagging, closed loop, one sentence a call: the service, and raw ONNX Runtime with like lengths together",
         rows,
         [f"{compared} answers equal to the raw runtime's, one sentence alone", f"{options.rounds} rounds, medians"],
-        {
-            "options": plain(options),
-            "samples": [
-                {"precision": p, "callers": c, "rounds": [_figures(one) for one in many]}
-                for (p, c), many in samples.items()
-            ],
-        },
+        {"options": plain(options), "samples": rounds},
         [Plot("tagging", "Tagging, closed loop", "callers", "sentences/s", lines, log_x=True)],
     )
 
 
-def _summarise(precision: Precision, callers: int, samples: dict[tuple[Precision, int], list[Sample]]) -> Row:
-    mine = samples[precision, callers]
+def _summarise(shape: Shape, samples: dict[Shape, list[Sample]]) -> Row:
+    mine = samples[shape]
     phases = [one.result["phases"][0] for one in mine]
     rate = statistics.median(phase["answered_per_s"] for phase in phases)
-    other = samples.get(("fp32", callers)) if precision != "fp32" else None
+    other = samples.get(shape._replace(precision="fp32")) if shape.precision != "fp32" else None
     fp32 = statistics.median(one.result["phases"][0]["answered_per_s"] for one in other) if other else None
     ratios = [phase["answered_per_s"] / one.ceiling for phase, one in zip(phases, mine, strict=True)]
     return {
-        "precision": precision,
-        "callers": callers,
+        **shape._asdict(),
         "sentences/s": rate,
         "ceiling": statistics.median(one.ceiling for one in mine),
         "ratio": statistics.median(ratios),

@@ -111,15 +111,15 @@ void call_end(Call *call, int code, const char *text, int64_t now) {
 
 /* Send what is due; when to wake up at the latest. */
 static int64_t turn(int64_t now) {
-    if (measure_turn(&run.measure, now)) return INT64_MAX;
+    bool over = measure_turn(&run.measure, now);
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < run.num_idle; i++) {
+    for (uint32_t i = 0; i < run.num_idle && !over; i++) {
         if (send_call(run.idle[i], now)) measure_offered(&run.measure, now);
         else run.idle[kept++] = run.idle[i];
     }
-    run.num_idle = kept;
+    if (!over) run.num_idle = kept;
     int64_t wake = measure_boundary(&run.measure);
-    while (run.arrival <= now) {
+    while (run.arrival <= now) { /* also those that are late for the end */
         if (!send_call(run.next_number % (uint32_t)run.options->callers, run.arrival)) return wake; /* until one is free */
         measure_offered(&run.measure, run.arrival);
         run.arrival = measure_next_arrival(&run.measure, run.arrival, &run.random);
@@ -140,7 +140,7 @@ static void prepare(const Options *options, const Transport *transport) {
     for (uint32_t i = 0; !run.measure.open_loop && i < (uint32_t)options->callers; i++) run.idle[run.num_idle++] = i;
 }
 
-/* Messages that arrived and found nothing free until time was up are lost, not forgotten. */
+/* Messages that arrived and found nothing free for as long as we waited are lost, not forgotten. */
 static uint32_t count_unsent(void) {
     uint32_t unsent = 0;
     for (; run.arrival < run.measure.phases[run.measure.num_phases - 1].end; unsent++) {

@@ -21,15 +21,7 @@ static void connect_all(Loop *loop, const Options *given) {
     options = given;
     if (!options->method) die("--method: expected /package.Service/Method");
     connections = allocate((size_t)options->connections, sizeof(Http2));
-    for (long i = 0; i < options->connections; i++) {
-        connections[i].on_message = on_message;
-        connections[i].on_end = on_end;
-        http2_connect(&connections[i], loop, options->address);
-    }
-    loop_flush(loop);
-    for (long i = 0; i < options->connections; i++) {
-        while (!connections[i].ready) loop_wait(loop, INT64_MAX);
-    }
+    http2_connect_all(connections, options->connections, loop, options->address, on_message, on_end);
 }
 
 static bool send_call(Call *call, const uint8_t *data, size_t size) {

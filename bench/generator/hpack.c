@@ -112,6 +112,5 @@ void hpack_read(const uint8_t *data, size_t size, Answer *answer) {
             memcpy(answer->message, value.text, kept);
             answer->message[kept] = 0;
         }
-        if (name.huffman && answer->grpc_status == STATUS_ABSENT) answer->grpc_status = STATUS_UNREADABLE;
     }
 }

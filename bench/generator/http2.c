@@ -1,55 +1,14 @@
 #include "http2.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION };
-enum { END_STREAM = 1, ACK = 1, END_HEADERS = 4, PADDED = 8, PRIORITISED = 32 };
-enum { HEADER_TABLE_SIZE = 1, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE };
-enum { CANCEL = 8 }; /* an error code */
-enum { FRAME_HEADER = 9, MESSAGE_HEADER = 5, DEFAULT_WINDOW = 65535, OUR_WINDOW = 1 << 30 };
-
-static uint32_t get32(const uint8_t *at) {
-    return (uint32_t)at[0] << 24 | (uint32_t)at[1] << 16 | (uint32_t)at[2] << 8 | at[3];
-}
-
-static void put32(uint8_t *at, uint32_t value) {
-    for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> (24 - 8 * i));
-}
-
-/* Append a frame's header and return where its payload goes. */
-static uint8_t *put_frame(Http2 *http2, uint8_t type, uint8_t flags, uint32_t stream, size_t size) {
-    uint8_t *at = bytes_extend(&http2->socket.out, FRAME_HEADER + size);
-    put32(at, (uint32_t)size << 8 | type);
-    at[4] = flags;
-    put32(at + 5, stream);
-    loop_mark(&http2->socket);
-    return at + FRAME_HEADER;
-}
-
-static void put_setting(uint8_t *at, uint16_t name, uint32_t value) {
-    at[0] = (uint8_t)(name >> 8);
-    at[1] = (uint8_t)name;
-    put32(at + 2, value);
-}
+#include "frames.h"
 
 static Stream *find(Http2 *http2, uint32_t id) {
     Stream *stream = http2->buckets[id / 2 % STREAM_BUCKETS];
     while (stream && stream->id != id) stream = stream->next;
     return stream;
-}
-
-static void mark(Stream *stream) {
-    Http2 *http2 = stream->connection;
-    if (stream->dirty) return;
-    if (http2->num_dirty == http2->max_dirty) {
-        http2->max_dirty = http2->max_dirty ? 2 * http2->max_dirty : 64;
-        http2->dirty = realloc(http2->dirty, http2->max_dirty * sizeof(Stream *));
-        if (!http2->dirty) die("out of memory");
-    }
-    stream->dirty = true;
-    http2->dirty[http2->num_dirty++] = stream;
 }
 
 static void end(Stream *stream, int status, const char *message) {
@@ -119,7 +78,7 @@ static void take_settings(Http2 *http2, const uint8_t *at, size_t size) {
             for (size_t i = 0; i < STREAM_BUCKETS; i++) {
                 for (Stream *stream = http2->buckets[i]; stream; stream = stream->next) {
                     stream->window += change;
-                    if (stream->out.size) mark(stream);
+                    if (stream->out.size) mark_stream(stream);
                 }
             }
         }
@@ -136,7 +95,7 @@ static void take_window(Http2 *http2, uint32_t id, uint32_t increment) {
     Stream *stream = find(http2, id);
     if (!stream) return;
     stream->window += increment;
-    if (stream->out.size) mark(stream);
+    if (stream->out.size) mark_stream(stream);
 }
 
 static void take_frame(Http2 *http2, uint8_t type, uint8_t flags, uint32_t id, const uint8_t *at, size_t size) {
@@ -228,6 +187,19 @@ void http2_connect(Http2 *http2, Loop *loop, const char *address) {
     put32(put_frame(http2, WINDOW_UPDATE, 0, 0, 4), OUR_WINDOW - DEFAULT_WINDOW);
 }
 
+void http2_connect_all(Http2 *connections, long count, Loop *loop, const char *address,
+                       void (*on_message)(Stream *, const uint8_t *, size_t), void (*on_end)(Stream *, int, const char *)) {
+    for (long i = 0; i < count; i++) {
+        connections[i].on_message = on_message;
+        connections[i].on_end = on_end;
+        http2_connect(&connections[i], loop, address);
+    }
+    loop_flush(loop);
+    for (long i = 0; i < count; i++) {
+        while (!connections[i].ready) loop_wait(loop, INT64_MAX);
+    }
+}
+
 Stream *http2_call(Http2 *http2, const char *path, const char *const *metadata, void *owner) {
     if (http2->num_streams >= http2->max_streams) {
         die("the server takes %u calls at once on a connection: use more --connections", http2->max_streams);
@@ -250,50 +222,4 @@ Stream *http2_call(Http2 *http2, const char *path, const char *const *metadata, 
     hpack_request(&block, http2->authority, path, metadata);
     memcpy(put_frame(http2, HEADERS, END_HEADERS, stream->id, block.size), block.data, block.size);
     return stream;
-}
-
-void http2_send(Stream *stream, const void *message, size_t size) {
-    uint8_t *at = bytes_extend(&stream->out, MESSAGE_HEADER + size);
-    at[0] = 0;
-    put32(at + 1, (uint32_t)size);
-    memcpy(at + MESSAGE_HEADER, message, size);
-    mark(stream);
-}
-
-void http2_half_close(Stream *stream) {
-    stream->half_closed = true;
-    mark(stream);
-}
-
-/* Whether the stream is done for now: nothing is left, or only its own window is in the way. */
-static bool flush_stream(Http2 *http2, Stream *stream) {
-    size_t sent = 0;
-    while (sent < stream->out.size && stream->window > 0 && http2->window > 0) {
-        size_t size = stream->out.size - sent;
-        if (size > http2->max_frame) size = http2->max_frame;
-        if ((int64_t)size > stream->window) size = (size_t)stream->window;
-        if ((int64_t)size > http2->window) size = (size_t)http2->window;
-        bool last = stream->half_closed && sent + size == stream->out.size;
-        memcpy(put_frame(http2, DATA, last ? END_STREAM : 0, stream->id, size), stream->out.data + sent, size);
-        stream->end_sent = last;
-        stream->window -= (int64_t)size;
-        http2->window -= (int64_t)size;
-        sent += size;
-    }
-    bytes_drop(&stream->out, sent);
-    if (stream->half_closed && !stream->end_sent && !stream->out.size) {
-        put_frame(http2, DATA, END_STREAM, stream->id, 0);
-        stream->end_sent = true;
-    }
-    return !stream->out.size || stream->window <= 0;
-}
-
-void http2_flush(Http2 *http2) {
-    size_t kept = 0;
-    for (size_t i = 0; i < http2->num_dirty; i++) {
-        Stream *stream = http2->dirty[i];
-        if (flush_stream(http2, stream)) stream->dirty = false;
-        else http2->dirty[kept++] = stream;
-    }
-    http2->num_dirty = kept;
 }

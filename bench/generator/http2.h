@@ -43,6 +43,10 @@ struct Http2 {
 /* Connect; calls may be made once `ready`. */
 void http2_connect(Http2 *http2, Loop *loop, const char *address);
 
+/* Connect several and wait until all are ready. */
+void http2_connect_all(Http2 *connections, long count, Loop *loop, const char *address,
+                       void (*on_message)(Stream *, const uint8_t *, size_t), void (*on_end)(Stream *, int, const char *));
+
 /* Begin a call: its headers are sent with the next flush. */
 Stream *http2_call(Http2 *http2, const char *path, const char *const *metadata, void *owner);
 

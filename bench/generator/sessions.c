@@ -4,57 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "http2.h"
-#include "session_messages.h"
+#include "session_run.h"
 #include "workloads.h"
 
 #define METHOD "/carryover.v1.Carryover/Session"
 enum { CODE_RESOURCE_EXHAUSTED = 8, NOTHING = UINT32_MAX };
 
-typedef struct {
-    char id[MAX_ID];
-    uint8_t id_size;
-    uint32_t lane, next_step;
-    uint32_t num_answered; /* messages, in the measured time */
-    double wait_ns;        /* of all of them */
-    bool has_stepped;
-    Bytes *inputs, *answers; /* uint32_t each; NULL where nobody checks */
-} Session;
-
-typedef struct {
-    Stream *stream;
-    Bytes commands; /* of the SessionRequest that this turn sends */
-} Lane;
-
-typedef struct {
-    uint32_t session, first_step, next_free;
-    int64_t intended;
-    bool is_open;
-} Request;
-
-typedef struct {
-    int64_t at;
-    uint32_t session;
-} Retry;
-
-typedef struct {
-    const Options *options;
-    Measure measure;
-    Session *sessions;
-    Lane *lanes;
-    Request *requests; /* the id on the wire is the index + 1 */
-    uint32_t num_requests, free_request, in_flight, most_in_flight;
-    uint32_t *ready; /* sessions that shall be sent, closed loop */
-    uint32_t num_ready, num_opened, num_stepped, next_to_open, next_arriving, num_streams_ended;
-    Retry *retries;
-    uint32_t num_retries;
-    int64_t arrival;
-    uint64_t random;
-    bool measuring, closing;
-    uint32_t *tokens, *best;
-} Run;
-
-static Run run; /* the callbacks' */
+static SessionRun run; /* the callbacks' */
 
 static uint32_t token(uint32_t session, uint32_t step) { /* as bench/tokens.py */
     uint32_t mixed = session * 2654435761u + step * 40503u + 12345u;
@@ -204,10 +160,11 @@ static int64_t turn(int64_t now) {
     }
     int64_t wake = run.measuring ? measure_boundary(&run.measure) : INT64_MAX;
     for (uint32_t i = 0; i < run.num_retries; i++) wake = run.retries[i].at < wake ? run.retries[i].at : wake;
-    if (!run.measuring || measure_turn(&run.measure, now)) return wake;
-    for (uint32_t i = 0; i < run.num_ready; i++) send_step(run.ready[i], now);
+    if (!run.measuring) return wake;
+    bool over = measure_turn(&run.measure, now);
+    for (uint32_t i = 0; i < run.num_ready && !over; i++) send_step(run.ready[i], now);
     run.num_ready = 0;
-    while (run.arrival <= now) {
+    while (run.arrival <= now) { /* also those that are late for the end */
         send_step(run.next_arriving, run.arrival);
         run.next_arriving = (run.next_arriving + 1) % sessions;
         run.arrival = measure_next_arrival(&run.measure, run.arrival, &run.random);
@@ -223,15 +180,7 @@ static void flush(Loop *loop, Http2 *connections) {
 
 static void connect_all(Loop *loop, Http2 *connections) {
     loop_open(loop);
-    for (long i = 0; i < run.options->connections; i++) {
-        connections[i].on_message = on_message;
-        connections[i].on_end = on_end;
-        http2_connect(&connections[i], loop, run.options->address);
-    }
-    loop_flush(loop);
-    for (long i = 0; i < run.options->connections; i++) {
-        while (!connections[i].ready) loop_wait(loop, INT64_MAX);
-    }
+    http2_connect_all(connections, run.options->connections, loop, run.options->address, on_message, on_end);
     for (long i = 0; i < run.options->streams; i++) {
         Http2 *connection = &connections[i % run.options->connections];
         run.lanes[i].stream = http2_call(connection, METHOD, run.options->metadata, NULL);
@@ -242,7 +191,7 @@ static void prepare(const Options *options) {
     uint32_t sessions = (uint32_t)options->sessions;
     if (options->vocabulary <= options->first_token) die("--vocabulary: expected more than --first-token");
     if (options->streams > options->sessions) die("--streams: expected at most one a session");
-    run = (Run){.options = options, .measure = options_measure(options), .free_request = NOTHING};
+    run = (SessionRun){.options = options, .measure = options_measure(options), .free_request = NOTHING};
     run.random = (uint64_t)options->seed * 0x9E3779B97F4A7C15ULL | 1;
     run.sessions = allocate(sessions, sizeof(Session));
     run.lanes = allocate((size_t)options->streams, sizeof(Lane));
@@ -257,54 +206,6 @@ static void prepare(const Options *options) {
         session->inputs = allocate(1, sizeof(Bytes));
         session->answers = allocate(1, sizeof(Bytes));
     }
-}
-
-static void print_numbers(const char *name, const Bytes *numbers) {
-    const uint32_t *values = (const uint32_t *)(const void *)numbers->data;
-    printf("\"%s\": [", name);
-    for (size_t i = 0; i < numbers->size / sizeof *values; i++) printf(i ? ", %u" : "%u", values[i]);
-    fputs("]", stdout);
-}
-
-static void print_fairness(void) {
-    double worst = 0, sum = 0;
-    uint64_t count = 0;
-    uint32_t fewest = UINT32_MAX, most = 0;
-    for (long i = 0; i < run.options->sessions; i++) {
-        const Session *session = &run.sessions[i];
-        double mean = session->num_answered ? session->wait_ns / session->num_answered : 0;
-        if (mean > worst) worst = mean;
-        sum += session->wait_ns;
-        count += session->num_answered;
-        fewest = session->num_answered < fewest ? session->num_answered : fewest;
-        most = session->num_answered > most ? session->num_answered : most;
-    }
-    double mean = count ? sum / (double)count : 0;
-    printf("\"fairness\": {\"worst_mean_ms\": %.6f, \"mean_ms\": %.6f, \"ratio\": %.4f, \"fewest\": %u, \"most\": %u}", worst / 1e6,
-           mean / 1e6, mean > 0 ? worst / mean : 0, fewest, most);
-}
-
-static void print_result(const Loop *loop) {
-    printf("{\"sessions\": %ld, \"streams\": %ld, \"connections\": %ld, \"steps\": %ld, \"coalesce\": %s,\n", run.options->sessions,
-           run.options->streams, run.options->connections, run.options->steps, run.options->coalesce ? "true" : "false");
-    printf("\"stepped\": %u, ", run.num_stepped);
-    printf("\"unanswered\": %u, \"most_in_flight\": %u, \"reads\": %llu, \"sends\": %llu, ", run.in_flight, run.most_in_flight,
-           (unsigned long long)loop->num_reads, (unsigned long long)loop->num_sends);
-    print_fairness();
-    fputs(",\n", stdout);
-    measure_print(&run.measure, stdout);
-    fputs(",\n\"checked\": [", stdout);
-    bool any = false;
-    for (long i = 0; i < run.options->sessions; i++) {
-        if (!run.sessions[i].answers) continue;
-        printf("%s{\"session\": %ld, ", any ? ",\n" : "", i);
-        print_numbers("inputs", run.sessions[i].inputs);
-        fputs(", ", stdout);
-        print_numbers("answers", run.sessions[i].answers);
-        fputs("}", stdout);
-        any = true;
-    }
-    puts("]}");
 }
 
 void run_sessions(const Options *options) {
@@ -332,5 +233,5 @@ void run_sessions(const Options *options) {
     flush(&loop, connections);
     deadline = loop.now + (int64_t)(options->drain_s * 1e9);
     while (run.num_streams_ended < (uint32_t)options->streams && loop.now < deadline) loop_wait(&loop, deadline);
-    print_result(&loop);
+    session_run_print(&run, &loop);
 }

@@ -9,6 +9,9 @@ void run_sessions(const Options *options);
 /* Unary and server-streaming gRPC calls from a file of messages. */
 void run_grpc(const Options *options);
 
+/* Tag requests from a file over bidirectional streams. */
+void run_tags(const Options *options);
+
 /* HTTP/1.1 POST from a file of bodies. */
 void run_http(const Options *options);
 

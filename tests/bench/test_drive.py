@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import subprocess
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,9 @@ def test_bad_options_are_refused_with_what_was_expected(options: dict[str, objec
 
 
 def test_a_workload_that_is_none_is_refused() -> None:
-    with pytest.raises(SystemExit, match=r"expected sessions, grpc or http, then --option value \.\.\., got stepping"):
+    with pytest.raises(
+        SystemExit, match=r"expected sessions, grpc, tags or http, then --option value \.\.\., got stepping"
+    ):
         drive("stepping")
 
 
@@ -158,7 +161,7 @@ async def test_the_end_of_a_stream_is_told_with_its_status(status: int, headers:
 
     whole = frame(5, headers, 1)
     parts = frame(1, headers[:9], 1) + frame(4, headers[9:], 9)
-    padded = frame(5 | 8, b"\3" + headers + bytes(3), 1)
+    padded = frame(5 | 8, b"\3" + headers + b"\xff" * 3, 1)  # no header
     prioritised = frame(5 | 32, bytes(5) + headers, 1)
     for frames in (whole, parts, padded, prioritised):
         said = await say(frames)
@@ -173,6 +176,61 @@ async def test_a_reset_is_told_with_its_error() -> None:
 async def test_what_is_no_grpc_server_is_told() -> None:
     not_found = b"\0\0\1\1\5" + (1).to_bytes(4, "big") + b"\x8d"
     assert "expected HTTP status 200, got 404: is 127.0.0.1:" in await say(not_found)
+
+
+@dataclass
+class Windows:
+    """A server's side of flow control: takes one message in small pieces and holds the client to what it was given."""
+
+    received: bytes = b""
+    violations: list[str] = field(default_factory=list)
+    stream: int = 100
+    connection: int = 65_535
+    initial_was_raised: bool = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(24)
+        writer.write(self._frame(4, b"\0\4" + (100).to_bytes(4, "big"), 0))
+        while True:
+            head = await reader.readexactly(9)
+            payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if head[3] == 0:
+                self._take(payload, writer)
+
+    def _take(self, payload: bytes, writer: asyncio.StreamWriter) -> None:
+        self.received += payload
+        self.stream -= len(payload)
+        self.connection -= len(payload)
+        if self.stream < 0 or self.connection < 0:
+            self.violations.append(f"stream {self.stream}, connection {self.connection}")
+        if self.connection == 0:
+            self.connection += 50_001
+            writer.write(self._frame(8, (50_001).to_bytes(4, "big"), 0))
+        if self.stream == 0 and not self.initial_was_raised:
+            self.initial_was_raised = True
+            self.stream += 5_000
+            writer.write(self._frame(4, b"\0\4" + (5_100).to_bytes(4, "big"), 0))
+        elif self.stream == 0:
+            self.stream += 30_000
+            writer.write(self._frame(8, (30_000).to_bytes(4, "big"), 1))
+        if len(self.received) == 5 + 200_000:
+            writer.write_eof()
+
+    @staticmethod
+    def _frame(kind: int, payload: bytes, stream: int) -> bytes:
+        return len(payload).to_bytes(3, "big") + bytes([kind, 0]) + stream.to_bytes(4, "big") + payload
+
+
+async def test_no_more_is_sent_than_the_windows_allow_and_all_of_it_in_the_end(tmp_path: Path) -> None:
+    message = random.Random(1).randbytes(200_000)
+    write_messages(tmp_path / "messages", [message])
+    server = Windows()
+    async with listening(server.serve) as address:
+        with pytest.raises(SystemExit, match="the server closed the connection"):
+            templates = tmp_path / "messages"
+            await asyncio.to_thread(drive, "grpc", 20.0, address=address, templates=templates, method="/a/b")
+    assert server.violations == []
+    assert server.received == b"\0" + (200_000).to_bytes(4, "big") + message
 
 
 class Wrong(Sessions):

@@ -3,12 +3,15 @@
 import asyncio
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
 from bench.drive import Response, Result, drive, read_responses, write_messages
+from protos.carryover.v1 import carryover_pb2 as pb
 from tests.bench.servers import Echo, listening, read_post, serving
 
 pytestmark = pytest.mark.slow
@@ -19,7 +22,7 @@ async def run_grpc(handler: Echo, method: str, folder: Path, messages: Iterable[
     options = {"seconds": 0.3, "warmup": 0.1, "templates": folder / "messages", "method": method, **options}
     options |= {"keep": 10**6, "responses": folder / "responses"}
     async with serving(handler) as address:
-        return await asyncio.to_thread(drive, "grpc", 30.0, address=address, **options)
+        return await asyncio.to_thread(drive, "grpc", 60.0, address=address, **options)
 
 
 @pytest.mark.parametrize(("callers", "connections"), [(1, 1), (6, 1), (5, 3)])
@@ -75,6 +78,70 @@ async def test_a_method_that_is_not_there_is_a_failure_with_its_status(tmp_path:
     assert set(result["failures"]) == {"12"}
 
 
+class Tags(grpc.GenericRpcHandler):
+    """A TagStream whose tags are the words turned round, whose answers come last first, and which refuses some."""
+
+    def __init__(self) -> None:
+        self.commands: list[int] = []
+        self.num_streams = 0
+
+    def service(
+        self, details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[pb.TagStreamRequest, pb.TagStreamResponse] | None":
+        assert details.method == "/carryover.v1.Carryover/TagStream"
+        return grpc.stream_stream_rpc_method_handler(
+            self._tags, pb.TagStreamRequest.FromString, pb.TagStreamResponse.SerializeToString
+        )
+
+    async def _tags(
+        self, requests: AsyncIterator[pb.TagStreamRequest], context: Any
+    ) -> AsyncIterator[pb.TagStreamResponse]:
+        self.num_streams += 1
+        async for request in requests:
+            self.commands.append(len(request.commands))
+            answer = pb.TagStreamResponse()
+            for command in reversed(request.commands):
+                event = answer.events.add(request_id=command.request_id)
+                (sentence,) = command.request.sequences
+                if sentence.tokens[0] in ("8", "3"):
+                    event.error.code, event.error.message = int(sentence.tokens[0]), "no"
+                    continue
+                event.response.sequences.add(tags=[word[::-1] for word in sentence.tokens])
+            yield answer
+
+
+def tag_requests(sentences: list[list[str]]) -> list[bytes]:
+    sequences = [pb.TokenSequence(tokens=sentence) for sentence in sentences]
+    return [pb.TagRequest(sequences=[sequence]).SerializeToString() for sequence in sequences]
+
+
+async def test_requests_over_tag_streams_get_their_own_answers(tmp_path: Path) -> None:
+    sentences = [[f"w{n}", f"x{n * n}"] for n in range(23)]
+    write_messages(tmp_path / "requests", tag_requests(sentences))
+    options = {"templates": tmp_path / "requests", "responses": tmp_path / "responses", "keep": 10**6, "callers": 12}
+    shape = {"streams": 3, "connections": 2, "seconds": 0.3, "warmup": 0.1}
+    server = Tags()
+    async with serving(server) as address:
+        result = await asyncio.to_thread(drive, "tags", 60.0, address=address, **options, **shape)
+    responses = read_responses(tmp_path / "responses")
+    assert len(responses) == result["calls"] == sum(server.commands) > 23 and result["failures"] == {}
+    for response in responses:
+        (tagged,) = pb.TagResponse.FromString(response.parts[0]).sequences
+        assert list(tagged.tags) == [word[::-1] for word in sentences[response.message]]
+    assert server.num_streams == 3 and result["most_in_flight"] == 12
+    assert max(server.commands) > 1, "what is ready together shares a message"
+
+
+async def test_failures_over_tag_streams_are_told_apart(tmp_path: Path) -> None:
+    write_messages(tmp_path / "requests", tag_requests([["8"], ["3"], ["w"]]))
+    options: dict[str, object] = {"templates": tmp_path / "requests", "callers": 3, "rate": 300, "warmup": 0}
+    async with serving(Tags()) as address:
+        result = await asyncio.to_thread(drive, "tags", 60.0, address=address, seconds=1, streams=2, **options)
+    phase = result["phases"][0]
+    assert phase["offered"] > 200 and result["failures"] == {"3": phase["failed"]} and result["first_failure"] == "no"
+    assert abs(phase["refused"] - phase["failed"]) <= 1 and result["unanswered"] == 0
+
+
 @pytest.mark.parametrize("coding", ["length", "chunks"])
 async def test_http_posts_get_their_own_answers(coding: str, tmp_path: Path) -> None:
     callers, each = 3, 4
@@ -103,7 +170,7 @@ async def test_http_posts_get_their_own_answers(coding: str, tmp_path: Path) -> 
         "metadata": ["X-One: 1", "X-Two: 2"],
     }
     async with listening(answer) as address:
-        result = await asyncio.to_thread(drive, "http", 30.0, address=address, **options, **shape)
+        result = await asyncio.to_thread(drive, "http", 60.0, address=address, **options, **shape)
     responses = read_responses(tmp_path / "responses")
     assert len(responses) == result["calls"] > 12 and result["failures"] == {}
     for response in responses:
@@ -123,7 +190,7 @@ async def test_http_refusals_and_failures_are_told_apart(tmp_path: Path) -> None
 
     options: dict[str, object] = {"templates": tmp_path / "bodies", "callers": 5, "path": "/", "rate": 400, "warmup": 0}
     async with listening(answer) as address:
-        result = await asyncio.to_thread(drive, "http", 30.0, address=address, seconds=1, **options)
+        result = await asyncio.to_thread(drive, "http", 60.0, address=address, seconds=1, **options)
     phase = result["phases"][0]
     assert phase["offered"] == phase["answered"] + phase["refused"] + phase["failed"] > 300
     assert abs(phase["refused"] - 2 * phase["answered"]) <= 3 and abs(phase["failed"] - phase["answered"]) <= 2
@@ -141,7 +208,7 @@ async def test_http_arrivals_that_find_no_caller_free_wait_and_count_from_their_
 
     options: dict[str, object] = {"templates": tmp_path / "bodies", "callers": 2, "path": "/", "rate": 100, "warmup": 0}
     async with listening(answer) as address:
-        result = await asyncio.to_thread(drive, "http", 30.0, address=address, seconds=1, **options)
+        result = await asyncio.to_thread(drive, "http", 60.0, address=address, seconds=1, drain=0.3, **options)
     phase = result["phases"][0]
     assert 0 < phase["answered"] <= 40, "two callers of 20 a second"
     assert phase["latency_ms"]["max"] > 400, "the last that was sent had waited long"

@@ -20,7 +20,7 @@ async def run(server: Sessions, **options: object) -> Result:
     chosen: dict[str, Any] = {"seconds": 0.3, "warmup": 0.1, "model": "m", "vocabulary": VOCABULARY, "check": 10**6}
     chosen |= {"first_token": FIRST_WORD, "check_steps": 10**6, **options}
     async with serving(server) as address:
-        return await asyncio.to_thread(drive, "sessions", 30.0, address=address, **chosen)
+        return await asyncio.to_thread(drive, "sessions", 60.0, address=address, **chosen)
 
 
 def check_answers(result: Result) -> int:
@@ -117,6 +117,17 @@ async def test_arrivals_during_a_stall_wait_from_when_they_were_meant_to_be_sent
     assert 450 < latency["max"] < 2000
     assert latency["p90"] > 100, "a tenth of two seconds is 200 ms, and 500 ms are late"
     assert latency["p50"] < 300
+
+
+async def test_an_open_loop_counts_latency_where_a_message_was_meant_and_goodput_where_it_was_answered() -> None:
+    server = Sessions(stall=350, stall_s=0.6)  # from 0.7 s on, past the end of the first phase
+    result = await run(server, sessions=500, streams=2, phases="500:1,500:1.5", warmup=0, bin=0.5)
+    first, second = result["phases"]
+    assert first["latency_ms"]["count"] == first["offered"] and second["latency_ms"]["count"] == second["offered"]
+    assert first["answered"] < first["offered"] - 50 and second["answered"] > second["offered"]
+    counts = [(one["latency_ms"]["count"], one["offered"], one["answered"]) for one in result["bins"]]
+    assert all(count == offered for count, offered, _ in counts)
+    assert counts[1][2] < counts[1][1] - 50
 
 
 async def test_messages_above_every_window_arrive_whole() -> None:

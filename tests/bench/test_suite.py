@@ -48,7 +48,9 @@ def test_steps(tmp_path: Path) -> None:
 
 def test_tagging(tmp_path: Path) -> None:
     rows, notes, _ = run(tmp_path, "tagging", "--callers", "1", "5", "--precisions=fp32", "--sentences=64")
-    assert [row["callers"] for row in rows] == [1, 5]
+    assert [(row["callers"], row["wire"]) for row in rows] == [
+        (1, "unary"), (1, "stream"), (5, "unary"), (5, "stream"),
+    ]  # fmt: skip
     for row in rows:
         assert row["sentences/s"] > 0 and row["ceiling"] > 0 and row["refused"] == 0
         assert 0 < row["p50 ms"] <= row["p99 ms"]
