@@ -15,9 +15,9 @@ class Deadlines:
         """Note a deadline, on the engine's clock."""
         heapq.heappush(self._heap, (deadline_s, request))
 
-    def due(self, now: float) -> list[RequestId]:
-        """Take out the requests whose deadline is not after `now`."""
+    def due(self, now: float) -> list[tuple[float, RequestId]]:
+        """Take out the requests whose deadline is not after `now`, with their deadlines."""
         due = []
         while self._heap and self._heap[0][0] <= now:
-            due.append(heapq.heappop(self._heap)[1])
+            due.append(heapq.heappop(self._heap))
         return due

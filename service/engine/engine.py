@@ -32,6 +32,7 @@ from service.errors import InternalFailure, ShuttingDown
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
 _MOST_CHECKED: Final = 10_000  # sessions whose books are checked so
+_RUN_MEMORY: Final = 0.9  # of the moving average of what runs take
 _JOIN_S: Final = 30.0  # the longest that one run of a graph may take when closing
 _FIRST_STEP_S: Final = 0.0002  # a session step, before any was seen
 _FIRST_WORK_S: Final = 0.002  # any other request
@@ -64,6 +65,7 @@ class Plan(NamedTuple):
     outputs: tuple[str, ...]
     works: Sequence[Work]
     num_rows: int
+    began_s: float
 
 
 class Engine:
@@ -112,6 +114,7 @@ class Engine:
         self._roster = Roster(manifest, runner, runner.num_slots, runner.num_memory_rows, limits, num_runners)
         self._last: GraphKind | None = None
         self._in_flight: dict[int, Plan] = {}  # by lane
+        self._run_s: dict[GraphKind, float] = {}  # what a run of each graph takes, a moving average
         self._num_alive = 0
         self._closing = False
         self._count()
@@ -218,7 +221,7 @@ class Engine:
             roster.admit(request, now)
         for cancelled in cancels:
             roster.cancel(cancelled)
-        roster.expire(now)
+        roster.expire(now, min(self._run_s.values(), default=0.0))
         roster.start_waiting(now)
         plan = self._plan(lane, now)
         self._count()
@@ -270,7 +273,7 @@ class Engine:
                 for work in works:
                     roster.fail(work, _failure())
                 continue
-            plan = Plan(batch.graph, inputs, wanted, works, sum(work.work.rows for work in works))
+            plan = Plan(batch.graph, inputs, wanted, works, sum(work.work.rows for work in works), now)
             self._in_flight[lane] = plan
             return plan
         return None
@@ -278,6 +281,8 @@ class Engine:
     def _finish(self, lane: int, outputs: Mapping[str, npt.NDArray[Any]] | Exception) -> None:
         plan = self._in_flight.pop(lane)
         now = self._clock()
+        took_s = now - plan.began_s
+        self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
         if isinstance(outputs, Exception):
             for work in plan.works:
                 self._roster.fail(work, _failure())
@@ -294,8 +299,8 @@ class Engine:
         return _IDLE_WAIT_S if look_s is None else min(_IDLE_WAIT_S, max(0.0, look_s - self._clock()))
 
     def _check_when_idle(self) -> None:
-        """Check the books if there is nothing to do and not too much to look at."""
-        if self._roster.num_tasks == 0 and len(self._roster.sessions) <= _MOST_CHECKED:
+        """Check the books if nothing runs and there is not too much to look at."""
+        if not self._in_flight and len(self._roster.sessions) <= _MOST_CHECKED:
             self._roster.check_integrity(len(self._in_flight))
 
     def _publish(self) -> None:

@@ -328,15 +328,28 @@ class Roster:
         """End a request as cancelled; unknown and ended ones, and closes, are left alone."""
         self._stop(request, Cancelled(request))
 
-    def expire(self, now: float) -> None:
-        """End the requests whose deadline has passed and the sessions that were idle for too long."""
+    def expire(self, now: float, run_s: float) -> None:
+        """End the requests that cannot be answered in time any more and the sessions that were idle for too long.
+
+        Args:
+            now: On the engine's clock.
+            run_s: What the shortest runs take, in seconds: what waits with less time left is not run for nothing.
+        """
         self._now = now
-        for request in self._deadlines.due(now):
-            self._stop(request, Failed(request, DeadlineExceeded("the deadline passed before the answer was ready")))
+        for deadline_s, request in self._deadlines.due(now + run_s):
+            if deadline_s > now and self._is_in_flight(request):
+                self._deadlines.add(deadline_s, request)
+            else:
+                error = DeadlineExceeded("the deadline came before the answer could be ready")
+                self._stop(request, Failed(request, error))
         for session in self.sessions.take_idle(now):
             self.sessions.num_expired += 1
             self.sessions.end(session)
             self.events.append(SessionEnded(session.id, expired=True, num_steps=session.num_steps))
+
+    def _is_in_flight(self, request: RequestId) -> bool:
+        work: Work | None = self._tasks.get(request) or self._at_session.get(request)
+        return work is not None and work.in_flight
 
     def _stop(self, request: RequestId, event: Event) -> None:
         task = self._tasks.get(request)
