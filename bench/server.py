@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 
 

@@ -92,9 +92,10 @@ async def test_a_refused_step_of_an_open_loop_is_lost_and_counted_apart() -> Non
     server = Sessions(refuse=lambda number: number % 4 == 0)
     result = await run(server, sessions=8, streams=2, rate=400, warmup=0, seconds=1)
     phase = result["phases"][0]
-    assert phase["offered"] == phase["answered"] + phase["refused"] == server.seen["steps"]
+    answered = phase["latency_ms"]["count"]  # whenever
+    assert phase["offered"] == answered + phase["refused"] == server.seen["steps"]
     assert phase["refused"] == server.seen["steps"] // 4 == phase["refusal_ms"]["count"]
-    assert check_answers(result) == phase["answered"] == phase["latency_ms"]["count"]
+    assert check_answers(result) == answered
 
 
 async def test_arrivals_are_poisson_at_the_rate_of_each_phase() -> None:
