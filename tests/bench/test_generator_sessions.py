@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from asyncio.subprocess import PIPE
 from typing import Any
 
@@ -143,6 +144,22 @@ async def test_the_fairness_figure_is_that_of_the_slowest_session() -> None:
     assert 40 <= fairness["worst_mean_ms"] < 400 and fairness["mean_ms"] == pytest.approx(latency["mean"], rel=0.05)
     assert fairness["ratio"] == pytest.approx(fairness["worst_mean_ms"] / fairness["mean_ms"], rel=1e-3)
     assert 1.5 < fairness["ratio"] < 4 and fairness["most"] > 1.5 * fairness["fewest"] > 0
+
+
+async def test_messages_that_the_generator_sends_late_count_from_when_they_were_meant_to_be_sent() -> None:
+    server = Sessions()
+    async with serving(server) as address:
+        options: dict[str, object] = {"address": address, "sessions": 100, "streams": 2, "model": "m", "vocabulary": 9}
+        options |= {"seconds": 2, "warmup": 0, "rate": 200}
+        process = await asyncio.create_subprocess_exec(*arguments("sessions", options), stdout=PIPE)
+        while server.seen["steps"] < 50:
+            await asyncio.sleep(0.005)
+        process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(0.5)
+        process.send_signal(signal.SIGCONT)
+        output, _ = await process.communicate()
+    latency = json.loads(output)["phases"][0]["latency_ms"]
+    assert latency["max"] > 450 and latency["p90"] > 100, "100 of 400 messages were due in that half second"
 
 
 async def test_sessions_are_held_until_somebody_says_to_go_on() -> None:
