@@ -1,5 +1,6 @@
 """The runner against plain arithmetic on the tiny models, and against graphs that break its rules."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,90 @@ def test_outputs_of_one_run_survive_the_next(tmp_path: Path) -> None:
     for rows in (1, 3, 1):
         runner.run("step", step_feeds([5] * rows, [0] * rows, [2] * rows), ("top_log_probs",))
     np.testing.assert_array_equal(kept, copy)
+
+
+def test_batches_of_one_shape_are_right_however_often_they_run(tmp_path: Path) -> None:
+    """From the second on, what is bound already is filled in: nothing of the batch before may stay."""
+    runner = open_language_model(tmp_path)
+    states = {2: 0, 3: 0}
+    rng = np.random.default_rng(0)
+    for turn in range(20):
+        rows = [2, 3] if turn % 3 else [3, 2]
+        tokens = rng.integers(4, 7, size=2).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            states[row] = tiny.next_hash(states[row], token)
+        got = runner.run("step", step_feeds(tokens, rows if turn else [0, 0], rows), ("top_tokens", "top_log_probs"))
+        best = np.argsort(-TABLE[[states[row] for row in rows]], kind="stable")[:, : tiny.TOP_K]
+        np.testing.assert_array_equal(got["top_tokens"], best)
+        np.testing.assert_array_equal(runner.read_pool("hash_pool")[[2, 3], 0], [states[2], states[3]])
+
+
+def test_lanes_share_no_buffers(tmp_path: Path) -> None:
+    runner = open_language_model(tmp_path)
+    outputs = ("top_log_probs",)
+    for lane in (0, 1):
+        for _ in range(3):
+            runner.run("step", step_feeds([4, 5], [0, 0], [2, 3]), outputs, lane)
+    first = runner.run("step", step_feeds([4, 5], [0, 0], [2, 3]), outputs, 0)["top_log_probs"]
+    copy = first.copy()
+    second = runner.run("step", step_feeds([6, 6], [0, 0], [4, 5]), outputs, 1)["top_log_probs"]
+    assert not np.shares_memory(first, second)
+    np.testing.assert_array_equal(first, copy)
+    assert (second != first).any()
+    wide = [runner.run("step", step_feeds([4], [0], [2]), ("log_probs",), lane)["log_probs"] for lane in (0, 1)]
+    assert not np.shares_memory(*wide)
+
+
+def test_threads_in_lanes_of_their_own_get_the_answers_to_their_own_questions(tmp_path: Path) -> None:
+    runner = open_language_model(tmp_path)
+    wrong: list[object] = []
+
+    def work(lane: int) -> None:
+        row, state = 2 + lane, 0
+        for turn in range(300):
+            token = 4 + (turn + lane) % 3
+            state = tiny.next_hash(state, token)
+            got = runner.run("step", step_feeds([token], [row if turn else 0], [row]), ("top_log_probs",), lane)
+            if got["top_log_probs"][0].tolist() != (-np.sort(-TABLE[state])[: tiny.TOP_K]).tolist():
+                wrong.append((lane, turn))
+
+    threads = [threading.Thread(target=work, args=(lane,)) for lane in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_inputs_of_another_type_are_refused_even_after_a_batch_of_their_shape(tmp_path: Path) -> None:
+    runner = open_language_model(tmp_path)
+    for _ in range(2):
+        runner.run("step", GOOD, ())
+    with pytest.raises(RunnerError, match="got float32"):
+        runner.run("step", GOOD | {"tokens": np.array([4.0], dtype=np.float32)}, ())
+    with pytest.raises(RunnerError, match="expected write_slots"):
+        runner.run("step", {"tokens": ints(4), "read_slots": ints(0)}, ())
+
+
+def test_more_shapes_than_are_kept_bound_run_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.runner._MOST_PREPARED", 2)
+    runner = open_language_model(tmp_path)
+    for rows in (1, 2, 3, 1, 2, 3, 1, 1):
+        tokens = [4 + row % 3 for row in range(rows)]
+        got = runner.run("step", step_feeds(tokens, [0] * rows, list(range(2, 2 + rows))), ("top_tokens",))
+        states = [tiny.next_hash(0, token) for token in tokens]
+        np.testing.assert_array_equal(got["top_tokens"][:, 0], TABLE[states].argmax(axis=1))
+
+
+def test_rows_are_read_and_written_where_they_lie(tmp_path: Path) -> None:
+    runner = open_language_model(tmp_path)
+    runner.write_rows([5, 3], {"hash": np.array([[50], [30]], dtype=np.float32)})
+    assert runner.read_pool("hash_pool")[[3, 5], 0].tolist() == [30, 50]
+    got = runner.read_rows([5, 0, 3])["hash"]
+    assert got.tolist() == [[50], [0], [30]]
+    got[:] = 9  # a copy
+    runner.run("step", step_feeds([4], [5], [5]), ())
+    assert runner.read_rows([5])["hash"].tolist() == [[tiny.next_hash(50, 4)]]
 
 
 def test_whole_rows_of_log_probabilities_share_one_buffer_that_grows(tmp_path: Path) -> None:
