@@ -272,6 +272,7 @@ class _Graph:
         self._bindings: dict[tuple[int, tuple[str, ...]], ort.IOBinding] = {}
         self._buffers: dict[tuple[int, str], Array] = {}
         self._prepared: dict[tuple[object, ...], _Prepared] = {}
+        self._zeros: dict[str, Array] = {}  # by dtype, as many as were needed at a time
 
     def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int = 0) -> dict[str, Array]:
         if not self.updated or not _OVERWRITTEN.isdisjoint(outputs):
@@ -327,7 +328,7 @@ class _Graph:
                 if tensor.name not in self._initial:
                     raise RunnerError(f"inputs: expected {tensor.name}, got {sorted(inputs)}")
                 shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
-                binding.bind_cpu_input(tensor.name, np.zeros(shape, dtype=tensor.dtype))
+                binding.bind_cpu_input(tensor.name, self._zero(tensor.dtype, math.prod(shape)).reshape(shape))
         results = {}
         for name in outputs:
             tensor = self._outputs[name]
@@ -336,6 +337,13 @@ class _Graph:
             binding.bind_output(name, "cpu", 0, result.dtype.type, shape, result.ctypes.data)
         self._session.run_with_iobinding(binding)
         return results
+
+    def _zero(self, dtype: str, size: int) -> Array:
+        """Zeros, which nobody writes: initial states that are not given."""
+        zeros = self._zeros.get(dtype)
+        if zeros is None or zeros.size < size:
+            zeros = self._zeros[dtype] = np.zeros(size, dtype=dtype)
+        return zeros[:size]
 
     def _space(self, lane: int, name: str, shape: list[int], dtype: str) -> Array:
         """Where an output goes."""

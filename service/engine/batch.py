@@ -86,15 +86,22 @@ def _encode(tasks: Sequence[DecodeTask]) -> dict[str, Ints]:
 
 
 def _sequence(tasks: Sequence[SequenceTask]) -> dict[str, Ints]:
-    arrays = {"lengths": np.array([task.length for task in tasks], dtype=np.int64)}
-    for name in tasks[0].inputs:
+    lengths = np.array([task.length for task in tasks], dtype=np.int64)
+    longest = int(lengths.max())
+    real = np.arange(longest) < lengths[:, None]  # (B, T)
+    arrays = {"lengths": lengths}
+    for name, first in tasks[0].inputs.items():
         given = [task.inputs[name] for task in tasks]
-        shape = (len(tasks), *(max(sizes) for sizes in zip(*(array.shape for array in given), strict=True)))
-        # Padding is a word of one character.
-        arrays[name] = np.full(shape, 1 if name.endswith("lengths") else PAD_ID, dtype=np.int64)
-        for row, array in enumerate(given):
-            real: tuple[int | slice, ...] = (row, *(slice(size) for size in array.shape))
-            arrays[name][real] = array
+        if first.ndim == 1:
+            # Padding is a word of one character.
+            array = np.full(real.shape, 1 if name.endswith("lengths") else PAD_ID, dtype=np.int64)
+            array[real] = np.concatenate(given)
+        else:
+            width = max(cells.shape[1] for cells in given)
+            array = np.full((*real.shape, width), PAD_ID, dtype=np.int64)
+            for row, cells in zip(array, given, strict=True):
+                row[: cells.shape[0], : cells.shape[1]] = cells
+        arrays[name] = array
     return arrays
 
 

@@ -14,6 +14,7 @@ from models.vocabulary import Vocabulary
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.errors import InvalidInput, ModelNotFound, WrongTask
 from service.rpc.bridge import Bridge
+from service.rpc.spelling import Speller
 from service.settings import Settings
 
 TagDecoder = Callable[[npt.NDArray[np.float32]], Sequence[int]]  # emissions (T, K) -> tag ids (T,)
@@ -101,6 +102,11 @@ class LiveModel:
     def num_step_ids(self) -> int:
         """Ids that a step may be given, from 0 up; 0 for a tagger, which is given words."""
         return 0 if self.manifest.task == "tagger" else len(self.tokenizers["tokens"].vocabulary)
+
+    @cached_property
+    def speller(self) -> Speller:
+        """Spells the words of a tagger."""
+        return Speller(self.tokenizers["characters"])
 
     @cached_property
     def output_vocabulary(self) -> Vocabulary:

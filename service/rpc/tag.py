@@ -69,9 +69,11 @@ def _fill_sequence(sequence: pb.TaggedSequence, model: LiveModel, answer: object
     """
     assert isinstance(answer, dict)
     emissions: npt.NDArray[np.float32] = answer["emissions"]  # (T, K)
-    best = model.decode_tags(emissions) if model.decode_tags is not None else emissions.argmax(axis=1)
-    tags = np.asarray(best, np.int64)  # (T,)
-    weights = np.exp(emissions - emissions.max(axis=1, keepdims=True))
-    chosen = np.take_along_axis(weights, tags[:, None], axis=1)[:, 0] / weights.sum(axis=1)
-    sequence.tags.extend(model.output_vocabulary.decode(tags.tolist()))
+    best = emissions.argmax(axis=1)  # (T,)
+    weights = np.exp(emissions - np.maximum.reduce(emissions, axis=1, keepdims=True))
+    chosen = 1 / np.add.reduce(weights, axis=1)  # the weight of the best is exp(0)
+    if model.decode_tags is not None:
+        best = np.asarray(model.decode_tags(emissions), np.int64)
+        chosen *= weights[np.arange(len(best)), best]
+    sequence.tags.extend(model.output_vocabulary.decode(best.tolist()))
     sequence.confidences.extend(chosen.tolist())

@@ -13,6 +13,7 @@ from models.symbols import BOS, EOS
 from models.tokenizer import Tokenizer
 from service.errors import InvalidInput
 from service.rpc.models import LiveModel
+from service.rpc.spelling import normalised
 
 CHARACTERS_PER_TOKEN = 64
 SHOWN_CHARACTERS = 40  # of a caller's text in a message
@@ -55,16 +56,10 @@ def tagger_arrays(model: LiveModel, words: Sequence[str], field: str) -> Arrays:
         raise InvalidInput(field, "at least one word", "none")
     if len(words) > limits.max_input_tokens:
         raise InvalidInput(field, f"at most {limits.max_input_tokens} words", f"{len(words)} words")
-    word_tokenizer, character_tokenizer = model.tokenizers["words"], model.tokenizers["characters"]
-    word_ids, spelled = [], []
-    for i, word in enumerate(words):
-        if not word.strip():
-            raise InvalidInput(f"{field}[{i}]", "a word", shown(word))
-        if len(word) > limits.max_word_characters:
-            raise InvalidInput(f"{field}[{i}]", f"at most {limits.max_word_characters} characters", shown(word))
-        word_ids.append(word_tokenizer.vocabulary.id_of(word_tokenizer.normalise(word)))
-        spelled.append(character_tokenizer.encode(word))
-    lengths = np.array([len(ids) for ids in spelled], np.int64)
+    if max(map(len, words)) > limits.max_word_characters or not all(map(str.strip, words)):
+        raise _bad_word(words, field, limits.max_word_characters)
+    tokenizer = model.tokenizers["words"]
+    spelled, lengths = model.speller.spell(words)
     longest = int(lengths.max())
     # A model computes every word as long as the longest: that, not the sum, is what a sentence costs.
     if len(words) * longest > limits.max_sentence_characters:
@@ -74,9 +69,19 @@ def tagger_arrays(model: LiveModel, words: Sequence[str], field: str) -> Arrays:
             f"{len(words)} words, the longest of {longest}",
         )
     characters = np.zeros((len(words), longest), np.int64)
-    for row, ids in zip(characters, spelled, strict=True):
-        row[: len(ids)] = ids
+    characters[np.arange(longest) < lengths[:, None]] = spelled
+    word_ids = tokenizer.vocabulary.encode(normalised(tokenizer, words))
     return {"words": np.array(word_ids, np.int64), "characters": characters, "word_lengths": lengths}
+
+
+def _bad_word(words: Sequence[str], field: str, most: int) -> InvalidInput:
+    """Say which is the first word that is none or too long; there must be one."""
+    for i, word in enumerate(words):
+        if not word.strip():
+            return InvalidInput(f"{field}[{i}]", "a word", shown(word))
+        if len(word) > most:
+            break
+    return InvalidInput(f"{field}[{i}]", f"at most {most} characters", shown(word))
 
 
 def begin_id(tokenizer: Tokenizer) -> int:

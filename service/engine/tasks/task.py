@@ -34,6 +34,7 @@ class Outputs:
     def __init__(self, arrays: Mapping[str, npt.NDArray[Any]], num_top: int | None = None) -> None:
         self.arrays = arrays
         self._num_top = num_top
+        self._broken: dict[str, bool] = {}
 
     @cached_property
     def top_tokens(self) -> AxisLists:
@@ -47,6 +48,14 @@ class Outputs:
         rows: AxisLists = self._cut("top_log_probs").tolist()
         return rows
 
+    def may_be_broken(self, name: str) -> bool:
+        """Whether there can be NaN in an output: asked of each row, the batch is looked at once."""
+        known = self._broken.get(name)
+        if known is None:
+            # A sum is NaN if anything in it is, and costs a fifth of asking each.
+            known = self._broken[name] = bool(np.isnan(np.add.reduce(self.arrays[name], axis=None)))
+        return known
+
     def check_top(self, row: int) -> None:
         """Refuse NaN among the best of a row.
 
@@ -58,8 +67,7 @@ class Outputs:
 
     @cached_property
     def _any_broken(self) -> bool:
-        # A sum is NaN if anything in it is, and costs a fifth of asking each.
-        return bool(np.isnan(np.add.reduce(self.arrays["top_log_probs"], axis=None)))
+        return self.may_be_broken("top_log_probs")
 
     def _cut(self, name: str) -> npt.NDArray[Any]:
         array = self.arrays[name]
