@@ -328,24 +328,30 @@ class Roster:
         """End a request as cancelled; unknown and ended ones, and closes, are left alone."""
         self._stop(request, Cancelled(request))
 
-    def expire(self, now: float, run_s: float) -> None:
+    def expire(self, now: float, run_s: float) -> bool:
         """End the requests that cannot be answered in time any more and the sessions that were idle for too long.
 
         Args:
             now: On the engine's clock.
             run_s: What the shortest runs take, in seconds: what waits with less time left is not run for nothing.
+
+        Returns:
+            Whether anything was ended before its time.
         """
         self._now = now
+        early = False
         for deadline_s, request in self._deadlines.due(now + run_s):
             if deadline_s > now and self._is_in_flight(request):
                 self._deadlines.add(deadline_s, request)
             else:
                 error = DeadlineExceeded("the deadline came before the answer could be ready")
                 self._stop(request, Failed(request, error))
+                early = early or deadline_s > now
         for session in self.sessions.take_idle(now):
             self.sessions.num_expired += 1
             self.sessions.end(session)
             self.events.append(SessionEnded(session.id, expired=True, num_steps=session.num_steps))
+        return early
 
     def _is_in_flight(self, request: RequestId) -> bool:
         work: Work | None = self._tasks.get(request) or self._at_session.get(request)

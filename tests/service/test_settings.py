@@ -43,9 +43,9 @@ def test_defaults_listen_on_loopback() -> None:
     ],
 )
 def test_there_are_as_many_sessions_as_slots_and_host_memory_hold(
-    given: dict[str, int], state_bytes: int, sessions: int
+    given: dict[str, object], state_bytes: int, sessions: int
 ) -> None:
-    assert load_settings(**given).session_limit(state_bytes) == sessions
+    assert load_settings(None, **given).session_limit(state_bytes) == sessions
 
 
 def test_every_setting_says_what_it_is() -> None:

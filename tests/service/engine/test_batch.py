@@ -1,10 +1,12 @@
 """What the graphs are fed, against the layout that docs/architecture.md promises."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from export.manifest import GraphSpec, TensorSpec
 from service.engine.batch import feeds, row_inputs
-from service.engine.interface import Decode, Priority, RunSequence, StepSession
+from service.engine.interface import Decode, Finished, Priority, RunSequence, StepSession
 from service.engine.pages import Memory
 from service.engine.schedule import WorkItem
 from service.engine.session import Session
@@ -14,6 +16,7 @@ from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.task import Outputs
 
 IDS = np.int64
+StepInputs = Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
 
 
 def spec(**inputs: tuple[str, ...]) -> GraphSpec:
@@ -87,9 +90,9 @@ def session(number: int, row: int, *requests: StepSession) -> Session:
 
 
 def test_a_session_starts_from_the_initial_state_and_goes_on_from_its_own() -> None:
-    inputs = {"words": [5, 6], "characters": [[1], [2, 3]], "word_lengths": [1, 2]}
+    inputs: StepInputs = {"words": [5, 6], "characters": [[1], [2, 3]], "word_lengths": [1, 2]}
     long = session(1, 7, StepSession(11, 1, inputs, 2, 0))
-    other_inputs = {"words": [8], "characters": [[4, 4]], "word_lengths": [2]}
+    other_inputs: StepInputs = {"words": [8], "characters": [[4, 4]], "word_lengths": [2]}
     other = session(2, 3, StepSession(12, 2, other_inputs, 1, 0))
     names = {"words": 1, "characters": 2, "word_lengths": 1}
     for each in (long, other):
@@ -117,6 +120,7 @@ def test_a_chunk_takes_inputs_of_several_requests_and_pads_ragged_ones() -> None
     got = feeds("chunk", names, [several, one])
     assert got["words"].tolist() == [[5, 6, 7], [1, 2, 3]]
     assert got["characters"].tolist() == [[[1, 0, 0], [2, 3, 0], [4, 5, 6]], [[7, 0, 0], [8, 0, 0], [9, 0, 0]]]
-    assert [end.request for end in several.advance(Outputs({}), 0)] == [11]  # the second has a step to go
+    [end] = several.advance(Outputs({}), 0)  # the second has a step to go
+    assert isinstance(end, Finished) and end.request == 11
     several.take(1)
     assert feeds("step", names, [several])["words"].tolist() == [8]

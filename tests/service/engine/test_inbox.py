@@ -13,12 +13,14 @@ def new(request: int, deadline_s: float | None = None) -> AnyRequest:
     return Decode(request, (4,), 1, 1, 0.6, 5, deadline_s=deadline_s)
 
 
-def step(request: int) -> AnyRequest:
-    return StepSession(request, 1, {"tokens": [0]}, 1, 1)
+def step(request: int, num_steps: int = 1) -> AnyRequest:
+    return StepSession(request, 1, {"tokens": [0] * num_steps}, num_steps, 1)
 
 
-def make(max_new: int = 2, max_steps: int = 3, max_wait_s: float = 60.0, seconds_each: float = 1.0) -> Inbox:
-    return Inbox(max_new, max_steps, max_wait_s, Pace(seconds_each), clock=lambda: 100.0)
+def make(
+    max_new: int = 2, max_steps: int = 3, max_wait_s: float = 60.0, seconds_each: float = 1.0, step_s: float = 0.0
+) -> Inbox:
+    return Inbox(max_new, max_steps, max_wait_s, Pace(seconds_each), Pace(step_s), clock=lambda: 100.0)
 
 
 def test_new_work_is_bounded_with_what_already_waits_inside() -> None:
@@ -32,7 +34,7 @@ def test_new_work_is_bounded_with_what_already_waits_inside() -> None:
     assert [request.id for request in inbox.take()[0]] == [1, 2, 3]
     with pytest.raises(Overloaded):  # taken, but nobody said yet that they run
         inbox.put(new(4))
-    inbox.set_backlog(1, 0)
+    inbox.set_backlog(1, 0, 0)
     inbox.put(new(5))
     with pytest.raises(Overloaded):
         inbox.put(new(6))
@@ -50,7 +52,7 @@ def test_steps_are_bounded_apart_and_closes_always_taken() -> None:
     for request in range(7, 20):
         inbox.put(CloseSession(request, 1))
     inbox.take()
-    inbox.set_backlog(2, 2)
+    inbox.set_backlog(2, 2, 2)
     inbox.put(step(20))
     with pytest.raises(Overloaded):
         inbox.put(step(21))
@@ -65,10 +67,34 @@ def test_new_work_that_would_wait_for_too_long_is_refused_though_there_is_room()
     with pytest.raises(Overloaded, match="would wait for 3 s") as refusal:
         inbox.put(new(3))
     assert refusal.value.retry_after_s == 1.5
-    inbox.put(step(4))  # steps are judged where their session is known
+    inbox.put(step(4))  # steps are judged by their own pace
     inbox.take()
-    inbox.set_backlog(2, 0)
+    inbox.set_backlog(2, 0, 0)
     inbox.put(new(5))
+
+
+def test_steps_that_would_wait_for_too_long_are_refused_by_their_inputs() -> None:
+    inbox = make(max_steps=100, max_wait_s=2.5, step_s=0.5)
+    inbox.put(step(1, num_steps=4))
+    inbox.put(step(2))  # waits for two seconds
+    inbox.put(step(3))
+    with pytest.raises(Overloaded, match="a step would wait for 3 s") as refusal:
+        inbox.put(step(4))
+    assert refusal.value.retry_after_s == 1.5
+    inbox.put(new(5))
+    inbox.take()
+    with pytest.raises(Overloaded):  # taken, but nobody said yet that they ran
+        inbox.put(step(6))
+    inbox.set_backlog(1, 3, 5)
+    inbox.put(step(7))
+    with pytest.raises(Overloaded):
+        inbox.put(step(8))
+
+
+def test_whoever_comes_to_an_idle_model_is_taken_however_slow_it_is() -> None:
+    inbox = make(max_wait_s=0.001, seconds_each=1000.0, step_s=1000.0)
+    inbox.put(new(1))
+    inbox.put(step(2, num_steps=50))
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_before_the_request_waits() -> None:

@@ -1,10 +1,12 @@
 """Several runners side by side, and who goes first."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from export.manifest import GraphKind
@@ -23,7 +25,7 @@ from service.engine.interface import (
 )
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
-from service.errors import InternalFailure
+from service.errors import DeadlineExceeded, InternalFailure
 from service.runner import Runner
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
@@ -81,14 +83,16 @@ def test_two_runners_are_in_runs_at_once_and_share_no_row(tmp_path: Path) -> Non
     runner = ScriptedRunner(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE)), enter)
     run = runner.run
 
-    def run_and_leave(kind: GraphKind, inputs: Feeds, outputs: tuple[str, ...], lane: int = 0) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    def run_and_leave(
+        kind: GraphKind, inputs: Feeds, outputs: Sequence[str], lane: int = 0
+    ) -> dict[str, npt.NDArray[Any]]:
         try:
             return run(kind, inputs, outputs, lane)
         finally:
             with lock:
                 del rows[threading.get_ident()]
 
-    runner.run = run_and_leave  # type: ignore[method-assign, assignment]
+    runner.run = run_and_leave  # type: ignore[method-assign]
     with running(runner, num_runners=2) as engine:
         for session in range(16):
             engine.open(session)
@@ -113,7 +117,11 @@ def test_what_one_runner_leaves_wakes_the_other(tmp_path: Path) -> None:
         for session in (1, 2):
             engine.open(session)
         both_asleep(engine)
-        runner.before = lambda *_: meeting.wait(PATIENCE_S)
+
+        def meet(*_: object) -> None:
+            meeting.wait(PATIENCE_S)
+
+        runner.before = meet
         inbox = engine.engine._inbox
         with inbox._lock:  # both arrive in one moment, and one thread is told
             for session in (1, 2):
@@ -221,6 +229,49 @@ def test_steps_have_the_priority_of_their_session(tmp_path: Path) -> None:
         plan = hand.begin()
         assert [work.work.request for work in plan.works] == [session]
         hand.finish(plan)
+
+
+def test_what_cannot_be_answered_in_time_is_not_run_for_nothing(tmp_path: Path) -> None:
+    now = 0.0
+    limits = EngineLimits(0, 0, max_queue_delay_s=1e6)
+    hand = ByHand(
+        open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE)), limits, num_runners=2, clock=lambda: now
+    )
+
+    def submit(deadline_s: float | None) -> int:
+        request = Decode(hand.harness.new_id(), (4,), 1, 1, 0.6, 1, deadline_s=deadline_s)
+        return hand.harness.submit(request)
+
+    submit(None)
+    while (plan := hand.engine.begin(0)) is not None:
+        now += 10.0
+        hand.finish(plan)
+    late, early = submit(now + 9.0), submit(now + 11.0)
+    plan = hand.begin()
+    assert isinstance(hand.harness.error(late), DeadlineExceeded)
+    assert [work.work.request for work in plan.works] == [early]
+    now += 5.0
+    assert hand.engine.begin(1) is None  # it runs: it may still be in time
+    hand.finish(plan)
+    assert early not in hand.harness.events
+
+
+def test_one_slow_run_does_not_turn_the_hurried_away_for_ever(tmp_path: Path) -> None:
+    """Nobody who can wait comes to show that runs are fast again: those in a hurry must be tried now and then."""
+    now = 0.0
+    hand = ByHand(
+        open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE)), EngineLimits(0, 0), clock=lambda: now
+    )
+    hand.harness.submit(Decode(hand.harness.new_id(), (4,), 1, 1, 0.6, 1))
+    while (plan := hand.engine.begin(0)) is not None:
+        now += 10.0  # the machine slept
+        hand.finish(plan)
+    for _ in range(100):
+        hand.harness.submit(Decode(hand.harness.new_id(), (4,), 1, 1, 0.6, 1, deadline_s=now + 0.5))
+        if hand.run_all():
+            break
+        now += 1.0
+    assert isinstance(list(hand.harness.events.values())[-1][-1], Finished)
 
 
 def test_batching_by_request_answers_at_the_end_of_the_batch_and_lets_nobody_join(tmp_path: Path) -> None:
