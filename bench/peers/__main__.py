@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -84,7 +85,7 @@ class Suite:
             "port": port,
             "threads": self.options.threads or peer.threads,
             "max-batch": peer.max_batch,
-            "wait-ms": peer.wait_ms,
+            "wait-ms": peer.wait_ms if self.options.wait_ms is None else self.options.wait_ms,
         }
         command = [str(peer.python), "-m", peer.module]
         for name, value in settings.items():
@@ -138,6 +139,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each measurement, in seconds")
     parser.add_argument("--warmup", type=float, default=2.0, help="before each measurement, in seconds")
     parser.add_argument("--threads", type=int, help="intra-op threads of the peers, in place of what suits each")
+    parser.add_argument("--wait-ms", type=float, help="the same for how long their batches wait, in ms")
     parser.add_argument("--only-peers", action="store_true", help="leave the service out, to try a peer")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser.parse_args(arguments)
@@ -171,4 +173,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends what was started
     main(sys.argv[1:])

@@ -21,7 +21,7 @@ class Peer:
         path: gRPC method or HTTP path; empty for `sessions`.
         format: Of requests and responses; None for `sessions`.
         environment: Folder under `bench/peers` with its install.sh, and under `build/peers` once installed.
-        threads: Intra-op threads of ONNX Runtime; whichever of 1 and 2 was quicker on two cores at 64 sessions.
+        threads: Intra-op threads of ONNX Runtime.
         max_batch: Most requests in a batch.
         wait_ms: Longest that a batch waits for more, or what the peer's own setting means by it, in ms.
         everywhere: Whether it listens on all interfaces and has no setting for it.
@@ -48,7 +48,9 @@ class Peer:
 PEERS = (
     Peer("alone", "grpc.aio, each alone", "bench.peers.plain.alone", "grpc", "/peer.Peer/Step", PACKED, "plain"),
     Peer("stream", "grpc.aio stream, batches", "bench.peers.plain.stream", "sessions", "", None, "plain"),
-    Peer("mlserver", "MLServer 1.7.1", "bench.peers.mlserver.serve", "grpc", MODEL_INFER, OIP, "mlserver"),
+    Peer(
+        "mlserver", "MLServer 1.7.1", "bench.peers.mlserver.serve", "grpc", MODEL_INFER, OIP, "mlserver", 1, wait_ms=20
+    ),
     Peer("kserve", "KServe 0.21.0", "bench.peers.kserve.serve", "grpc", MODEL_INFER, OIP, "kserve", everywhere=True),
     Peer("ray", "Ray Serve 2.60.0", "bench.peers.ray.serve", "grpc", "/peer.Peer/Step", PACKED, "ray", everywhere=True),
     Peer("litserve", "LitServe 0.2.19", "bench.peers.litserve.serve", "http", "/step", JSON_OBJECT, "litserve"),
