@@ -12,6 +12,7 @@ from export.manifest import Manifest
 from service.engine.admission import Admission
 from service.engine.deadlines import Deadlines
 from service.engine.groups import Groups
+from service.engine.host import HostStates, StateRows
 from service.engine.integrity import IntegrityError
 from service.engine.interface import (
     AnyRequest,
@@ -36,7 +37,6 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
-from service.engine.packing import StatePacker, StateRows
 from service.engine.ready import ReadyQueue
 from service.engine.room import Room
 from service.engine.schedule import PRIORITY_HEAD_START_S, Batch, WorkItem
@@ -81,9 +81,8 @@ class Roster:
         session_slots = 0 if manifest.memories else limits.session_slots
         max_sessions = 0 if manifest.memories else limits.max_sessions
         self.room = Room(slots, slots.num_usable - session_slots, num_memory_rows)
-        packer = StatePacker(rows, manifest.states)
-        self.sessions = Sessions(packer, slots, session_slots, max_sessions, limits.max_host_bytes, limits.max_marks)
-        self._packer = packer
+        host = HostStates(rows, manifest.states)
+        self.sessions = Sessions(host, slots, session_slots, max_sessions, limits.max_host_bytes, limits.max_marks)
         self._admission = Admission(manifest, self.room.num_slots, self.room.pages.num_usable_rows)
         self._tasks: dict[RequestId, Task] = {}
         self._at_session: dict[RequestId, Session] = {}  # where each unfinished request of a session waits
@@ -213,7 +212,7 @@ class Roster:
                 self.sessions.rewind(session, request.mark)
                 num_steps = session.num_steps
             case ExportSession():
-                return SessionState(self._packer.tensors(self.sessions.packed(session)), num_steps)
+                return SessionState(self.sessions.tensors(session), num_steps)
         return SessionSteps(num_steps)
 
     def _end_step(self, request: StepSession, event: Event) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from service.engine.answers import find_answer, pack_answer
+from service.engine.host import HostRow
 from service.engine.interface import (
     CloseSession,
     Event,
@@ -44,8 +45,8 @@ class Session:
     Attributes:
         id: Its name, and that of its work.
         slot: The row where its state lives; None: not in the pool.
-        packed: Its state where that is in host memory. With neither, the session is where it was opened: at the initial
-            state.
+        packed: Where its state is in host memory, if it is there. With neither, the session is at the initial state.
+        look_s: When to look whether it has been idle for too long.
         started: Whether the slot holds its state already; if not, the first run reads the initial state.
         num_steps: Steps taken in all.
         pending: Requests not yet ended, in order.
@@ -55,8 +56,8 @@ class Session:
 
     __slots__ = (
         "_collected", "_length", "answers", "closing", "dropped", "id", "idle_timeout_s", "in_flight", "inputs",
-        "last_used_s", "marks", "num_consumed", "num_steps", "num_top", "opened_s", "outputs", "packed", "pending",
-        "priority", "read_rows", "slot", "started", "work", "write_rows",
+        "last_used_s", "look_s", "marks", "num_consumed", "num_steps", "num_top", "opened_s", "outputs", "packed",
+        "pending", "priority", "read_rows", "slot", "started", "work", "write_rows",
     )  # fmt: skip
     memory: Memory | None = None
 
@@ -66,12 +67,13 @@ class Session:
         now: float,
         idle_timeout_s: float | None,
         priority: Priority,
-        packed: bytes | None,
+        packed: HostRow | None,
         num_steps: int,
     ) -> None:
         self.id = session
         self.opened_s = self.last_used_s = now
         self.idle_timeout_s = idle_timeout_s
+        self.look_s = now if idle_timeout_s is None else now + idle_timeout_s
         self.priority = priority
         self.packed = packed
         self.num_steps = num_steps
@@ -81,7 +83,7 @@ class Session:
         self.closing = False
         self.num_consumed = 0
         self.answers: tuple[bytes, ...] = ()
-        self.marks: dict[int, tuple[bytes | None, int]] | None = None
+        self.marks: dict[int, tuple[HostRow | None, int]] | None = None
         self.dropped: dict[RequestId, Event] | None = None
         self.in_flight = False
         self.work = _NO_WORK
@@ -91,6 +93,10 @@ class Session:
         self.read_rows = self.write_rows = _NOTHING
         self._length = 0
         self._collected: list[tuple[Any, Any]] | None = None  # of the first pending request: tokens, log-probs a step
+
+    def __lt__(self, other: "Session") -> bool:
+        """Order sessions by when to look at them: a heap of sessions is a tenth of one of times and ids."""
+        return self.look_s < other.look_s
 
     # ---------------------------------------------------------------------------------------------------- before a run
 

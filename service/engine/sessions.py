@@ -6,20 +6,23 @@ at a time. Only states are moved: who has never stepped has none.
 
 import heapq
 from collections.abc import Iterator, Sequence
+from typing import Final
 
+from service.engine.host import HostRow, HostStates
 from service.engine.integrity import IntegrityError
-from service.engine.interface import OpenSession, Priority, SessionDescription, SessionId
-from service.engine.packing import StatePacker
+from service.engine.interface import OpenSession, Priority, SessionDescription, SessionId, StateTensors
 from service.engine.session import Session
-from service.engine.slots import Slot, SlotTable
-from service.errors import InternalFailure, MarkNotFound, Overloaded, SessionClosed, SessionNotFound
+from service.engine.slots import INITIAL_SLOT, Slot, SlotTable
+from service.errors import InternalFailure, MarkNotFound, Overloaded, ServiceError, SessionClosed, SessionNotFound
+
+_SWEEP_FROM: Final = 64  # sessions that ended that the heap of timers may have whatever its size
 
 
 class Sessions:
     """See the module docstring. Time is an argument, in seconds on the engine's clock.
 
     Args:
-        packer: Moves states between slots and host memory.
+        host: Keeps the states that are not in the pool.
         slots: Where slots come from.
         num_slots: Most of them that sessions may hold.
         max_sessions: Most open at a time.
@@ -29,19 +32,21 @@ class Sessions:
 
     def __init__(
         self,
-        packer: StatePacker,
+        host: HostStates,
         slots: SlotTable,
         num_slots: int,
         max_sessions: int,
         max_host_bytes: int,
         max_marks: int,
     ) -> None:
-        self._packer, self._slots = packer, slots
+        self._host, self._slots = host, slots
         self._num_slots, self._max_sessions = num_slots, max_sessions
         self.max_host_bytes, self._max_marks = max_host_bytes, max_marks
         self._open: dict[SessionId, Session] = {}
         self._resident: dict[SessionId, Session] = {}  # the least recently used first
-        self._timers: list[tuple[float, SessionId]] = []  # a heap; looked at when due, not when a session is used
+        # A heap by `look_s`, looked at when due, not when a session is used. Those that ended are swept out later.
+        self._timers: list[Session] = []
+        self._num_ended = 0  # sessions in there that have ended
         self._num_marks = 0
         self._num_packed = 0  # sessions whose state is in host memory
         self.num_expired = 0
@@ -59,7 +64,7 @@ class Sessions:
         Nobody leaves the pool before it is full, so there can be as many outside as slots do not suffice for.
         """
         outside = max(self._num_packed, len(self._open) - self._num_slots)
-        return (outside + self._num_marks) * self._packer.num_bytes
+        return (outside + self._num_marks) * self._host.num_bytes
 
     @property
     def held(self) -> list[Slot]:
@@ -75,7 +80,7 @@ class Sessions:
             Overloaded: There are too many, or host memory would not hold another.
             InvalidInput: Its initial state does not fit the model.
         """
-        packed = None if request.initial is None else self._packer.from_tensors(request.initial)
+        packed = None if request.initial is None else self._host.put(request.initial)
         return self._add(request.session, now, request.idle_timeout_s, request.priority, packed, request.num_steps)
 
     def fork(self, source: Session, session: SessionId, idle_timeout_s: float | None, now: float) -> Session:
@@ -84,7 +89,7 @@ class Sessions:
         Raises:
             Overloaded: As `open`.
         """
-        return self._add(session, now, idle_timeout_s, source.priority, self.packed(source), source.num_steps)
+        return self._add(session, now, idle_timeout_s, source.priority, self._copy(source), source.num_steps)
 
     def _add(
         self,
@@ -92,19 +97,27 @@ class Sessions:
         now: float,
         idle_timeout_s: float | None,
         priority: Priority,
-        packed: bytes | None,
+        packed: HostRow | None,
         num_steps: int,
     ) -> Session:
+        try:
+            self._require_room(session_id, packed)
+        except ServiceError:
+            if packed is not None:
+                self._host.free(packed)
+            raise
+        session = self._open[session_id] = Session(session_id, now, idle_timeout_s, priority, None, num_steps)
+        self._pack(session, packed)
+        if idle_timeout_s is not None:
+            heapq.heappush(self._timers, session)
+        return session
+
+    def _require_room(self, session_id: SessionId, packed: HostRow | None) -> None:
         if session_id in self._open:
             raise InternalFailure(f"session {session_id} is open already")
         if len(self._open) >= self._max_sessions:
             raise Overloaded(f"the model is at its limit: {self._max_sessions} sessions are open", 1.0)
         self._require_host_bytes(len(self._open) + 1, self._num_packed + (packed is not None))
-        session = self._open[session_id] = Session(session_id, now, idle_timeout_s, priority, None, num_steps)
-        self._pack(session, packed)
-        if idle_timeout_s is not None:
-            heapq.heappush(self._timers, (now + idle_timeout_s, session_id))
-        return session
 
     def find(self, session_id: SessionId) -> Session:
         """Find a session that takes requests.
@@ -131,31 +144,43 @@ class Sessions:
         self._pack(session, None)
         if session.marks:
             self._num_marks -= len(session.marks)
+            for packed, _ in session.marks.values():
+                self._forget(packed)
             session.marks = None
+        if session.idle_timeout_s is not None:
+            self._num_ended += 1
+            if self._num_ended > _SWEEP_FROM + len(self._timers) // 2:
+                self._timers = [one for one in self._timers if self._is_open(one)]
+                heapq.heapify(self._timers)
+                self._num_ended = 0
+
+    def _is_open(self, session: Session) -> bool:
+        return self._open.get(session.id) is session
 
     # ----------------------------------------------------------------------------------------------------------- idling
 
     def take_idle(self, now: float) -> list[Session]:
         """Find the sessions that have had nothing to do for their idle timeout; they are still open."""
         idle = []
-        while self._timers and self._timers[0][0] <= now:
-            _, session_id = heapq.heappop(self._timers)
-            session = self._open.get(session_id)
-            if session is None or session.idle_timeout_s is None:
+        while self._timers and self._timers[0].look_s <= now:
+            session = heapq.heappop(self._timers)
+            timeout_s = session.idle_timeout_s
+            if timeout_s is None or not self._is_open(session):
+                self._num_ended -= 1
                 continue
-            due = session.last_used_s + session.idle_timeout_s
-            if session.pending or session.in_flight:
-                due = now + session.idle_timeout_s
-            if due > now:
-                heapq.heappush(self._timers, (due, session_id))
+            busy = session.pending or session.in_flight
+            session.look_s = (now if busy else session.last_used_s) + timeout_s
+            if session.look_s > now:
+                heapq.heappush(self._timers, session)
             else:
+                session.idle_timeout_s = None  # it is in the heap no more
                 idle.append(session)
         return idle
 
     @property
     def next_look_s(self) -> float | None:
         """When `take_idle` has something to look at."""
-        return self._timers[0][0] if self._timers else None
+        return self._timers[0].look_s if self._timers else None
 
     # -------------------------------------------------------------------------------------------------------- residence
 
@@ -186,7 +211,7 @@ class Sessions:
             if session.packed is not None:
                 moved.append(session)
         if moved:
-            self._packer.unpack([s.slot.row for s in moved if s.slot], [s.packed for s in moved if s.packed])
+            self._host.copy_in([s.slot.row for s in moved if s.slot], [s.packed for s in moved if s.packed is not None])
             for session in moved:
                 self._pack(session, None)
                 session.started = True
@@ -206,7 +231,7 @@ class Sessions:
         stepped = [session for session in leaving if session.started]
         if stepped:
             for session, packed in zip(
-                stepped, self._packer.pack([s.slot.row for s in stepped if s.slot]), strict=True
+                stepped, self._host.copy_out([s.slot.row for s in stepped if s.slot]), strict=True
             ):
                 self._pack(session, packed)
         for session in leaving:
@@ -220,11 +245,17 @@ class Sessions:
 
     # ----------------------------------------------------------------------------------------------- copies of a state
 
-    def packed(self, session: Session) -> bytes | None:
-        """Copy the state of a session that is in no batch; None is the initial state."""
+    def tensors(self, session: Session) -> StateTensors:
+        """Copy the state of a session that is in no batch."""
         if session.slot is not None and session.started:
-            return self._packer.pack([session.slot.row])[0]
-        return session.packed
+            return self._host.tensors_of(session.slot.row)
+        return self._host.tensors_of(INITIAL_SLOT) if session.packed is None else self._host.tensors(session.packed)
+
+    def _copy(self, session: Session) -> HostRow | None:
+        """Copy the state of a session that is in no batch into host memory; None is the initial state."""
+        if session.slot is not None and session.started:
+            return self._host.copy_out([session.slot.row])[0]
+        return None if session.packed is None else self._host.duplicate(session.packed)
 
     def mark(self, session: Session, mark: int) -> None:
         """Remember where a session is, in place of what had that mark.
@@ -238,7 +269,9 @@ class Sessions:
                 raise Overloaded(f"the session is at its limit: it has {self._max_marks} marks", 0.0)
             self._require_host_bytes(len(self._open), self._num_packed, self._num_marks + 1)
             self._num_marks += 1
-        marks[mark] = (self.packed(session), session.num_steps)
+        else:
+            self._forget(marks[mark][0])
+        marks[mark] = (self._copy(session), session.num_steps)
         session.marks = marks
 
     def rewind(self, session: Session, mark: int) -> None:
@@ -255,10 +288,10 @@ class Sessions:
             self._require_host_bytes(
                 len(self._open), self._num_packed + (session.packed is None and packed is not None)
             )
-            self._pack(session, packed)
+            self._pack(session, None if packed is None else self._host.duplicate(packed))
         else:
             if packed is not None:
-                self._packer.unpack([session.slot.row], [packed])
+                self._host.copy_in([session.slot.row], [packed])
             session.started = packed is not None
         session.answers, session.num_steps = (), num_steps
 
@@ -270,15 +303,20 @@ class Sessions:
             for s in found
         )
 
-    def _pack(self, session: Session, packed: bytes | None) -> None:
-        """Put a state into host memory, or take it from there."""
+    def _pack(self, session: Session, packed: HostRow | None) -> None:
+        """Set where in host memory the state of a session is; what was there is freed."""
         self._num_packed += (packed is not None) - (session.packed is not None)
+        self._forget(session.packed)
         session.packed = packed
+
+    def _forget(self, packed: HostRow | None) -> None:
+        if packed is not None:
+            self._host.free(packed)
 
     def _require_host_bytes(self, num_open: int, num_packed: int, num_marks: int | None = None) -> None:
         """Make sure that whatever has to go to host memory will find room there."""
         num_states = max(num_packed, num_open - self._num_slots) + (self._num_marks if num_marks is None else num_marks)
-        if num_states * self._packer.num_bytes > self.max_host_bytes:
+        if num_states * self._host.num_bytes > self.max_host_bytes:
             limit = f"{self.max_host_bytes} bytes of session states in host memory"
             raise Overloaded(f"the model is at its limit: {limit}", 1.0)
 
@@ -297,5 +335,9 @@ class Sessions:
             raise IntegrityError(f"expected residents to be open, got {sorted(stray)}")
         if sum(session.packed is not None for session in self._open.values()) != self._num_packed:
             raise IntegrityError(f"expected {self._num_packed} packed sessions")
+        in_marks = [packed for session in self._open.values() for packed, _ in (session.marks or {}).values()]
+        held = self._num_packed + sum(packed is not None for packed in in_marks)
+        if held != self._host.num_held:
+            raise IntegrityError(f"expected {held} states in host memory, got {self._host.num_held}")
         if sum(len(session.marks or ()) for session in self._open.values()) != self._num_marks:
             raise IntegrityError(f"expected {self._num_marks} marks in all")

@@ -52,8 +52,9 @@ class Outputs:
         """Whether there can be NaN in an output: asked of each row, the batch is looked at once."""
         known = self._broken.get(name)
         if known is None:
-            # A sum is NaN if anything in it is, and costs a fifth of asking each.
-            known = self._broken[name] = bool(np.isnan(np.add.reduce(self.arrays[name], axis=None)))
+            # A sum is NaN if anything in it is (or of both infinities), and costs a fifth of asking each.
+            with np.errstate(invalid="ignore"):
+                known = self._broken[name] = bool(np.isnan(np.add.reduce(self.arrays[name], axis=None)))
         return known
 
     def check_top(self, row: int) -> None:

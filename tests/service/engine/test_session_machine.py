@@ -232,6 +232,7 @@ class Sessions(RuleBasedStateMachine):
         plan, outputs = self.in_flight.pop(lane)
         outputs = self.compute(plan) if outputs is None else outputs
         self.runner.leave(lane)
+        self.follower.longest_run_s = max(self.follower.longest_run_s, self.now - plan.began_s)
         self.engine.finish(lane, error or outputs)
         self.check()
 
