@@ -105,8 +105,10 @@ def measure(
 def _drive(workload: str, **options: Any) -> dict[str, Any]:
     try:
         return drive(workload, **options)
-    except SystemExit as error:  # what it says about a server that it cannot go on with
-        raise PeerError(str(error)) from None
+    except SystemExit as error:
+        if not isinstance(error.code, str):  # it was this process that was told to end
+            raise
+        raise PeerError(error.code) from None  # what it says about a server that it cannot go on with
 
 
 def _drive_sessions(common: dict[str, object], sessions: int, right: RightAnswers, model: str) -> dict[str, Any]:

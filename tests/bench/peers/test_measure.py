@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from bench.peers import measure as module
 from bench.peers.answers import RightAnswers
 from bench.peers.catalogue import Peer
 from bench.peers.formats import JSON_OBJECT, PACKED, field
@@ -118,3 +119,15 @@ def test_the_file_of_responses_is_judged_to_its_end(right: RightAnswers) -> None
         judge(file + response(0, 2, field(1, b"abc")), PACKED, 2, right)
     with pytest.raises(PeerError, match="session 0 step 2: expected an answer, got status 0"):
         judge(file + struct.pack("<5I", 0, 0, 2, 0, 0), PACKED, 2, right)
+
+
+@pytest.mark.parametrize(("code", "expected"), [("no such stream", PeerError), (143, SystemExit)])
+def test_a_generator_that_gives_up_is_the_peers_fault_and_a_signal_is_not(
+    code: str | int, expected: type[BaseException], right: RightAnswers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def give_up(workload: str, **options: object) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(module, "drive", give_up)
+    with pytest.raises(expected, match=str(code)):
+        measure(PEER, 1, sessions=1, seconds=1.0, warmup_s=0.0, right=right)
