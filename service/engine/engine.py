@@ -115,6 +115,7 @@ class Engine:
         self._last: GraphKind | None = None
         self._in_flight: dict[int, Plan] = {}  # by lane
         self._run_s: dict[GraphKind, float] = {}  # what a run of each graph takes, a moving average
+        self._filling_since_s: float | None = None  # steps wait for others to share their run
         self._num_alive = 0
         self._closing = False
         self._count()
@@ -246,7 +247,9 @@ class Engine:
         oldest = ready.window(1)
         if not oldest["step"] or oldest["encode"] or oldest["sequence"]:
             return 0.0
-        return min(delay_s, oldest["step"][0].key + delay_s - now)
+        if self._filling_since_s is None:
+            self._filling_since_s = now
+        return self._filling_since_s + delay_s - now
 
     def _plan(self, lane: int, now: float) -> Plan | None:
         roster, limits = self._roster, self._limits.batch
@@ -277,6 +280,7 @@ class Engine:
                 continue
             plan = Plan(batch.graph, inputs, wanted, works, sum(work.work.rows for work in works), now)
             self._in_flight[lane] = plan
+            self._filling_since_s = None
             return plan
         return None
 

