@@ -42,10 +42,10 @@ static void send_now(Lane *lane) {
     lane->commands.size = 0;
 }
 
+/* Opens of one turn share a message whatever --coalesce says: they are not measured. */
 static void send_open(uint32_t index, int64_t now) {
     Lane *lane = &run.lanes[run.sessions[index].lane];
     put_open(&lane->commands, take_request(index, now, true) + 1, run.options->model);
-    send_now(lane);
 }
 
 static void send_step(uint32_t index, int64_t intended) {

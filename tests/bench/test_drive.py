@@ -130,7 +130,7 @@ async def say(text: bytes, settings: bytes = SETTINGS) -> str:
 
     async with listening(answer) as address:
         with pytest.raises(SystemExit) as caught:
-            await asyncio.to_thread(drive, "sessions", 20.0, address=address, vocabulary=9)
+            await asyncio.to_thread(drive, "sessions", 60.0, address=address, vocabulary=9)
     return str(caught.value)
 
 
@@ -228,7 +228,7 @@ async def test_no_more_is_sent_than_the_windows_allow_and_all_of_it_in_the_end(t
     async with listening(server.serve) as address:
         with pytest.raises(SystemExit, match="the server closed the connection"):
             templates = tmp_path / "messages"
-            await asyncio.to_thread(drive, "grpc", 20.0, address=address, templates=templates, method="/a/b")
+            await asyncio.to_thread(drive, "grpc", 60.0, address=address, templates=templates, method="/a/b")
     assert server.violations == []
     assert server.received == b"\0" + (200_000).to_bytes(4, "big") + message
 
@@ -250,8 +250,8 @@ class Wrong(Sessions):
                     event.request_id = 99_999
                 case "outputs":
                     event.stepped.outputs.add(token_ids=[1])
-                case "ended":
-                    event.error.code, event.error.session_ended = 13, True
+                case "ended" | "failed":
+                    event.error.code, event.error.session_ended = 13, self.change == "ended"
                     event.error.message = "broken"
         return event
 
@@ -268,7 +268,17 @@ class Wrong(Sessions):
 async def test_an_answer_that_cannot_be_right_ends_the_run(change: str, message: str) -> None:
     async with serving(Wrong(change)) as address:
         with pytest.raises(SystemExit, match=message):
-            await asyncio.to_thread(drive, "sessions", 20.0, address=address, vocabulary=9, sessions=3)
+            await asyncio.to_thread(drive, "sessions", 60.0, address=address, vocabulary=9, sessions=3)
+
+
+async def test_a_step_that_fails_is_counted_in_an_open_loop_unless_its_session_is_over() -> None:
+    options: dict[str, object] = {"vocabulary": 9, "sessions": 3, "rate": 100, "seconds": 0.5, "warmup": 0}
+    async with serving(Wrong("failed")) as address:
+        result = await asyncio.to_thread(drive, "sessions", 60.0, address=address, **options)
+    assert set(result["failures"]) == {"13"} and "broken" in result["first_failure"]
+    async with serving(Wrong("ended")) as address:
+        with pytest.raises(SystemExit, match=r"expected an answer, got code 13 : broken"):
+            await asyncio.to_thread(drive, "sessions", 60.0, address=address, **options)
 
 
 def test_messages_are_read_back_as_they_were_written(tmp_path: Path) -> None:

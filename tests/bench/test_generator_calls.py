@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ class Tags(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.commands: list[int] = []
+        self.of_streams: Counter[int] = Counter()  # commands
         self.num_streams = 0
 
     def service(
@@ -97,8 +99,10 @@ class Tags(grpc.GenericRpcHandler):
         self, requests: AsyncIterator[pb.TagStreamRequest], context: Any
     ) -> AsyncIterator[pb.TagStreamResponse]:
         self.num_streams += 1
+        number = self.num_streams
         async for request in requests:
             self.commands.append(len(request.commands))
+            self.of_streams[number] += len(request.commands)
             answer = pb.TagStreamResponse()
             for command in reversed(request.commands):
                 event = answer.events.add(request_id=command.request_id)
@@ -128,6 +132,7 @@ async def test_requests_over_tag_streams_get_their_own_answers(tmp_path: Path) -
     for response in responses:
         (tagged,) = pb.TagResponse.FromString(response.parts[0]).sequences
         assert list(tagged.tags) == [word[::-1] for word in sentences[response.message]]
+    assert max(server.of_streams.values()) - min(server.of_streams.values()) <= 1 and len(server.of_streams) == 3
     assert server.num_streams == 3 and result["most_in_flight"] == 12
     assert max(server.commands) > 1, "what is ready together shares a message"
 
