@@ -317,3 +317,21 @@ def test_batching_by_request_gives_what_batching_by_step_gives(tmp_path: Path) -
             else:
                 assert engine.hypotheses(request.id) == oracle.decode(TABLE, request)
                 assert engine.decided(request.id) == list(engine.best(request.id).tokens)
+
+
+def test_the_first_text_after_a_minute_of_steps_did_not_take_a_minute(tmp_path: Path) -> None:
+    now = 0.0
+    limits = EngineLimits(1, 1, max_queue_delay_s=1.0)
+    model = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))
+    hand = ByHand(model, limits, clock=lambda: now)
+    hand.harness.submit(OpenSession(hand.harness.new_id(), 1))
+    hand.harness.step(1, [4] * 700)
+    for _ in range(600):
+        plan = hand.begin()
+        now += 0.1
+        hand.finish(plan)
+    first = hand.harness.submit(Generate(hand.harness.new_id(), (2,), GREEDY, 1))
+    while first not in hand.ended():
+        hand.finish(hand.begin())
+    for _ in range(3):  # whoever thinks that a text takes a minute refuses the second of them
+        hand.harness.submit(Generate(hand.harness.new_id(), (2,), GREEDY, 1))
