@@ -7,7 +7,7 @@ async with AsyncClient("127.0.0.1:8001") as client:
     print(stream.result.best.score)
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -19,6 +19,7 @@ from carryover.client import messages, types
 from carryover.client import session_messages as commands
 from carryover.client.aio_line import AsyncLine
 from carryover.client.aio_session import AsyncSession
+from carryover.client.aio_tagging import tag_many
 from carryover.client.aio_token_stream import AsyncTokenStream, answer_of
 from carryover.client.channel import (
     CALLER_KEY,
@@ -32,6 +33,7 @@ from carryover.client.channel import (
 )
 from carryover.client.errors import NotFound, SessionNotFound
 from carryover.client.session_messages import State
+from carryover.client.tag_window import DEFAULT_IN_FLIGHT, TagWindow
 from protos.carryover.client.v1 import health_pb2
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
@@ -89,6 +91,27 @@ class AsyncClient:
         """
         request = messages.tag_request(model, version, sequences, priority)
         return messages.tagged(await answer_of(self._stub.Tag(request, timeout=self._timeout(timeout_s))))
+
+    def tag_many(
+        self,
+        model: str,
+        sentences: Iterable[Sequence[str]],
+        *,
+        version: int = 0,
+        priority: types.Priority = "normal",
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[types.TaggedSequence, None]:
+        """Label many sentences over one stream, at a higher rate than `tag`, and give them in order as they are ready.
+
+        Sentences are taken from the iterable `max_in_flight` ahead of the answers given; `timeout_s` bounds the whole
+        stream, in seconds.
+
+        Raises:
+            CarryoverError: Of the first sentence that is refused, when it is its turn; the rest is then stopped.
+        """
+        window = TagWindow(model, version, sentences, priority, max_in_flight)
+        return tag_many(partial(self._stub.TagStream, timeout=self._timeout(timeout_s)), window)
 
     async def score(
         self,

@@ -98,7 +98,7 @@ class _Connection:
                     if answer is not None and not answer.done():
                         answer.set_result(event)
             if await self._call.code() is not grpc.StatusCode.OK:
-                end = from_rpc_error(await _status(self._call))
+                end = from_rpc_error(await status_of(self._call))
         except grpc.aio.AioRpcError as error:
             end = from_rpc_error(error)
         except asyncio.CancelledError:
@@ -109,7 +109,8 @@ class _Connection:
             self.end = end
 
 
-async def _status(call: Any) -> grpc.aio.AioRpcError:
+async def status_of(call: Any) -> grpc.aio.AioRpcError:
+    """What a stream that was read to its end ended with."""
     return grpc.aio.AioRpcError(
         await call.code(), await call.initial_metadata(), await call.trailing_metadata(), await call.details()
     )

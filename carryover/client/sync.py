@@ -7,7 +7,7 @@ with Client("127.0.0.1:8001") as client:
     print(stream.result.best.score)
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
 
@@ -29,6 +29,8 @@ from carryover.client.errors import NotFound, SessionNotFound, from_rpc_error
 from carryover.client.line import Line
 from carryover.client.session import Session
 from carryover.client.session_messages import State
+from carryover.client.tag_window import DEFAULT_IN_FLIGHT, TagWindow
+from carryover.client.tagging import tag_many
 from carryover.client.token_stream import TokenStream
 from protos.carryover.client.v1 import health_pb2
 from protos.carryover.v1 import carryover_pb2 as pb
@@ -90,6 +92,27 @@ class Client:
             return messages.tagged(self._stub.Tag(request, timeout=self._timeout(timeout_s)))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from None
+
+    def tag_many(
+        self,
+        model: str,
+        sentences: Iterable[Sequence[str]],
+        *,
+        version: int = 0,
+        priority: types.Priority = "normal",
+        max_in_flight: int = DEFAULT_IN_FLIGHT,
+        timeout_s: float | None = None,
+    ) -> Iterator[types.TaggedSequence]:
+        """Label many sentences over one stream, at a higher rate than `tag`, and give them in order as they are ready.
+
+        Sentences are taken from the iterable `max_in_flight` ahead of the answers given; `timeout_s` bounds the whole
+        stream, in seconds.
+
+        Raises:
+            CarryoverError: Of the first sentence that is refused, when it is its turn; the rest is then stopped.
+        """
+        window = TagWindow(model, version, sentences, priority, max_in_flight)
+        return tag_many(partial(self._stub.TagStream, timeout=self._timeout(timeout_s)), window)
 
     def score(
         self,

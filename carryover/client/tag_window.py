@@ -1,0 +1,79 @@
+"""Many sentences over one TagStream: what goes out next, and whose turn it is to be given; shared by both clients."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+from carryover.client import messages, types
+from carryover.client.errors import CarryoverError, from_session_error
+from protos.carryover.v1 import carryover_pb2 as pb
+
+MAX_COMMANDS = 256  # of one message
+DEFAULT_IN_FLIGHT = 64  # sentences: enough for full batches
+
+
+class TagWindow:
+    """Sentences are sent as far ahead of the answers given as the window is wide.
+
+    Args:
+        model: Who labels.
+        version: 0 is the newest.
+        sentences: Each a sequence of words; taken one by one as there is room.
+        rank: Their priority.
+        max_in_flight: Sentences sent whose answers were not given yet.
+
+    Raises:
+        ValueError: The window is not at least one sentence wide.
+    """
+
+    def __init__(
+        self, model: str, version: int, sentences: Iterable[Sequence[str]], rank: types.Priority, max_in_flight: int
+    ) -> None:
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight: expected at least 1, got {max_in_flight}")
+        self._max_in_flight = max_in_flight
+        self._requests = (messages.tag_request(model, version, [one], rank) for one in sentences)
+        self._answers: dict[int, pb.TagEvent] = {}
+        self._num_sent = 0
+        self._num_given = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Sentences sent whose answers were not given yet."""
+        return self._num_sent - self._num_given
+
+    def message(self) -> pb.TagStreamRequest | None:
+        """The next message; None where there is no room or no sentence is left.
+
+        Raises:
+            InvalidArgument: A sentence is not a sequence of words.
+        """
+        room = min(self._max_in_flight - self.in_flight, MAX_COMMANDS)
+        ready = [
+            pb.TagCommand(request_id=request_id, request=request)
+            for request_id, request in enumerate(islice(self._requests, room), self._num_sent + 1)
+        ]
+        self._num_sent += len(ready)
+        return pb.TagStreamRequest(commands=ready) if ready else None
+
+    def take(self, response: pb.TagStreamResponse) -> None:
+        """Keep answers until it is their turn."""
+        for event in response.events:
+            self._answers[event.request_id] = event
+
+    def given(self) -> Iterator[types.TaggedSequence]:
+        """The answers whose turn it is, in the order of the sentences.
+
+        Raises:
+            CarryoverError: The sentence whose turn it is was refused.
+        """
+        while (event := self._answers.pop(self._num_given + 1, None)) is not None:
+            self._num_given += 1
+            if event.WhichOneof("event") == "error":
+                raise from_session_error(event.error)
+            (tagged,) = messages.tagged(event.response)
+            yield tagged
+
+
+def ended_early() -> CarryoverError:
+    """What to say of a stream that ends before all is answered."""
+    return CarryoverError("tag_many: expected an answer, got the end of the stream")

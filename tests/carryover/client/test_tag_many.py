@@ -1,0 +1,201 @@
+"""Many sentences over one stream, with both clients."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+
+from carryover.client import errors
+from carryover.client.aio import AsyncClient
+from carryover.client.sync import Client
+from carryover.client.types import TaggedSequence
+from service.errors import Overloaded
+from tests.service.rpc.fake_engine import FakeEngine
+from tests.service.rpc.world import WORDS, World, serving, wait_until
+
+Sentences = Iterable[list[str]]
+# Opens a client, tags some sentences in order and gives what came and the error that ended it, if any.
+Many = Callable[..., "asyncio.Task[tuple[list[TaggedSequence], Exception | None]]"]
+
+
+async def _awaited(world: World, sentences: Sentences, **options: Any) -> tuple[list[TaggedSequence], Exception | None]:
+    got: list[TaggedSequence] = []
+    async with AsyncClient(world.address, timeout_s=10) as client:
+        try:
+            async for tagged in client.tag_many(options.pop("model", "tagger"), sentences, **options):
+                got.append(tagged)
+        except Exception as error:
+            return got, error
+    return got, None
+
+
+def _blocked(world: World, sentences: Sentences, **options: Any) -> tuple[list[TaggedSequence], Exception | None]:
+    got: list[TaggedSequence] = []
+    with Client(world.address, timeout_s=10) as client:
+        try:
+            for tagged in client.tag_many(options.pop("model", "tagger"), sentences, **options):
+                got.append(tagged)
+        except Exception as error:
+            return got, error
+    return got, None
+
+
+@pytest.fixture(params=["asyncio", "blocking"])
+def many(request: pytest.FixtureRequest) -> Many:
+    def start(world: World, sentences: Sentences, **options: Any) -> Any:
+        if request.param == "asyncio":
+            return asyncio.create_task(_awaited(world, sentences, **options))
+        return asyncio.create_task(asyncio.to_thread(_blocked, world, sentences, **options))
+
+    return start
+
+
+def drawn(count: int) -> list[list[str]]:
+    draw = random.Random(5)
+    return [draw.choices(WORDS.tokens[4:], k=draw.randint(1, 12)) for _ in range(count)]
+
+
+def expected(sentence: list[str]) -> tuple[str, ...]:
+    return tuple(("DET", "NOUN", "VERB")[WORDS.id_of(word) % 3] for word in sentence)
+
+
+async def test_answers_are_in_order_and_those_of_tag(world: World, many: Many) -> None:
+    sentences = drawn(500)
+    got, error = await many(world, iter(sentences), version=3, priority="high")
+    assert error is None
+    assert [one.tags for one in got] == [expected(sentence) for sentence in sentences]
+    async with AsyncClient(world.address) as client:
+        for i in range(0, 500, 50):
+            assert got[i : i + 50] == await client.tag("tagger", sentences[i : i + 50])
+    assert {run.priority for run in world.engines["tagger"].submitted[:500]} == {1}  # type: ignore[union-attr]
+    await wait_until(lambda: not world.server.in_flight)
+
+
+async def test_nothing_to_tag(world: World, many: Many) -> None:
+    assert await many(world, []) == ([], None)
+
+
+async def test_answers_out_of_order_are_put_in_order(world: World, many: Many) -> None:
+    engine = world.engines["tagger"]
+    engine.hold = True
+    sentences = drawn(40)
+    running = many(world, sentences)
+    await wait_until(lambda: len(engine.held) == 40)
+    works = list(engine.held)
+    random.Random(7).shuffle(works)
+    for work in works:
+        engine.release(work)
+        await asyncio.sleep(0)
+    got, error = await running
+    assert error is None
+    assert [one.tags for one in got] == [expected(sentence) for sentence in sentences]
+
+
+async def test_no_more_are_taken_and_sent_than_the_window_is_wide(world: World, many: Many) -> None:
+    engine = world.engines["tagger"]
+    engine.hold = True
+    num_taken = 0
+
+    def counted() -> Iterator[list[str]]:
+        nonlocal num_taken
+        for sentence in drawn(30):
+            num_taken += 1
+            yield sentence
+
+    running = many(world, counted(), max_in_flight=5)
+    for done in range(26):
+        await wait_until(lambda: len(engine.held) == 5)
+        assert (len(engine.submitted), num_taken) == (done + 5, done + 5)
+        engine.release(next(iter(engine.held)))
+    engine.hold = False
+    for work in list(engine.held):
+        engine.release(work)
+    got, error = await running
+    assert (len(got), error) == (30, None)
+
+
+async def test_a_window_wider_than_the_server_lets_be_in_flight(many: Many) -> None:
+    async with serving(drain_timeout_s=0.05, max_requests_in_flight_per_stream=3) as world:
+        sentences = drawn(400)
+        got, error = await many(world, sentences, max_in_flight=300)
+        assert error is None
+        assert [one.tags for one in got] == [expected(sentence) for sentence in sentences]
+
+
+async def test_a_refused_sentence_raises_at_its_turn_and_the_rest_stops(world: World, many: Many) -> None:
+    sentences = [*drawn(3), ["x" * 11], *drawn(3)]
+    got, error = await many(world, sentences)
+    assert [one.tags for one in got] == [expected(sentence) for sentence in sentences[:3]]
+    assert isinstance(error, errors.InvalidArgument)
+    assert [violation.field for violation in error.violations] == ["sequences[0].tokens[0]"]
+    await wait_until(lambda: not world.server.in_flight)
+
+
+async def test_overload_says_when_to_come_back(world: World, many: Many) -> None:
+    world.engines["tagger"].refusals.append(Overloaded("expected room, got none", 2.5))
+    got, error = await many(world, drawn(3))
+    assert got == []
+    assert isinstance(error, errors.ResourceExhausted)
+    assert error.retry_after_s == 2.5
+
+
+async def test_what_is_wrong_is_said_before_it_is_sent(world: World, many: Many) -> None:
+    got, error = await many(world, [["the"], "the cat"])
+    assert isinstance(error, errors.InvalidArgument)
+    assert "'the cat'" in str(error)
+    assert got == []
+    _, error = await many(world, [["the"]], max_in_flight=0)
+    assert isinstance(error, ValueError)
+    assert "max_in_flight: expected at least 1, got 0" in str(error)
+    _, error = await many(world, [["the"]], model="lm")
+    assert isinstance(error, errors.FailedPrecondition)
+
+
+async def test_its_deadline_ends_it(world: World, many: Many) -> None:
+    engine = world.engines["tagger"]
+    engine.hold = True
+    got, error = await many(world, drawn(3), timeout_s=0.2)
+    assert got == []
+    assert isinstance(error, errors.DeadlineExceeded)
+    await wait_until(lambda: not world.server.in_flight and not engine.held)
+
+
+async def test_a_server_that_is_not_there(many: Many) -> None:
+    async with serving(drain_timeout_s=0.05) as world:
+        pass
+    got, error = await many(world, drawn(3))
+    assert got == []
+    assert isinstance(error, errors.Unavailable)
+
+
+async def stop_after(tagged: AsyncIterator[TaggedSequence], count: int) -> None:
+    async for _ in tagged:
+        count -= 1
+        if not count:
+            return
+
+
+async def test_leaving_early_frees_everything(world: World) -> None:
+    engine: FakeEngine = world.engines["tagger"]
+
+    def endless() -> Iterator[list[str]]:
+        while True:
+            yield ["the", "cat"]
+
+    async with AsyncClient(world.address, timeout_s=10) as client:
+        tagging = client.tag_many("tagger", endless())
+        await stop_after(tagging, 100)
+        assert world.server.in_flight == 1
+        await tagging.aclose()
+        await wait_until(lambda: not world.server.in_flight and not engine.held)
+
+    def blocked() -> None:
+        with Client(world.address, timeout_s=10) as client:
+            for i, _ in enumerate(client.tag_many("tagger", endless())):
+                if i == 100:
+                    break
+
+    await asyncio.to_thread(blocked)
+    await wait_until(lambda: not world.server.in_flight and not engine.held)
