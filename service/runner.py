@@ -171,6 +171,12 @@ class Runner:
         """
         return self._graphs[kind].run(inputs, tuple(outputs), lane)
 
+    def close(self) -> None:
+        """Let go of graphs and pools, whoever still holds this object; a run under way is not disturbed."""
+        self._graphs.clear()
+        self._pools.clear()
+        self._arrays.clear()
+
     def read_rows(self, rows: Sequence[int]) -> dict[str, Array]:
         """Copy rows of the state pools out.
 

@@ -20,7 +20,7 @@ from service.engine.schedule import ScheduleLimits
 from service.repository import Repository, ServedModel, open_repository
 from service.rpc.bridge import Bridge
 from service.rpc.models import Limits, LiveModel, Models, Refused
-from service.runner import CPU, RunnerConfig
+from service.runner import CPU, Runner, RunnerConfig
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class Serving:
         self._on_stopped = on_stopped
         self._loop = asyncio.get_running_loop()
         self._engines: dict[str, Engine] = {}
+        self._runners: dict[Engine, Runner] = {}  # of each engine; closed after it, whoever remembers the model
         self._old: list[Engine] = []
         self._retiring: set[asyncio.Task[None]] = set()
         self._reloading = asyncio.Lock()
@@ -97,8 +98,12 @@ class Serving:
         """Stop all engines; what has not finished fails with ShuttingDown."""
         for task in self._retiring:
             task.cancel()
-        engines = (*self._engines.values(), *self._old)
-        await asyncio.gather(*(asyncio.to_thread(engine.close) for engine in engines))
+        await asyncio.gather(*map(self._close, (*self._engines.values(), *self._old)))
+
+    async def _close(self, engine: Engine) -> None:
+        await asyncio.to_thread(engine.close)
+        if runner := self._runners.pop(engine, None):
+            runner.close()
 
     async def _retire(self, name: str, version: int, engine: Engine) -> None:
         log.info("model %s version %d: ends with the sessions and requests that it has", name, version)
@@ -107,7 +112,7 @@ class Serving:
             if stats.sessions + stats.waiting + stats.running == 0:
                 break
             await asyncio.sleep(_LOOK_S)
-        await asyncio.to_thread(engine.close)
+        await self._close(engine)
         self._old.remove(engine)
         log.info("model %s version %d: ended", name, version)
 
@@ -135,6 +140,7 @@ class Serving:
             engine = Engine(runner, limits, publish, on_stopped, num_runners=num_runners)
             engine.start()
             self._engines[manifest.name] = engine
+            self._runners[engine] = runner
             return engine
 
         crf = model.crf
