@@ -32,6 +32,7 @@ from bench.alone import Alone, Step
 from bench.server import running
 from bench.untrained import publish_untrained
 from bench.walks import Group, Kind, Walk
+from bench.wire import Fault, first_of
 from export.manifest import DecodingDefaults, Precision
 from models.config import LanguageModelConfig
 from models.symbols import SPECIALS
@@ -81,21 +82,22 @@ async def crowd(address: str, size: Size, seed: int) -> tuple[list[walks.Path], 
     counts: Counter[str] = Counter()
     over = asyncio.Event()
     async with grpc.aio.insecure_channel(address) as channel:
-        stub = CarryoverStub(channel)  # type: ignore[no-untyped-call]
+        stub = CarryoverStub(channel)
         num_streams = min(NUM_STREAMS, max(len(KINDS), size.sessions // 4))
         answers = round(size.sessions / num_streams * (2 + 2 * size.steps / walks.MOST_STEPS))
         groups = [Group(stub, NAME, KINDS[i % len(KINDS)], i, seed, answers, counts) for i in range(num_streams)]
         sessions = [groups[i % len(groups)] for i in range(size.sessions)]
         ways = [Walk(g, walks.Path(g.new_name()), size.steps, size.vocabulary, TOP_K) for g in sessions]
-        beside = [asyncio.create_task(neighbour(stub, size, seed + i, over, counts)) for i in range(4)]
-        watch = asyncio.create_task(watch_host_bytes(stub, over))
-        await asyncio.gather(*(way.run() for way in ways))
-        over.set()
-        await asyncio.gather(*beside)
+        async with asyncio.TaskGroup() as tasks:
+            for i in range(4):
+                tasks.create_task(neighbour(stub, size, seed + i, over, counts))
+            watch = tasks.create_task(watch_host_bytes(stub, over))
+            await asyncio.wait([tasks.create_task(way.run()) for way in ways])
+            over.set()
         for group in groups:
             await group.close()
         await settle(stub)
-        return [path for group in groups for path in group.paths], counts, await watch
+        return [path for group in groups for path in group.paths], counts, watch.result()
 
 
 async def neighbour(stub: Any, size: Size, seed: int, over: asyncio.Event, counts: Counter[str]) -> None:
@@ -117,7 +119,7 @@ async def neighbour(stub: Any, size: Size, seed: int, over: asyncio.Event, count
             counts["texts cancelled"] += 1
         except grpc.aio.AioRpcError as error:
             if error.code() != grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise SystemExit(f"identity: a text failed: {error.details()}") from None
+                raise Fault(f"a text failed: {error.details()}") from None
             await asyncio.sleep(0.05)
 
 
@@ -131,29 +133,26 @@ async def watch_host_bytes(stub: Any, over: asyncio.Event) -> int:
     return most
 
 
-async def settle(stub: Any, patience_s: float = 10.0) -> None:
-    """Wait until the service has nothing left of anybody.
+async def settle(stub: Any, patience_s: int = 10) -> None:
+    """Wait until the service has nothing left of anybody, for so many seconds that the machine does not stand still.
 
     Raises:
-        SystemExit: It still has after that time.
+        Fault: It still has after that time.
     """
-    loop = asyncio.get_running_loop()
-    until = loop.time() + patience_s
-    while True:
+    for _ in range(20 * patience_s):
         load = (await stub.GetModel(pb.GetModelRequest(model=pb.ModelRef(name=NAME)))).load
         kept = (load.sessions, load.running, load.waiting, load.host_state_bytes, load.num_slots - load.free_slots)
         if not any(kept):
             return
-        if loop.time() > until:
-            raise SystemExit(f"identity: expected every slot free and no session, got {load}")
         await asyncio.sleep(0.05)
+    raise Fault(f"expected every slot free and no session, got {load}")
 
 
 def compare(alone: Alone, path: walks.Path) -> int:
     """Hold a session against its run alone; returns how many outputs were compared.
 
     Raises:
-        SystemExit: One differs.
+        Fault: One differs.
     """
     compared = 0
     for step, expected in enumerate(alone.run(path.tokens)):
@@ -162,7 +161,7 @@ def compare(alone: Alone, path: walks.Path) -> int:
             continue
         wanted = (expected[0][: len(got[0])], expected[1][: len(got[0])])
         if got[0] != wanted[0] or as_bits(got) != as_bits(wanted):
-            raise SystemExit(f"identity: session {path.name}, step {step}: alone {wanted}, in company {got}")
+            raise Fault(f"session {path.name}, step {step}: alone {wanted}, in company {got}")
         compared += len(got[0])
     return compared
 
@@ -183,7 +182,7 @@ def prove(precision: Precision, size: Size, seed: int, folder: Path, runners: in
         runners: Runs side by side; 0 is the service's default.
 
     Raises:
-        SystemExit: Something is not as it must be.
+        Fault: Something is not as it must be; in a group, where several tasks may have found something.
     """
     bundle = publish(folder / "repository", precision, size)
     slots = max(16, size.sessions // 4)
@@ -213,7 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     outcomes = []
     for precision in options.precision:
         with tempfile.TemporaryDirectory(prefix="carryover-identity-") as folder:
-            outcomes.append(prove(precision, size, options.seed, Path(folder), options.runners))
+            try:
+                outcomes.append(prove(precision, size, options.seed, Path(folder), options.runners))
+            except* Fault as group:
+                raise SystemExit(f"identity: {first_of(group)}") from None
     table = Table(title=f"{size.sessions} sessions of {size.steps} steps: each equals its run alone, bit for bit")
     table.add_column("")
     for outcome in outcomes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from bench.alone import Step
-from bench.wire import Broken, Wire
+from bench.wire import Broken, Fault, Wire
 from protos.carryover.v1 import carryover_pb2 as pb
 
 Kind = Literal["steady", "breaking", "anonymous"]
@@ -88,15 +88,18 @@ class Group:
 
         Raises:
             Ended: The stream is gone for good.
-            SystemExit: It was refused for another reason than overload.
+            Fault: It was refused for another reason than overload.
         """
         again = False
         while True:
+            wire = self.wires[-1]
             try:
-                event = await self.wires[-1].ask(**{action: command})
+                event = await wire.ask(**{action: command})
             except Broken:
                 if self.kind == "anonymous":
                     raise Ended from None
+                if wire is self.wires[-1]:
+                    raise Fault(f"group {self.number}: the server has ended a stream") from None
                 again = True
                 self.counts["commands sent again"] += 1
                 continue
@@ -121,7 +124,7 @@ class Group:
         for wire in self.wires:
             await wire.close()
             if wire.strays or wire.expired:
-                raise SystemExit(f"identity: answers that nobody asked for: {wire.strays} {wire.expired}")
+                raise Fault(f"answers that nobody asked for: {wire.strays} {wire.expired}")
 
 
 class Walk:
@@ -175,15 +178,13 @@ class Walk:
             return event
         if again and done and done in event.error.reason:
             return None
-        raise SystemExit(
-            f"identity: {self.path.name}: {action} was refused: {event.error.reason} {event.error.message}"
-        )
+        raise Fault(f"{self.path.name}: {action} was refused: {event.error.reason} {event.error.message}")
 
     async def _open(self, command: pb.OpenSession) -> None:
         command.session_id = self.path.name
         event = await self._command("open", command, "SESSION_EXISTS")
         if event is not None and event.opened.num_steps != len(self.path.tokens):
-            raise SystemExit(f"identity: {self.path.name}: opened at {event.opened.num_steps}")
+            raise Fault(f"{self.path.name}: opened at {event.opened.num_steps}")
         self.group.counts["sessions opened"] += 1
 
     async def _step(self) -> None:
@@ -196,11 +197,11 @@ class Walk:
         assert event is not None
         outputs = event.stepped.outputs
         if event.stepped.num_steps != first + count or len(outputs) != count:
-            raise SystemExit(f"identity: {self.path.name}: {count} steps from {first} were answered by {event.stepped}")
+            raise Fault(f"{self.path.name}: {count} steps from {first} were answered by {event.stepped}")
         self.path.tokens += tokens
         for step, output in enumerate(outputs, first):
             if len(output.token_ids) != num_top or len(output.log_probs) != num_top:
-                raise SystemExit(f"identity: {self.path.name}: {num_top} outputs wanted, got {output}")
+                raise Fault(f"{self.path.name}: {num_top} outputs wanted, got {output}")
             self.path.heard[step] = (tuple(output.token_ids), tuple(output.log_probs))
         self.group.counts["steps taken"] += count
         self.group.counts["answers replayed"] += event.stepped.replayed
@@ -222,7 +223,7 @@ class Walk:
         number = self.group.rng.choice(sorted(self.marks))
         event = await self._command("rewind", pb.RewindSession(session_id=self.path.name, mark=number))
         if event is None or event.rewound.num_steps != self.marks[number]:
-            raise SystemExit(f"identity: {self.path.name}: rewound to {event}, expected {self.marks[number]}")
+            raise Fault(f"{self.path.name}: rewound to {event}, expected {self.marks[number]}")
         self._turn(self.path.cut(self.marks[number]))
         self.group.counts["sessions rewound"] += 1
 

@@ -14,6 +14,16 @@ MOST_COMMANDS = 64  # of one message
 OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # a connection of its own a channel
 
 
+class Fault(Exception):
+    """What a run found wrong with the service; the message is for whoever started it."""
+
+
+def first_of(group: BaseExceptionGroup[Fault]) -> Fault:
+    """The first of what several tasks have found."""
+    found = group.exceptions[0]
+    return first_of(found) if isinstance(found, BaseExceptionGroup) else found
+
+
 class Broken(Exception):
     """The stream ended before the answer came; the command may have taken effect."""
 
@@ -45,7 +55,12 @@ class Wire:
         self._wake = asyncio.Event()
         self._tasks = [asyncio.create_task(self._write()), asyncio.create_task(self._read())]
 
-    async def ask(self, **action: object) -> pb.SessionEvent:
+    @property
+    def oldest(self) -> int | None:
+        """Number of the command that has waited longest for its answer; None where none waits."""
+        return next(iter(self._waiting), None)
+
+    async def ask(self, **action: Any) -> pb.SessionEvent:
         """Send one command, such as `close=pb.CloseSession(...)`, and wait for its answer, errors included.
 
         Raises:
@@ -54,7 +69,8 @@ class Wire:
         if self.broken:
             raise Broken
         number = next(self._ids)
-        answer = self._waiting[number] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[pb.SessionEvent] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = answer
         self._outgoing.append(pb.SessionCommand(request_id=number, **action))
         self.asked += 1
         self._wake.set()
