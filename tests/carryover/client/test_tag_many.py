@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +11,9 @@ from carryover.client import errors
 from carryover.client.aio import AsyncClient
 from carryover.client.sync import Client
 from carryover.client.types import TaggedSequence
+from service.engine.interface import AnyRequest, RunSequence
 from service.errors import Overloaded
-from tests.service.rpc.fake_engine import FakeEngine
+from tests.carryover.client.test_clients import wait_here
 from tests.service.rpc.world import WORDS, World, serving, wait_until
 
 Sentences = Iterable[list[str]]
@@ -69,7 +70,7 @@ async def test_answers_are_in_order_and_those_of_tag(world: World, many: Many) -
     async with AsyncClient(world.address) as client:
         for i in range(0, 500, 50):
             assert got[i : i + 50] == await client.tag("tagger", sentences[i : i + 50])
-    assert {run.priority for run in world.engines["tagger"].submitted[:500]} == {1}  # type: ignore[union-attr]
+    assert {run.priority for run in world.engines["tagger"].submitted[:500] if isinstance(run, RunSequence)} == {1}
     await wait_until(lambda: not world.server.in_flight)
 
 
@@ -124,6 +125,15 @@ async def test_a_window_wider_than_the_server_lets_be_in_flight(many: Many) -> N
         assert [one.tags for one in got] == [expected(sentence) for sentence in sentences]
 
 
+async def test_more_in_flight_than_a_connection_buffers(many: Many) -> None:
+    limits = {"max_input_tokens": 512, "max_sentence_characters": 4096, "max_requests_in_flight_per_stream": 64}
+    async with serving(drain_timeout_s=0.05, **limits) as world:
+        got, error = await many(world, [["the", "cat"] * 256] * 512, max_in_flight=256)
+        assert error is None
+        assert {one.tags for one in got} == {("NOUN", "VERB") * 256}
+        assert len(got) == 512
+
+
 async def test_a_refused_sentence_raises_at_its_turn_and_the_rest_stops(world: World, many: Many) -> None:
     sentences = [*drawn(3), ["x" * 11], *drawn(3)]
     got, error = await many(world, sentences)
@@ -170,32 +180,29 @@ async def test_a_server_that_is_not_there(many: Many) -> None:
     assert isinstance(error, errors.Unavailable)
 
 
-async def stop_after(tagged: AsyncIterator[TaggedSequence], count: int) -> None:
-    async for _ in tagged:
-        count -= 1
-        if not count:
-            return
-
-
 async def test_leaving_early_frees_everything(world: World) -> None:
-    engine: FakeEngine = world.engines["tagger"]
+    engine = world.engines["tagger"]
+    submit, cat = engine.submit, WORDS.id_of("cat")
 
-    def endless() -> Iterator[list[str]]:
-        while True:
-            yield ["the", "cat"]
+    def hold_cats(request: AnyRequest) -> None:
+        assert isinstance(request, RunSequence)
+        engine.hold = request.inputs["words"][0] == cat
+        submit(request)
 
+    engine.submit = hold_cats  # type: ignore[method-assign]
+    sentences = [["the"], ["cat"], ["cat"]]
     async with AsyncClient(world.address, timeout_s=10) as client:
-        tagging = client.tag_many("tagger", endless())
-        await stop_after(tagging, 100)
-        assert world.server.in_flight == 1
+        tagging = client.tag_many("tagger", sentences)
+        assert (await anext(tagging)).tags == ("NOUN",)
+        await wait_until(lambda: len(engine.held) == 2)
         await tagging.aclose()
         await wait_until(lambda: not world.server.in_flight and not engine.held)
 
     def blocked() -> None:
         with Client(world.address, timeout_s=10) as client:
-            for i, _ in enumerate(client.tag_many("tagger", endless())):
-                if i == 100:
-                    break
+            for _ in client.tag_many("tagger", sentences):
+                wait_here(lambda: len(engine.held) == 2)
+                break
+            wait_here(lambda: not world.server.in_flight and not engine.held)  # the client itself stays
 
     await asyncio.to_thread(blocked)
-    await wait_until(lambda: not world.server.in_flight and not engine.held)

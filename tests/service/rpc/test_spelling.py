@@ -17,7 +17,8 @@ words = st.lists(st.text(alphabet=letters), min_size=1)
 
 @given(words, st.booleans())
 @example(["e\u0301", "A\u030a", "\u0130", "ΑΣ", "Σ"], True)
-@example(["\U0010ffff", "\ud800", "~"], False)
+@example(["\U0010ffff", "\ud800", "~", chr(0x1F602 + ord("a"))], False)
+@example(["AB", "XYZ"], True)
 def test_characters_are_those_of_the_tokenizer(sentence: list[str], lowercase: bool) -> None:
     tokenizer = Tokenizer("characters", KNOWN, lowercase=lowercase)
     spelled, lengths = Speller(tokenizer).spell(sentence)
@@ -42,6 +43,11 @@ def test_other_tokenizers_are_asked_themselves() -> None:
         expected = [tokenizer.encode(word) for word in sentence]
         assert spelled.tolist() == [i for ids in expected for i in ids]
         assert lengths.tolist() == [len(ids) for ids in expected]
+
+
+def test_a_special_symbol_of_one_character_is_not_text() -> None:
+    tokenizer = Tokenizer("characters", Vocabulary((PAD, UNK, "^", "a"), 3))
+    assert Speller(tokenizer).spell(["a^"])[0].tolist() == tokenizer.encode("a^") == [3, 1]
 
 
 def test_a_vocabulary_of_no_single_characters_knows_none() -> None:
