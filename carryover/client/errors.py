@@ -36,6 +36,7 @@ from protos.carryover.v1 import carryover_pb2 as pb
 DETAILS_KEY = "grpc-status-details-bin"
 DOMAIN = "carryover"
 _CANCELLED_HERE = "Locally cancelled by application!"  # grpcio's word for it
+_BROKEN_UNDER_A_WRITE = "Internal error from Core"  # grpc.aio's, which makes an INTERNAL of it by itself
 
 
 @dataclass(frozen=True)
@@ -223,6 +224,8 @@ def from_status(code: grpc.StatusCode, message: str, details: bytes | None) -> C
     if code is grpc.StatusCode.CANCELLED and not reason and message != _CANCELLED_HERE:
         # Nobody here cancelled: the other side closed the connection under the call.
         cls, message = Unavailable, "the server ended the call before it was answered"
+    elif code is grpc.StatusCode.INTERNAL and not details and message == _BROKEN_UNDER_A_WRITE:
+        cls, message = Unavailable, "the connection broke while a message was written"
     return cls(message, code.name, reason, dict(info.metadata), tuple(violations), retry_after_s)
 
 

@@ -9,7 +9,7 @@ import pytest
 from carryover.client import errors
 from carryover.client.errors import error_class, from_session_error, from_status
 from protos.carryover.v1 import carryover_pb2 as pb
-from service.errors import InvalidInput, Overloaded, ServiceError, StepMismatch
+from service.errors import InternalFailure, InvalidInput, Overloaded, ServiceError, StepMismatch
 from service.rpc.status import CODES, INTERNAL_MESSAGE, describe
 
 
@@ -80,6 +80,13 @@ def test_a_call_cut_off_by_the_server_is_unavailable_and_one_cancelled_here_is_n
     assert type(from_status(grpc.StatusCode.CANCELLED, "CANCELLED", None)) is errors.Unavailable
     here = from_status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", None)
     assert type(here) is errors.Cancelled
+
+
+def test_a_connection_that_breaks_under_a_write_is_unavailable_and_a_fault_of_the_server_is_not() -> None:
+    assert type(from_status(grpc.StatusCode.INTERNAL, "Internal error from Core", None)) is errors.Unavailable
+    assert type(from_status(grpc.StatusCode.INTERNAL, "internal error", None)) is errors.InternalError
+    details = describe(InternalFailure("x")).details
+    assert type(from_status(grpc.StatusCode.INTERNAL, "Internal error from Core", details)) is errors.InternalError
 
 
 def test_errors_can_be_hashed_copied_and_pickled() -> None:
