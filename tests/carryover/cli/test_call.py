@@ -75,6 +75,12 @@ class Scripted(pb_grpc.CarryoverServicer):
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "the command opens no sessions")
         yield pb.SessionResponse()
 
+    def TagStream(
+        self, request_iterator: Iterator[pb.TagStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.TagStreamResponse]:
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "the command labels one text a call")
+        yield pb.TagStreamResponse()
+
 
 @pytest.fixture
 def server() -> Iterator[tuple[Scripted, str]]:
