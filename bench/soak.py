@@ -124,7 +124,7 @@ async def reload(server: Server, stub: Any, repository: Path, version: int) -> N
     raise Fault(f"version {version} is not served {PATIENCE_S} s after SIGHUP")
 
 
-async def soak(server: Server, repository: Path, options: Options) -> Outcome:
+async def soak(server: Server, repository: Path, options: Options, vocabulary: int) -> Outcome:
     """Strain a running server; see the module docstring."""
     counts: Counter[str] = Counter()
     over = asyncio.Event()
@@ -157,7 +157,7 @@ async def soak(server: Server, repository: Path, options: Options) -> Outcome:
         sampling = asyncio.create_task(sample())
         async with asyncio.TaskGroup() as group:
             for name, rng in zip(names, rngs, strict=False):
-                caller = Caller(stub, NAME, MODEL.vocabulary, name, rng, counts, over)
+                caller = Caller(stub, NAME, vocabulary, name, rng, counts, over)
                 group.create_task(caller.run(options.lives))
             for rng in rngs[options.callers :]:
                 group.create_task(generate(stub, NAME, rng, counts, over))
@@ -199,7 +199,7 @@ def run(options: Options, size: Size, folder: Path) -> Outcome:
     # Fewer slots than sessions, so that states come and go; nobody waits long for those who walked away.
     settings = {"num_slots": max(16, options.callers * options.lives // 2), "session_idle_timeout_s": 3.0}
     with running(repository, log, **settings) as server:
-        outcome = uvloop.run(soak(server, repository, options))
+        outcome = uvloop.run(soak(server, repository, options, size.vocabulary))
         _wait_for_end(log, outcome.reloads)
     outcome.faults.extend(check_log(log.read_text(errors="replace"), outcome.reloads))
     return outcome

@@ -18,7 +18,7 @@ class Fault(Exception):
     """What a run found wrong with the service; the message is for whoever started it."""
 
 
-def first_of(group: BaseExceptionGroup[Fault]) -> Fault:
+def first_of(group: BaseExceptionGroup[Exception]) -> Exception:
     """The first of what several tasks have found."""
     found = group.exceptions[0]
     return first_of(found) if isinstance(found, BaseExceptionGroup) else found
