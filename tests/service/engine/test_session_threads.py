@@ -5,11 +5,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy.typing as npt
 import pytest
 
 from export.manifest import GraphKind
+from service.engine import engine as engine_module
 from service.engine.cost import Costs, RowCost
 from service.engine.engine import Engine
 from service.engine.interface import (
@@ -141,7 +143,8 @@ def test_sessions_of_callers_that_do_not_wait_answer_as_each_alone(num_runners: 
     )
     follower = Follower(limits, STATE_BYTES, time.monotonic, exact_time=False)
     follower.longest_run_s = 0.5  # runs take a few milliseconds, the machine's other work not counted
-    with runner.watching():
+    # No routine waking: a runner that is not woken for what is left over is caught.
+    with runner.watching(), mock.patch.object(engine_module, "_IDLE_WAIT_S", 10 * PATIENCE_S):
         engine = Engine(runner, limits, follower.hear, num_runners=num_runners)
         engine.start()
         try:
