@@ -6,13 +6,15 @@ As `carryover.client.line`, awaited: a message takes whatever was asked for sinc
 import asyncio
 import contextlib
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import grpc
 import grpc.aio
 
 from carryover.client.errors import CarryoverError, DeadlineExceeded, ShuttingDown, Unavailable, from_rpc_error
-from carryover.client.line import FAREWELL_S, MAX_COMMANDS
+from carryover.client.line import FAREWELL_S
+from carryover.client.message_room import MessageRoom
 from carryover.client.session_core import RETRY_PAUSES_S, SessionCore
 from protos.carryover.v1 import carryover_pb2 as pb
 
@@ -78,7 +80,9 @@ class _Connection:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the reader hears why
             while True:
                 while self._outgoing:
-                    ready, self._outgoing = self._outgoing[:MAX_COMMANDS], self._outgoing[MAX_COMMANDS:]
+                    room = MessageRoom()
+                    ready = list(takewhile(room.takes, self._outgoing))
+                    del self._outgoing[: len(ready)]
                     await self._call.write(pb.SessionRequest(commands=ready))
                 if self._finishing:
                     await self._call.done_writing()

@@ -13,10 +13,10 @@ from typing import Any
 import grpc
 
 from carryover.client.errors import CarryoverError, DeadlineExceeded, ShuttingDown, Unavailable, from_rpc_error
+from carryover.client.message_room import MessageRoom
 from carryover.client.session_core import RETRY_PAUSES_S, SessionCore
 from protos.carryover.v1 import carryover_pb2 as pb
 
-MAX_COMMANDS = 256  # of one message
 FAREWELL_S = 1.0  # for the last commands, where nobody waits for their answers
 
 _Answer = pb.SessionEvent | CarryoverError
@@ -71,21 +71,19 @@ class _Connection:
 
     def _messages(self) -> Iterator[pb.SessionRequest]:
         """Give messages of whatever is ready together."""
-        while (first := self._outgoing.get()) is not None:
-            ready: list[pb.SessionCommand] = [first]
-            last = False
-            while len(ready) < MAX_COMMANDS:
+        following = self._outgoing.get()
+        while following is not None:
+            ready: list[pb.SessionCommand] = []
+            room, empty = MessageRoom(), False
+            while following is not None and not empty and room.takes(following):
+                ready.append(following)
                 try:
                     following = self._outgoing.get_nowait()
                 except queue.Empty:
-                    break
-                if following is None:
-                    last = True
-                    break
-                ready.append(following)
+                    empty = True
             yield pb.SessionRequest(commands=ready)
-            if last:
-                return
+            if empty:
+                following = self._outgoing.get()
 
     def _read(self) -> None:
         end = CarryoverError("session: expected an answer, got the end of the stream")

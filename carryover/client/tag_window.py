@@ -1,13 +1,12 @@
 """Many sentences over one TagStream: what goes out next, and whose turn it is to be given; shared by both clients."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 
 from carryover.client import messages, types
 from carryover.client.errors import CarryoverError, from_session_error
+from carryover.client.message_room import MessageRoom
 from protos.carryover.v1 import carryover_pb2 as pb
 
-MAX_COMMANDS = 256  # of one message
 DEFAULT_IN_FLIGHT = 64  # sentences: enough for full batches
 
 
@@ -32,6 +31,7 @@ class TagWindow:
             raise ValueError(f"max_in_flight: expected at least 1, got {max_in_flight}")
         self._max_in_flight = max_in_flight
         self._requests = (messages.tag_request(model, version, [one], rank) for one in sentences)
+        self._next: pb.TagCommand | None = None  # taken, and too much for the message before
         self._answers: dict[int, pb.TagEvent] = {}
         self._num_sent = 0
         self._num_given = 0
@@ -47,12 +47,19 @@ class TagWindow:
         Raises:
             InvalidArgument: A sentence is not a sequence of words.
         """
-        room = min(self._max_in_flight - self.in_flight, MAX_COMMANDS)
-        ready = [
-            pb.TagCommand(request_id=request_id, request=request)
-            for request_id, request in enumerate(islice(self._requests, room), self._num_sent + 1)
-        ]
-        self._num_sent += len(ready)
+        ready: list[pb.TagCommand] = []
+        room = MessageRoom()
+        while self.in_flight < self._max_in_flight:
+            if self._next is None:
+                request = next(self._requests, None)
+                if request is None:
+                    break
+                self._next = pb.TagCommand(request_id=self._num_sent + 1, request=request)
+            if not room.takes(self._next):
+                break
+            ready.append(self._next)
+            self._next = None
+            self._num_sent += 1
         return pb.TagStreamRequest(commands=ready) if ready else None
 
     def take(self, response: pb.TagStreamResponse) -> None:
