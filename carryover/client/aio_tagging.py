@@ -25,6 +25,8 @@ async def tag_many(method: Callable[[], Any], window: TagWindow) -> AsyncGenerat
     writing: asyncio.Task[None] | None = None
     try:
         while True:
+            if writing is not None and not window.in_flight:  # the last answer came before this side knew it had asked
+                await asyncio.wait([writing])
             # Answers are read while a message goes out: a server that has enough in flight reads no further before.
             if writing is None or writing.done():
                 if writing is not None and not writing.cancelled():

@@ -9,8 +9,11 @@ import pytest
 
 from carryover.client import errors
 from carryover.client.aio import AsyncClient
+from carryover.client.aio_tagging import tag_many
 from carryover.client.sync import Client
+from carryover.client.tag_window import TagWindow
 from carryover.client.types import TaggedSequence
+from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import AnyRequest, RunSequence
 from service.errors import Overloaded
 from tests.carryover.client.test_clients import wait_here
@@ -178,6 +181,39 @@ async def test_a_server_that_is_not_there(many: Many) -> None:
     got, error = await many(world, drawn(3))
     assert got == []
     assert isinstance(error, errors.Unavailable)
+
+
+class LateWriter:
+    """A stream whose answers come before it is known that the sentences were sent."""
+
+    def __init__(self) -> None:
+        self._sent: asyncio.Queue[pb.TagStreamRequest] = asyncio.Queue()
+        self._answered = asyncio.Event()
+
+    async def write(self, message: pb.TagStreamRequest) -> None:
+        self._answered.clear()
+        self._sent.put_nowait(message)
+        await self._answered.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def read(self) -> pb.TagStreamResponse:
+        message = await self._sent.get()
+        self._answered.set()
+        answer = pb.TagResponse(sequences=[pb.TaggedSequence(tags=["X"])])
+        return pb.TagStreamResponse(
+            events=[pb.TagEvent(request_id=c.request_id, response=answer) for c in message.commands]
+        )
+
+    def cancel(self) -> None:
+        pass
+
+
+async def test_an_answer_that_is_read_before_its_write_is_done() -> None:
+    window = TagWindow("tagger", 0, drawn(7), "normal", 3)
+    async with asyncio.timeout(5):
+        got = [one.tags async for one in tag_many(LateWriter, window)]
+    assert got == [("X",)] * 7
 
 
 async def test_leaving_early_frees_everything(world: World) -> None:
