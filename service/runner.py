@@ -12,6 +12,7 @@ This is the only file of the service that imports onnxruntime.
 
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ CUDA: Final = "CUDAExecutionProvider"
 # A step's (B, V), the one output that is large: fresh memory for it costs the kernel more than the copy. It lies in one
 # buffer, which the next run overwrites.
 _OVERWRITTEN: Final = frozenset({"log_probs"})
-_MOST_PREPARED: Final = 512  # shapes of batches a graph, lanes together
+_MOST_PREPARED: Final = 256  # shapes of batches a graph and lane
 _CUDA_OPTIONS: Final = {
     "arena_extend_strategy": "kSameAsRequested",  # batches vary in shape; doubling would waste device memory
     "use_tf32": "0",  # ten bits of mantissa would break parity with what was exported
@@ -277,21 +278,24 @@ class _Graph:
         self._initial = {s.sequence_input for s in manifest.states if s.sequence_input is not None}
         self._bindings: dict[tuple[int, tuple[str, ...]], ort.IOBinding] = {}
         self._buffers: dict[tuple[int, str], Array] = {}
-        self._prepared: dict[tuple[object, ...], _Prepared] = {}
+        # By lane, so that no two threads share one; the one used last stands last.
+        self._prepared: dict[int, OrderedDict[tuple[object, ...], _Prepared]] = {}
         self._zeros: dict[str, Array] = {}  # by dtype, as many as were needed at a time
 
     def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int = 0) -> dict[str, Array]:
         if not self.updated or not _OVERWRITTEN.isdisjoint(outputs):
             return self._run_anew(inputs, outputs, lane)
-        key = (lane, outputs, *[(name, array.shape, array.dtype) for name, array in inputs.items()])
-        prepared = self._prepared.get(key)
+        shapes = self._prepared.setdefault(lane, OrderedDict())
+        key = (outputs, *[(name, array.shape, array.dtype) for name, array in inputs.items()])
+        prepared = shapes.get(key)
         if prepared is None:
             # Running it proves that the inputs are right; the next batch of the same shape has only to fill them in.
             results = self._run_anew(inputs, outputs, lane)
-            while len(self._prepared) >= _MOST_PREPARED:
-                self._prepared.pop(next(iter(self._prepared)), None)
-            self._prepared[key] = self._prepare(inputs, results, outputs)
+            while len(shapes) >= _MOST_PREPARED:
+                shapes.popitem(last=False)
+            shapes[key] = self._prepare(inputs, results, outputs)
             return results
+        shapes.move_to_end(key)
         for name, array in inputs.items():
             prepared.inputs[name][...] = array
         self._session.run_with_iobinding(prepared.binding)

@@ -84,11 +84,11 @@ class Serving:
                 return
             report(found, self._settings)
             for name, model in found.models.items():
-                old = self._engines.get(name)
+                old, live = self._engines.get(name), self.models.by_name.get(name)
                 self.models.put(self._start(model))
-                if old is not None:
+                if old is not None and live is not None:
                     self._old.append(old)
-                    task = self._loop.create_task(self._retire(name, served[name], old))
+                    task = self._loop.create_task(self._retire(live, old))
                     self._retiring.add(task)
                     task.add_done_callback(self._retiring.discard)
             self.models.refused = tuple(_refused(found))
@@ -105,11 +105,13 @@ class Serving:
         if runner := self._runners.pop(engine, None):
             runner.close()
 
-    async def _retire(self, name: str, version: int, engine: Engine) -> None:
+    async def _retire(self, live: LiveModel, engine: Engine) -> None:
+        name, version = live.manifest.name, live.manifest.version
         log.info("model %s version %d: ends with the sessions and requests that it has", name, version)
         while not engine.failed:
             stats = engine.stats()
-            if stats.sessions + stats.waiting + stats.running == 0:
+            # What has just been submitted shows at the bridge before it shows in the engine's counts.
+            if stats.sessions + stats.waiting + stats.running + live.bridge.unanswered == 0:
                 break
             await asyncio.sleep(_LOOK_S)
         await self._close(engine)
@@ -134,6 +136,10 @@ class Serving:
             batch=batch,
         )
         num_runners = settings.runners or default_runners(runner.provider)
+        if num_runners > 1 and runner.provider != CPU:
+            # Rows of a pool on a device are read and written by way of the whole pool: no two at a time.
+            log.warning("model %s: runs one at a time on %s, not %d", manifest.name, runner.provider, num_runners)
+            num_runners = 1
 
         def connect(publish: Publish) -> Engine:
             on_stopped = partial(self._on_stopped, manifest.name)

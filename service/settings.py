@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 PREFIX = "CARRYOVER_"
 NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here
+MOST_SESSIONS = 2**24
 RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
 
 
@@ -58,7 +59,7 @@ class Settings(BaseSettings):
 
     num_slots: int = Field(default=1024, ge=8, le=2**20, description="state rows a model, the 2 reserved ones included")
     max_sessions: int = Field(
-        default=0, ge=0, le=2**24, description="open sessions a model; 0: as many as slots and host memory hold"
+        default=0, ge=0, le=MOST_SESSIONS, description="open sessions a model; 0: as many as slots and host memory hold"
     )
     max_host_state_bytes: int = Field(
         default=2**30, ge=0, le=2**44, description="bytes of session states and marks a model keeps outside its slots"
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
     def session_limit(self, state_bytes: int) -> int:
         """Open sessions that a model with so many bytes of state a session really takes."""
         most = self.session_slots + self.max_host_state_bytes // max(state_bytes, 1)
-        return min(self.max_sessions or most, most)
+        return min(self.max_sessions or most, most, MOST_SESSIONS)
 
 
 def load_settings(file: Path | None = None, **overrides: object) -> Settings:

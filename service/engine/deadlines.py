@@ -1,19 +1,37 @@
 """Which requests have run out of time."""
 
 import heapq
+from collections.abc import Callable
+from typing import Final
 
 from service.engine.interface import RequestId
 
+_SWEEP_FROM: Final = 256
+
 
 class Deadlines:
-    """Deadlines by time. Ended requests are not taken out; they are passed over when their time comes."""
+    """Deadlines by time. Requests that have ended are swept out when there are as many of them as of others."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, RequestId]] = []
+        self._sweep_at = _SWEEP_FROM
 
-    def add(self, deadline_s: float, request: RequestId) -> None:
-        """Note a deadline, on the engine's clock."""
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, deadline_s: float, request: RequestId, is_here: Callable[[RequestId], bool]) -> None:
+        """Note a deadline, on the engine's clock.
+
+        Args:
+            deadline_s: When.
+            request: Whose.
+            is_here: Tells whether a request has not ended.
+        """
         heapq.heappush(self._heap, (deadline_s, request))
+        if len(self._heap) >= self._sweep_at:
+            self._heap = [entry for entry in self._heap if is_here(entry[1])]
+            heapq.heapify(self._heap)
+            self._sweep_at = max(_SWEEP_FROM, 2 * len(self._heap))
 
     def due(self, now: float) -> list[tuple[float, RequestId]]:
         """Take out the requests whose deadline is not after `now`, with their deadlines."""

@@ -117,7 +117,7 @@ class Engine:
         self._run_s: dict[GraphKind, float] = {}  # what a run of each graph takes, a moving average
         self._filling_since_s: float | None = None  # steps wait for others to share their run
         self._num_alive = 0
-        self._closing = False
+        self._closing = self._ended = False
         self._count()
         self._threads = [
             threading.Thread(target=self._live, args=(lane,), name=f"runner-{manifest.name}-{lane}", daemon=True)
@@ -242,7 +242,8 @@ class Engine:
     def _fill_s(self, now: float) -> float:
         """How much longer steps should wait for others to share their run; not if nothing else runs meanwhile."""
         delay_s, ready = self._limits.fill_delay_s, self._roster.ready
-        if not delay_s or not self._in_flight or len(ready) >= self._limits.batch.max_rows:
+        if not delay_s or not len(ready) or not self._in_flight or len(ready) >= self._limits.batch.max_rows:
+            self._filling_since_s = None
             return 0.0
         oldest = ready.window(1)
         if not oldest["step"] or oldest["encode"] or oldest["sequence"]:
@@ -316,7 +317,7 @@ class Engine:
         self._roster.events = []
         steps = 0
         for event in events:
-            if isinstance(event, Finished) and isinstance(event.value, StepOutputs):
+            if isinstance(event, Finished) and isinstance(event.value, StepOutputs) and not event.value.replayed:
                 steps += len(event.value.token_ids)
         now = self._clock()
         self._step_pace.note(steps, now)
@@ -334,7 +335,10 @@ class Engine:
         self._inbox.close(_broken)
 
     def _end(self) -> None:
-        """End everybody: the last runner has stopped."""
+        """End everybody, once: the last runner has stopped."""
+        if self._ended:
+            return
+        self._ended = True
         reason = _broken if self.failed else _shut_down
         self._inbox.close(reason)
         self._in_flight.clear()

@@ -330,7 +330,10 @@ class EngineDoor(Protocol):
         """
 
     def cancel(self, request: RequestId) -> None:
-        """Stop a request within one step; unknown and ended ids are ignored."""
+        """Stop a request within one step; unknown and ended ids are ignored.
+
+        The steps of a StepSession are taken whole or not at all: once the first one is taken, it is finished.
+        """
 
     def stats(self) -> EngineStats:
         """Counts as of the last turn."""

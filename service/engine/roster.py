@@ -37,6 +37,7 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
+from service.engine.pace import retry_after_s
 from service.engine.ready import ReadyQueue
 from service.engine.room import Room
 from service.engine.schedule import PRIORITY_HEAD_START_S, Batch, WorkItem
@@ -45,10 +46,11 @@ from service.engine.sessions import Sessions
 from service.engine.slots import SlotTable
 from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.task import Outputs, Task, Work
-from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ServiceError
+from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ServiceError, SessionNotFound
 
 _log = logging.getLogger(__name__)
 _AT_SESSIONS: Final = (StepSession, CloseSession, ForkSession, MarkSession, RewindSession, ExportSession)
+_MOST_PENDING: Final = 1024  # requests at one session
 
 
 class Roster:
@@ -120,7 +122,7 @@ class Roster:
         task = self._admission.task(request)
         self._tasks[request.id] = task
         if request.deadline_s is not None:
-            self._deadlines.add(request.deadline_s, request.id)
+            self._deadlines.add(request.deadline_s, request.id, self._is_here)
         if isinstance(task, SequenceTask):
             self._num_sequences += 1
         if task.num_slots:
@@ -144,15 +146,26 @@ class Roster:
     def _admit_step(self, request: StepSession) -> None:
         session = self.sessions.find(request.session)
         self._admission.check_step(request)
+        self._require_place(session)
         self.num_inputs += request.num_steps
         if request.deadline_s is not None:
-            self._deadlines.add(request.deadline_s, request.id)
+            self._deadlines.add(request.deadline_s, request.id, self._is_here)
         self._queue(session, request)
 
     def _admit_at_session(self, request: SessionRequest) -> None:
         session = self.sessions.find(request.source if isinstance(request, ForkSession) else request.session)
-        session.closing = isinstance(request, CloseSession)
+        if isinstance(request, CloseSession):
+            session.closing = True
+        else:
+            self._require_place(session)
+        if isinstance(request, ForkSession):
+            # There from now on, so that what is asked of it can wait at it; it moves once the fork has acted.
+            self.sessions.announce(request.session, session, request.idle_timeout_s, self._now)
         self._queue(session, request)
+
+    def _require_place(self, session: Session) -> None:
+        if len(session.pending) >= _MOST_PENDING:
+            raise Overloaded(f"the session is at its limit: {_MOST_PENDING} requests wait at it", retry_after_s(0.0))
 
     def _queue(self, session: Session, request: SessionRequest) -> None:
         self._at_session[request.id] = session
@@ -194,8 +207,11 @@ class Roster:
                 except ServiceError as error:
                     self.num_refused += isinstance(error, Overloaded)
                     self.events.append(Failed(head.id, error))
+                    self._call_off(head)
                 else:
                     self.events.append(Finished(head.id, value))
+                    if isinstance(head, ForkSession):
+                        self._arrive(self.sessions.find_open(head.session))
         session.rest()
 
     def _act(self, session: Session, request: SessionRequest) -> object:
@@ -205,7 +221,7 @@ class Roster:
             case CloseSession():
                 self.sessions.end(session)
             case ForkSession():
-                self.sessions.fork(session, request.session, request.idle_timeout_s, self._now)
+                self.sessions.fork(session, self.sessions.find_open(request.session))
             case MarkSession():
                 self.sessions.mark(session, request.mark)
             case RewindSession():
@@ -214,6 +230,20 @@ class Roster:
             case ExportSession():
                 return SessionState(self.sessions.tensors(session), num_steps)
         return SessionSteps(num_steps)
+
+    def _arrive(self, session: Session) -> None:
+        """Let a forked session begin with what waits at it."""
+        session.in_flight = False
+        if session.dropped is not None:
+            self._drop_pending(session)
+        if session.pending:
+            self._promote(session)
+
+    def _call_off(self, request: SessionRequest) -> None:
+        """End the session that a fork announced and that will not be."""
+        if isinstance(request, ForkSession):
+            expected = f"session {request.session}: expected a fork that took place"
+            self._break(self.sessions.find_open(request.session), SessionNotFound(expected))
 
     def _end_step(self, request: StepSession, event: Event) -> None:
         """End a step that is off its session's list."""
@@ -232,6 +262,7 @@ class Roster:
             else:
                 del self._at_session[request.id]
                 self.events.append(Failed(request.id, error))
+                self._call_off(request)
         self.sessions.end(session)
 
     # ------------------------------------------------------------------------------------------------------------ work
@@ -287,14 +318,15 @@ class Roster:
             row += num_rows
 
     def _settle_session(self, session: Session, events: Sequence[Event]) -> None:
-        for event in events:
+        for event, inputs in zip(events, session.answered, strict=True):
             assert isinstance(event, Finished)
             assert isinstance(event.value, StepOutputs)
             if self._limits.kept_answers:
-                session.keep(event.value, self._limits.kept_answers)
+                session.keep(event.value, inputs, self._limits.kept_answers)
             del self._at_session[event.request]
             self.num_inputs -= len(event.value.token_ids)
             self.events.append(event)
+        session.answered = ()
         if session.dropped is not None:
             self._drop_pending(session)
         if session.pending:
@@ -341,7 +373,7 @@ class Roster:
         early = False
         for deadline_s, request in self._deadlines.due(now + run_s):
             if deadline_s > now and self._is_in_flight(request):
-                self._deadlines.add(deadline_s, request)
+                self._deadlines.add(deadline_s, request, self._is_here)
             else:
                 error = DeadlineExceeded("the deadline came before the answer could be ready")
                 self._stop(request, Failed(request, error))
@@ -351,6 +383,9 @@ class Roster:
             self.sessions.end(session)
             self.events.append(SessionEnded(session.id, expired=True, num_steps=session.num_steps))
         return early
+
+    def _is_here(self, request: RequestId) -> bool:
+        return request in self._tasks or request in self._at_session
 
     def _is_in_flight(self, request: RequestId) -> bool:
         work: Work | None = self._tasks.get(request) or self._at_session.get(request)
@@ -379,10 +414,10 @@ class Roster:
                 session.rest()
 
     def _drop(self, session: Session, request_id: RequestId, event: Event) -> None:
-        """Take a request out of the middle of a session's list; the steps that it took stay taken."""
+        """Take a request out of a session's list, unless it has begun."""
         place, request = next((i, r) for i, r in enumerate(session.pending) if r.id == request_id)
-        if isinstance(request, CloseSession):
-            return
+        if isinstance(request, CloseSession) or (place == 0 and session.num_consumed):
+            return  # a step is taken whole or not at all, and what has begun is soon done
         if place == 0:
             self.ready.discard(session.id)
             session.pop()
@@ -394,6 +429,7 @@ class Roster:
         else:
             del self._at_session[request_id]
             self.events.append(event)
+            self._call_off(request)
 
     def fail(self, work: Work, error: ServiceError) -> None:
         """End work whose run broke."""
@@ -413,7 +449,8 @@ class Roster:
                 _log.exception("request %d ended with its books wrong", task.request.id)
         for session in self.sessions:
             try:
-                self._break(session, error)
+                if self.sessions.is_open(session):  # a fork that is called off takes its session along
+                    self._break(session, error)
             except Exception:
                 _log.exception("session %d ended with its books wrong", session.id)
 
@@ -421,7 +458,7 @@ class Roster:
         """The one place where a task ends: one terminal event, everything that it held back where it belongs."""
         request = task.request.id
         del self._tasks[request]
-        self.num_ended += 1
+        self.num_ended += isinstance(event, Finished)
         self.ready.discard(request)
         self._emit(task, event)
         if self.groups is not None:

@@ -8,7 +8,7 @@ containers.
 from collections.abc import Sequence
 from typing import Any, Final
 
-from service.engine.answers import find_answer, pack_answer
+from service.engine.answers import Inputs, find_answer, pack_answer
 from service.engine.host import HostRow
 from service.engine.interface import (
     CloseSession,
@@ -36,6 +36,7 @@ _NOTHING: Sequence[Any] = ()
 _NOBODY: Final[list[SessionRequest]] = []  # shared by all idle sessions: never appended to
 
 
+MAX_KEPT_BYTES: Final = 16_384  # of the answers of one session
 _NO_WORK: Final = WorkItem(0, "step", 1, 1)
 
 
@@ -55,9 +56,9 @@ class Session:
     """
 
     __slots__ = (
-        "_collected", "_length", "answers", "closing", "dropped", "id", "idle_timeout_s", "in_flight", "inputs",
-        "last_used_s", "look_s", "marks", "num_consumed", "num_steps", "num_top", "opened_s", "outputs", "packed",
-        "pending", "priority", "read_rows", "slot", "started", "work", "write_rows",
+        "_collected", "_length", "answered", "answers", "closing", "dropped", "id", "idle_timeout_s", "in_flight",
+        "inputs", "last_used_s", "look_s", "marks", "num_consumed", "num_steps", "num_top", "opened_s", "outputs",
+        "packed", "pending", "priority", "read_rows", "slot", "started", "work", "write_rows",
     )  # fmt: skip
     memory: Memory | None = None
 
@@ -83,6 +84,7 @@ class Session:
         self.closing = False
         self.num_consumed = 0
         self.answers: tuple[bytes, ...] = ()
+        self.answered: tuple[Inputs, ...] = ()  # inputs of the requests that the last run ended, in order
         self.marks: dict[int, tuple[HostRow | None, int]] | None = None
         self.dropped: dict[RequestId, Event] | None = None
         self.in_flight = False
@@ -107,7 +109,7 @@ class Session:
         """
         if request.first_step is None or request.first_step == self.num_steps:
             return None
-        answer = find_answer(self.answers, request.first_step, request.num_steps)
+        answer = find_answer(self.answers, request.first_step, request.inputs, request.num_steps)
         if answer is not None:
             return Finished(request.id, answer)
         return Failed(request.id, StepMismatch("step.first_step", self.num_steps, request.first_step))
@@ -206,6 +208,7 @@ class Session:
                 return None
             all_tokens, all_log_probs = zip(*self._collected, strict=True)
             outputs = StepOutputs(all_tokens, all_log_probs, self.num_steps)
+        self.answered = (*self.answered, head.inputs)
         self.pop()
         return Finished(head.id, outputs)
 
@@ -218,10 +221,16 @@ class Session:
             del pending[0]
         self.num_consumed, self._collected = 0, None
 
-    def keep(self, outputs: StepOutputs, most: int) -> None:
-        """Keep an answer for the case that its steps are sent again; the oldest beyond `most` is forgotten."""
-        answer = pack_answer(outputs.num_steps - len(outputs.token_ids), outputs)
-        self.answers = (*self.answers[1 - most :], answer) if most > 1 else (answer,)
+    def keep(self, outputs: StepOutputs, inputs: Inputs, most: int) -> None:
+        """Keep an answer for the case that its steps are sent again.
+
+        The oldest are forgotten beyond `most` answers and MAX_KEPT_BYTES; an answer larger than that is not kept.
+        """
+        answer = pack_answer(outputs.num_steps - len(outputs.token_ids), inputs, outputs)
+        answers = (*self.answers[1 - most :], answer) if most > 1 else (answer,)
+        while answers and sum(map(len, answers)) > MAX_KEPT_BYTES:
+            answers = answers[1:]
+        self.answers = answers
 
     def rest(self) -> None:
         """Let go of what only a run needs."""

@@ -83,13 +83,24 @@ class Sessions:
         packed = None if request.initial is None else self._host.put(request.initial)
         return self._add(request.session, now, request.idle_timeout_s, request.priority, packed, request.num_steps)
 
-    def fork(self, source: Session, session: SessionId, idle_timeout_s: float | None, now: float) -> Session:
-        """Open a session where another is.
+    def announce(self, session: SessionId, source: Session, idle_timeout_s: float | None, now: float) -> None:
+        """Open a session that will begin where another is by then; until `fork` it counts as in flight.
 
         Raises:
             Overloaded: As `open`.
         """
-        return self._add(session, now, idle_timeout_s, source.priority, self._copy(source), source.num_steps)
+        self._add(session, now, idle_timeout_s, source.priority, None, 0).in_flight = True
+
+    def fork(self, source: Session, announced: Session) -> None:
+        """Copy the state of a session, which is in no batch, to one that was announced.
+
+        Raises:
+            Overloaded: Host memory would not hold it.
+        """
+        if source.started or source.packed is not None:
+            self._require_host_bytes(len(self._open), self._num_packed + 1)
+        self._pack(announced, self._copy(source))
+        announced.num_steps = source.num_steps
 
     def _add(
         self,
@@ -150,11 +161,12 @@ class Sessions:
         if session.idle_timeout_s is not None:
             self._num_ended += 1
             if self._num_ended > _SWEEP_FROM + len(self._timers) // 2:
-                self._timers = [one for one in self._timers if self._is_open(one)]
+                self._timers = [one for one in self._timers if self.is_open(one)]
                 heapq.heapify(self._timers)
                 self._num_ended = 0
 
-    def _is_open(self, session: Session) -> bool:
+    def is_open(self, session: Session) -> bool:
+        """Whether it has not ended."""
         return self._open.get(session.id) is session
 
     # ----------------------------------------------------------------------------------------------------------- idling
@@ -165,7 +177,7 @@ class Sessions:
         while self._timers and self._timers[0].look_s <= now:
             session = heapq.heappop(self._timers)
             timeout_s = session.idle_timeout_s
-            if timeout_s is None or not self._is_open(session):
+            if timeout_s is None or not self.is_open(session):
                 self._num_ended -= 1
                 continue
             busy = session.pending or session.in_flight

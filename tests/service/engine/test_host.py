@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.manifest import StateSpec
@@ -40,6 +40,7 @@ class Rows:
             self.pools[name][list(rows)] = values
 
 
+@settings(deadline=None)
 @given(st.permutations(range(8)), st.integers(1, 8))
 def test_rows_that_are_copied_out_come_back_anywhere_and_touch_no_others(order: list[int], count: int) -> None:
     rows, expected = Rows(), Rows()
@@ -63,6 +64,7 @@ def test_numbers_keep_every_bit() -> None:
     assert rows.pools["cell"][5].tobytes() == strange.tobytes()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-1, 1000), max_size=200), st.integers(1, 3))
 def test_host_rows_are_each_their_own_until_they_are_freed(actions: list[int], slabs: int) -> None:
     """-1 keeps another state; any other number frees one that is kept. A dict is the reference."""
