@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 from carryover.client import messages, types
-from carryover.client.errors import CarryoverError, from_session_error
+from carryover.client.errors import CarryoverError, InvalidArgument, from_session_error
 from carryover.client.message_room import MessageRoom
 from protos.carryover.v1 import carryover_pb2 as pb
 
@@ -31,6 +31,7 @@ class TagWindow:
             raise ValueError(f"max_in_flight: expected at least 1, got {max_in_flight}")
         self._max_in_flight = max_in_flight
         self._requests = (messages.tag_request(model, version, [one], rank) for one in sentences)
+        self._refused: InvalidArgument | None = None  # of the sentence behind those sent, which is the last one
         self._next: pb.TagCommand | None = None  # taken, and too much for the message before
         self._answers: dict[int, pb.TagEvent] = {}
         self._num_sent = 0
@@ -45,13 +46,17 @@ class TagWindow:
         """The next message; None where there is no room or no sentence is left.
 
         Raises:
-            InvalidArgument: A sentence is not a sequence of words.
+            InvalidArgument: The sentence whose turn it is to be given is not a sequence of words.
         """
         ready: list[pb.TagCommand] = []
         room = MessageRoom()
-        while self.in_flight < self._max_in_flight:
+        while self._refused is None and self.in_flight < self._max_in_flight:
             if self._next is None:
-                request = next(self._requests, None)
+                try:
+                    request = next(self._requests, None)
+                except InvalidArgument as error:
+                    self._refused = error
+                    break
                 if request is None:
                     break
                 self._next = pb.TagCommand(request_id=self._num_sent + 1, request=request)
@@ -60,6 +65,8 @@ class TagWindow:
             ready.append(self._next)
             self._next = None
             self._num_sent += 1
+        if self._refused is not None and not self.in_flight:
+            raise self._refused
         return pb.TagStreamRequest(commands=ready) if ready else None
 
     def take(self, response: pb.TagStreamResponse) -> None:

@@ -155,10 +155,12 @@ async def test_overload_says_when_to_come_back(world: World, many: Many) -> None
 
 
 async def test_what_is_wrong_is_said_before_it_is_sent(world: World, many: Many) -> None:
-    got, error = await many(world, [["the"], "the cat"])
-    assert isinstance(error, errors.InvalidArgument)
-    assert "'the cat'" in str(error)
-    assert got == []
+    for num_before, width in ((0, 2), (1, 2), (2, 2), (3, 2), (3, 64)):
+        got, error = await many(world, [["the"]] * num_before + ["the cat", ["the"]], max_in_flight=width)
+        assert isinstance(error, errors.InvalidArgument)
+        assert "'the cat'" in str(error)
+        assert [one.tags for one in got] == [("NOUN",)] * num_before  # it raises in its turn
+    assert len(world.engines["tagger"].submitted) == 1 + 2 + 3 + 3
     _, error = await many(world, [["the"]], max_in_flight=0)
     assert isinstance(error, ValueError)
     assert "max_in_flight: expected at least 1, got 0" in str(error)
