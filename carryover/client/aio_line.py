@@ -150,8 +150,9 @@ class AsyncLine:
         self._sessions[session.id] = session
 
     def unwatch(self, session: SessionCore) -> None:
-        """Stop that."""
-        self._sessions.pop(session.id, None)
+        """Stop that, unless another object has taken the session over."""
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
 
     async def ask(self, command: pb.SessionCommand, timeout_s: float, *, again: bool = False) -> pb.SessionEvent:
         """Send a command and wait for its answer.

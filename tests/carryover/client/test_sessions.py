@@ -102,6 +102,24 @@ async def test_a_detached_session_is_gone_on_with_by_the_same_caller_alone(world
     assert world.engines["lm"].sessions == {}
 
 
+async def test_a_session_that_was_taken_over_is_told_of_its_end_and_closed(world: World) -> None:
+    async with AsyncClient(world.address, caller=ALICE) as client:
+        first = client.session("lm", session_id="a")
+        await first.open()
+        second = await client.resume("a")
+        first.detach()
+        world.engines["lm"].end(next(iter(world.engines["lm"].sessions)), expired=True)
+        await wait_until(lambda: second.expired)
+
+    def act(client: Client) -> None:
+        first = client.session("lm", session_id="b")
+        client.resume("b")
+        first.detach()
+
+    await blocking(world, act)
+    assert world.engines["lm"].sessions == {}
+
+
 async def test_what_is_still_open_when_a_client_closes_is_closed(world: World) -> None:
     async with AsyncClient(world.address) as client:
         await client.session("lm").open()
