@@ -19,8 +19,8 @@ class AsyncSession(SessionCore):
     Args:
         line: The client's stream.
         opening: The command that opens it; None for a session that is open.
-        timeout_s: Bound of each command, in seconds. A command that runs into it ends the session: nobody knows
-            whether the server took it.
+        timeout_s: Bound of each command, in seconds. A command that runs into it ends the session, unless it is
+            a fork: nobody knows whether the server took it.
         opened: What is known of one that is open.
     """
 
@@ -89,9 +89,13 @@ class AsyncSession(SessionCore):
             return commands.steps(stepped)
 
     async def fork(self, session_id: str = "", *, timeout_s: float | None = None) -> "AsyncSession":
-        """Start another session where this one is, under a name that is given or made up."""
+        """Start another session where this one is, under a name that is given or made up.
+
+        Whatever becomes of the other one, this one goes on.
+        """
         async with self._turn:
-            opened = (await self._ask(commands.fork_command(self._check(), session_id), timeout_s)).opened
+            command = commands.fork_command(self._check(), session_id)
+            opened = self._answer(await self._line.ask(command, self._bound(timeout_s))).opened
         return AsyncSession(self._line, None, self._timeout_s, opened)
 
     async def mark(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
@@ -148,7 +152,7 @@ class AsyncSession(SessionCore):
     async def _ask(
         self, command: pb.SessionCommand, timeout_s: float | None, *, again: bool = False
     ) -> pb.SessionEvent:
-        timeout_s = self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
+        timeout_s = self._bound(timeout_s)
         try:
             event = await self._line.ask(command, timeout_s, again=again)
         except DeadlineExceeded as error:
@@ -161,6 +165,9 @@ class AsyncSession(SessionCore):
             self._abandon(CarryoverError("session: expected each command to be waited for, got a cancelled one"))
             raise
         return self._answer(event)
+
+    def _bound(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else checked_timeout(timeout_s)
 
     def _abandon(self, error: CarryoverError) -> None:
         self._doubt(error)

@@ -264,6 +264,26 @@ async def test_a_connection_that_stays_broken_is_unavailable() -> None:
                 await session.step(token_ids=[4])
 
 
+async def test_a_fork_whose_connection_breaks_leaves_its_source_as_it_was() -> None:
+    async with relayed() as (world, relay), AsyncClient(f"127.0.0.1:{relay.port}", timeout_s=10) as client:
+        engine = world.engines["lm"]
+        async with client.session("lm") as session:
+            await session.step(token_ids=[4])
+            engine.hold = True
+            forking = asyncio.create_task(session.fork())
+            await wait_until(lambda: engine.held)
+            await relay.cut()
+            with pytest.raises(errors.Unavailable):
+                await forking
+            with pytest.raises(errors.DeadlineExceeded):
+                await session.fork(timeout_s=0.05)
+            assert session.over is None
+            engine.hold = False
+            for request in list(engine.held):
+                engine.release(request)
+            assert (await session.step(token_ids=[5]))[0].token_ids == (9 % 3,)
+
+
 @pytest.mark.parametrize("caller", ["x" * 15, "x" * 129, "é" * 20, "tab\t" * 5])
 async def test_a_caller_that_the_server_would_refuse_is_refused_here(caller: str) -> None:
     for make in (Client, AsyncClient):
