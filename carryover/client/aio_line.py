@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from carryover.client import session_messages as commands
 from carryover.client.errors import CarryoverError, DeadlineExceeded, ShuttingDown, Unavailable, from_rpc_error
 from carryover.client.line import FAREWELL_S
 from carryover.client.message_room import MessageRoom
@@ -182,6 +183,20 @@ class AsyncLine:
                 "DEADLINE_EXCEEDED",
                 "DEADLINE_EXCEEDED",
             ) from None
+
+    async def begin(self, command: pb.SessionCommand, timeout_s: float) -> pb.SessionEvent:
+        """Send a command that starts a session, under a name made up here where it has none, and wait for its answer.
+
+        A session of such a name is closed again where its answer is not waited for to the end. One that the caller
+        named is not, as it may be an older one of that name.
+        """
+        name = commands.made_up_name(command)
+        try:
+            return await self.ask(command, timeout_s)
+        except BaseException as error:
+            if name and (isinstance(error, DeadlineExceeded) or not isinstance(error, CarryoverError)):
+                self.tell(commands.close_command(name))
+            raise
 
     def tell(self, command: pb.SessionCommand) -> None:
         """Send a command whose answer nobody waits for, if there is a stream."""

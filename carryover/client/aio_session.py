@@ -22,6 +22,7 @@ class AsyncSession(SessionCore):
         timeout_s: Bound of each command, in seconds. A command that runs into it ends the session, unless it is
             a fork: nobody knows whether the server took it.
         opened: What is known of one that is open.
+        resumed: Whether commands that are not known of here may still be on their way.
     """
 
     def __init__(
@@ -30,6 +31,8 @@ class AsyncSession(SessionCore):
         opening: pb.SessionCommand | None,
         timeout_s: float,
         opened: pb.SessionOpened | None = None,
+        *,
+        resumed: bool = False,
     ) -> None:
         super().__init__()
         self._line = line
@@ -37,7 +40,7 @@ class AsyncSession(SessionCore):
         self._timeout_s = timeout_s
         self._turn = asyncio.Lock()  # the index of a step is known once the step before it is answered
         if opened is not None:
-            self._adopt(opened)
+            self._adopt(opened, resumed=resumed)
             line.__enter__()
             line.watch(self)
 
@@ -52,7 +55,7 @@ class AsyncSession(SessionCore):
             raise CarryoverError("session: expected to be opened once, got a second time")
         self._line.__enter__()
         try:
-            self._adopt(commands.answer(await self._line.ask(opening, self._timeout_s)).opened)
+            self._adopt(commands.answer(await self._line.begin(opening, self._timeout_s)).opened)
         except BaseException:
             self._line.__exit__()
             raise
@@ -69,7 +72,8 @@ class AsyncSession(SessionCore):
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
 
-        Where the connection breaks, the step is sent again on a new one; the server takes it once.
+        Where the connection breaks, the step is sent again on a new one; the server takes it once. The first step of a
+        resumed session is not sent again, as its place is not known yet.
 
         Args:
             tokens: As text, one vocabulary entry each; or
@@ -84,8 +88,8 @@ class AsyncSession(SessionCore):
         """
         async with self._turn:
             command = self._step_command(tokens, token_ids, num_top, with_tokens)
-            stepped = (await self._ask(command, timeout_s, again=True)).stepped
-            self.num_steps = stepped.num_steps
+            stepped = (await self._ask(command, timeout_s, again=self._knows_where)).stepped
+            self._moved(stepped.num_steps)
             return commands.steps(stepped)
 
     async def fork(self, session_id: str = "", *, timeout_s: float | None = None) -> "AsyncSession":
@@ -95,7 +99,7 @@ class AsyncSession(SessionCore):
         """
         async with self._turn:
             command = commands.fork_command(self._check(), session_id)
-            opened = self._answer(await self._line.ask(command, self._bound(timeout_s))).opened
+            opened = self._answer(await self._line.begin(command, self._bound(timeout_s))).opened
         return AsyncSession(self._line, None, self._timeout_s, opened)
 
     async def mark(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
@@ -108,8 +112,7 @@ class AsyncSession(SessionCore):
         """Go back to a mark, which stays; gives the steps behind it."""
         async with self._turn:
             command = commands.rewind_command(self._check(), mark)
-            self.num_steps = (await self._ask(command, timeout_s, again=True)).rewound.num_steps
-            return self.num_steps
+            return self._moved((await self._ask(command, timeout_s, again=True)).rewound.num_steps)
 
     async def export(self, *, timeout_s: float | None = None) -> bytes:
         """Take out the state, for `Client.session(model, state=...)` at any server with this version of the model."""

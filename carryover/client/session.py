@@ -19,6 +19,7 @@ class Session(SessionCore):
         line: The client's stream.
         opening: The command that opens it; None for a session that is open.
         opened: What is known of one that is open.
+        resumed: Whether commands that are not known of here may still be on their way.
         timeout_s: Bound of each command, in seconds. A command that runs into it ends the session, unless it is
             a fork: nobody knows whether the server took it.
     """
@@ -29,6 +30,8 @@ class Session(SessionCore):
         opening: pb.SessionCommand | None,
         timeout_s: float,
         opened: pb.SessionOpened | None = None,
+        *,
+        resumed: bool = False,
     ) -> None:
         super().__init__()
         self._line = line
@@ -36,12 +39,12 @@ class Session(SessionCore):
         line.__enter__()
         try:
             if opening is not None:
-                opened = commands.answer(line.ask(opening, timeout_s)).opened
+                opened = commands.answer(line.begin(opening, timeout_s)).opened
             assert opened is not None
         except BaseException:
             line.__exit__()
             raise
-        self._adopt(opened)
+        self._adopt(opened, resumed=resumed)
         line.watch(self)
 
     def step(
@@ -55,7 +58,8 @@ class Session(SessionCore):
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
 
-        Where the connection breaks, the step is sent again on a new one; the server takes it once.
+        Where the connection breaks, the step is sent again on a new one; the server takes it once. The first step of a
+        resumed session is not sent again, as its place is not known yet.
 
         Args:
             tokens: As text, one vocabulary entry each; or
@@ -69,8 +73,8 @@ class Session(SessionCore):
                 InternalError it is over.
         """
         command = self._step_command(tokens, token_ids, num_top, with_tokens)
-        stepped = self._ask(command, timeout_s, again=True).stepped
-        self.num_steps = stepped.num_steps
+        stepped = self._ask(command, timeout_s, again=self._knows_where).stepped
+        self._moved(stepped.num_steps)
         return commands.steps(stepped)
 
     def fork(self, session_id: str = "", *, timeout_s: float | None = None) -> "Session":
@@ -79,7 +83,7 @@ class Session(SessionCore):
         Whatever becomes of the other one, this one goes on.
         """
         command = commands.fork_command(self._check(), session_id)
-        opened = self._answer(self._line.ask(command, self._bound(timeout_s))).opened
+        opened = self._answer(self._line.begin(command, self._bound(timeout_s))).opened
         return Session(self._line, None, self._timeout_s, opened)
 
     def mark(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
@@ -90,8 +94,7 @@ class Session(SessionCore):
     def rewind(self, mark: int = 0, *, timeout_s: float | None = None) -> int:
         """Go back to a mark, which stays; gives the steps behind it."""
         command = commands.rewind_command(self._check(), mark)
-        self.num_steps = self._ask(command, timeout_s, again=True).rewound.num_steps
-        return self.num_steps
+        return self._moved(self._ask(command, timeout_s, again=True).rewound.num_steps)
 
     def export(self, *, timeout_s: float | None = None) -> bytes:
         """Take out the state, for `Client.session(model, state=...)` at any server with this version of the model."""

@@ -19,7 +19,8 @@ class SessionCore:
     """One session: its name, how far it is, and why it is over where it is.
 
     Attributes:
-        num_steps: Steps that it has taken in all.
+        num_steps: Steps that it has taken in all. Of a resumed session, those when it was resumed, until it is stepped
+            or rewound: a step that was on its way then may still be taken.
     """
 
     def __init__(self) -> None:
@@ -27,6 +28,7 @@ class SessionCore:
         self._known: pb.SessionOpened | None = None
         self._failure: CarryoverError | None = None
         self._closed = False
+        self._knows_where = True
 
     @property
     def id(self) -> str:
@@ -59,9 +61,17 @@ class SessionCore:
             raise CarryoverError("session: expected an open one, got one that was not opened: use `async with`")
         return self._known
 
-    def _adopt(self, opened: pb.SessionOpened) -> None:
+    def _adopt(self, opened: pb.SessionOpened, *, resumed: bool = False) -> None:
         self._known = opened
         self.num_steps = opened.num_steps
+        # A step of its broken stream may still be on its way through the server.
+        self._knows_where = not resumed
+
+    def _moved(self, num_steps: int) -> int:
+        """Take note of where an answer says that the session is."""
+        self.num_steps = num_steps
+        self._knows_where = True
+        return num_steps
 
     def _check(self) -> str:
         """Give the session's name.
@@ -81,7 +91,8 @@ class SessionCore:
         num_top: int,
         with_tokens: bool | None,
     ) -> pb.SessionCommand:
-        return commands.step_command(self._check(), self.num_steps, tokens, token_ids, num_top, with_tokens)
+        first_step = self.num_steps if self._knows_where else None
+        return commands.step_command(self._check(), first_step, tokens, token_ids, num_top, with_tokens)
 
     def _answer(self, event: pb.SessionEvent) -> pb.SessionEvent:
         """Pass an answer on.

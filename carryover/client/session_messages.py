@@ -1,5 +1,6 @@
-"""Session commands to messages and events to results: pure functions that both clients share."""
+"""Session commands to messages and events to results: functions that both clients share."""
 
+import uuid
 from collections.abc import Mapping, Sequence
 
 from carryover.client import types
@@ -33,13 +34,16 @@ def open_command(
 @checked
 def step_command(
     session_id: str,
-    first_step: int,
+    first_step: int | None,
     tokens: Sequence[str] | None,
     token_ids: Sequence[int] | None,
     num_top: int,
     with_tokens: bool | None,
 ) -> pb.SessionCommand:
-    """Build the command that steps a session; exactly one of tokens and token_ids is given."""
+    """Build the command that steps a session; exactly one of tokens and token_ids is given.
+
+    Without a first step, the steps follow whatever was taken before.
+    """
     if isinstance(tokens, str):
         raise InvalidArgument(f"tokens: expected a sequence of tokens, got the string {tokens!r}", "INVALID_ARGUMENT")
     if (tokens is None) == (token_ids is None):
@@ -57,6 +61,22 @@ def step_command(
         with_tokens=tokens is not None if with_tokens is None else with_tokens,
     )
     return pb.SessionCommand(step=step)
+
+
+def made_up_name(command: pb.SessionCommand) -> str:
+    """Give what an open or fork command starts a name, so that it can be closed even if the answer does not come.
+
+    Returns:
+        The name; empty where the command has one, which may be that of a session that is there already.
+    """
+    name = uuid.uuid4().hex
+    if command.HasField("open") and not command.open.session_id:
+        command.open.session_id = name
+    elif command.HasField("fork") and not command.fork.new_session_id:
+        command.fork.new_session_id = name
+    else:
+        return ""
+    return name
 
 
 def close_command(session_id: str) -> pb.SessionCommand:

@@ -201,7 +201,7 @@ class Client:
         Args:
             model: Whose state to carry.
             version: 0 is the newest.
-            session_id: Its name, which no other open session of this caller has; empty: the server makes one up.
+            session_id: Its name, which no other open session of this caller has; empty: one is made up.
             idle_timeout_s: Seconds without a command after which the server ends it; None: as the server does.
             state: Where to start: what `export` gave, or tensors by name, flattened; None: the model's initial state.
             priority: Of its steps.
@@ -211,7 +211,7 @@ class Client:
         return Session(self._line, command, self._timeout(timeout_s))
 
     def resume(self, session_id: str, *, timeout_s: float | None = None) -> Session:
-        """Go on with an open session of this caller, whoever opened it.
+        """Go on with an open session of this caller, whoever opened it, after whatever is still on its way to it.
 
         Raises:
             SessionNotFound: There is none of that name.
@@ -224,7 +224,7 @@ class Client:
                     model=messages.model_ref(info.model.name, info.model.version),
                     num_steps=info.num_steps,
                 )
-                return Session(self._line, None, bound_s, opened)
+                return Session(self._line, None, bound_s, opened, resumed=True)
         message = f"session_id: expected an open session of this caller, got {session_id!r}"
         raise SessionNotFound(message, "NOT_FOUND", "SESSION_NOT_FOUND")
 

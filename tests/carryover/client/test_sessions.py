@@ -1,7 +1,7 @@
 """What sessions can do beyond stepping, with both clients, and what they survive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -12,11 +12,16 @@ from carryover.client.aio import AsyncClient
 from carryover.client.sync import Client
 from carryover.client.types import ModelRef, StateInfo
 from service.engine.interface import Generate, OpenSession, Priority, StepSession
-from tests.service.rpc.streams import number
 from tests.service.rpc.world import World, serving, wait_until
 
 T = TypeVar("T")
 ALICE = "alice-0123456789abcdef"
+
+
+def only(world: World) -> int:
+    """What the engine calls its one session."""
+    (session,) = world.engines["lm"].sessions
+    return session
 
 
 async def blocking(world: World, act: Callable[[Client], T]) -> T:
@@ -108,7 +113,7 @@ async def test_a_session_that_was_taken_over_is_told_of_its_end_and_closed(world
         await first.open()
         second = await client.resume("a")
         first.detach()
-        world.engines["lm"].end(next(iter(world.engines["lm"].sessions)), expired=True)
+        world.engines["lm"].end(only(world), expired=True)
         await wait_until(lambda: second.expired)
 
     def act(client: Client) -> None:
@@ -118,6 +123,39 @@ async def test_a_session_that_was_taken_over_is_told_of_its_end_and_closed(world
 
     await blocking(world, act)
     assert world.engines["lm"].sessions == {}
+
+
+async def test_a_resumed_session_steps_after_what_was_on_its_way() -> None:
+    async with relayed() as (world, relay), AsyncClient(world.address, caller=ALICE) as second:
+        engine, loop = world.engines["lm"], asyncio.get_running_loop()
+        async with AsyncClient(f"127.0.0.1:{relay.port}", caller=ALICE) as first:
+            session = first.session("lm", session_id="a")
+            await session.open()
+            engine.hold = True
+            stepping = asyncio.create_task(session.step(token_ids=[4]))
+            await wait_until(lambda: engine.held)
+            (pending,) = engine.held
+            engine.hold = False
+            resumed = await second.resume("a")
+            assert resumed.num_steps == 0
+            engine.release(pending)  # one step, taken once the list was made
+            assert (await resumed.step(token_ids=[5]))[0].token_ids == (9 % 3,)
+            assert (resumed.num_steps, engine.sessions[only(world)].total) == (2, 9)
+            await stepping
+            session.detach()
+
+            def act(client: Client) -> None:
+                again = client.resume("a")
+                asyncio.run_coroutine_threadsafe(step(), loop).result()
+                assert again.num_steps == 2
+                assert again.step(token_ids=[1])[0].token_ids == (15 % 3,)
+                assert again.num_steps == 4
+
+            async def step() -> None:
+                await resumed.step(token_ids=[5])
+
+            await blocking(world, act)
+            resumed.detach()
 
 
 async def test_what_is_still_open_when_a_client_closes_is_closed(world: World) -> None:
@@ -130,14 +168,14 @@ async def test_what_is_still_open_when_a_client_closes_is_closed(world: World) -
 
 async def test_an_expired_session_knows_it_before_it_is_used(world: World) -> None:
     async with AsyncClient(world.address) as client, client.session("lm") as session:
-        world.engines["lm"].end(number(session.id), expired=True)
+        world.engines["lm"].end(only(world), expired=True)
         await wait_until(lambda: session.expired)
         with pytest.raises(errors.SessionExpired, match="600 s without a command"):
             await session.step(token_ids=[1])
 
     def act(own: Client) -> None:
         with own.session("lm") as blocked:
-            world.engines["lm"].sessions.pop(number(blocked.id))
+            world.engines["lm"].sessions.pop(only(world))
             with pytest.raises(errors.SessionNotFound):
                 blocked.step(token_ids=[1])
             assert blocked.over is not None
@@ -231,7 +269,7 @@ async def test_a_step_whose_connection_breaks_is_sent_again_and_taken_once() -> 
             engine.hold = False
             (output,) = await stepping
             assert (output.token_ids, session.num_steps) == ((9 % 3, 10 % 3), 2)
-            assert engine.sessions[number(session.id)].total == 9
+            assert engine.sessions[only(world)].total == 9
             assert (await session.step(token_ids=[1]))[0].token_ids == (10 % 3,)
         assert relay.num_connections > 1
         await wait_until(lambda: not engine.sessions)
@@ -262,6 +300,59 @@ async def test_a_connection_that_stays_broken_is_unavailable() -> None:
         for _ in range(2):
             with pytest.raises(errors.Unavailable):
                 await session.step(token_ids=[4])
+
+
+async def test_an_opening_that_is_not_waited_for_is_closed_again(world: World) -> None:
+    engine = world.engines["lm"]
+    async with AsyncClient(world.address) as client, client.session("lm") as source:
+
+        async def abandoned(opening: Awaitable[object], *, cancel: bool = False) -> None:
+            known = set(engine.sessions)
+            engine.hold = True
+            task = asyncio.ensure_future(opening)
+            await wait_until(lambda: engine.held)
+            if cancel:
+                task.cancel()
+            with pytest.raises(asyncio.CancelledError if cancel else errors.DeadlineExceeded):
+                await task
+            engine.hold = False
+            for request in list(engine.held):
+                engine.release(request)
+            await client.sessions()  # what was sent before it is done
+            await wait_until(lambda: set(engine.sessions) == known)
+
+        await abandoned(client.session("lm", timeout_s=0.2).open())
+        await abandoned(client.session("lm").open(), cancel=True)
+        await abandoned(source.fork(timeout_s=0.2))
+        await abandoned(source.fork(), cancel=True)
+        engine.hold = True
+        with pytest.raises(errors.DeadlineExceeded):
+            await client.session("lm", session_id="mine", timeout_s=0.2).open()
+        engine.hold = False
+        for request in list(engine.held):
+            engine.release(request)
+        assert [info.id for info in await client.sessions()] == [source.id, "mine"]  # it may have been an older one
+
+
+async def test_a_blocking_opening_that_is_not_waited_for_is_closed_again(world: World) -> None:
+    engine = world.engines["lm"]
+    loop = asyncio.get_running_loop()
+
+    async def let_go() -> None:
+        engine.hold = False
+        for request in list(engine.held):
+            engine.release(request)
+        await wait_until(lambda: len(engine.sessions) == 1)
+
+    def act(client: Client) -> None:
+        with client.session("lm"):
+            engine.hold = True
+            with pytest.raises(errors.DeadlineExceeded):
+                client.session("lm", timeout_s=0.2)
+            asyncio.run_coroutine_threadsafe(let_go(), loop).result()
+            assert len(client.sessions()) == 1
+
+    await blocking(world, act)
 
 
 async def test_a_fork_whose_connection_breaks_leaves_its_source_as_it_was() -> None:
