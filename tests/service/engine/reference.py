@@ -1,23 +1,24 @@
-"""What sessions answer, each alone, in plain Python: the model, and a session of it that follows the engine's events.
+"""What sessions answer, each alone, in plain Python: the model, and where a session of it is.
 
 The model's state is a number that every input and every earlier state went into, and a trail of the latest inputs in a
 second tensor: a lost, doubled, swapped, torn or stale state gives other answers from there on.
-
-A cancelled request may have taken any number of its steps, so a reference session keeps every history that is possible
-and drops those that what it hears next rules out.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from export.manifest import DecodingDefaults, GraphSpec, Manifest, StateSpec, TensorSpec, TokenizerSpec
+from service.engine.cost import Costs, RowCost
 from service.engine.interface import StateTensors, StepOutputs
 
 PRIME: Final = 2**31 - 1
 TOP_K: Final = 3
+STATE_BYTES: Final = 8 + 2 * 2 * 4
+# In runs of one row several steps are cheap: chunks are made wherever they can be.
+CHUNKS_PAY: Final = Costs(steps={steps: RowCost({1: 1.0 + 0.1 * steps, 2: 1.1 + 0.1 * steps}) for steps in (1, 2, 4)})
 _FACTOR, _INPUT, _TRAIL = 48_271, 69_621, 40_692
 
 
@@ -51,13 +52,14 @@ class Answer(NamedTuple):
     """What a session keeps of steps that were answered."""
 
     first_step: int
+    tokens: tuple[int, ...]
     token_ids: tuple[tuple[int, ...], ...]
     log_probs: tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class History:
-    """Where a session may be.
+    """Where a session is.
 
     Args:
         state: Its state.
@@ -79,22 +81,13 @@ class History:
             top = state.top(num_top)
             ids.append(tuple(top[0]))
             log_probs.append(tuple(top[1]))
-        answer = Answer(self.num_steps, tuple(ids), tuple(log_probs))
+        answer = Answer(self.num_steps, tuple(tokens), tuple(ids), tuple(log_probs))
         answers = (*self.answers, answer)[-most_answers:] if most_answers else ()
         return replace(self, state=state, num_steps=self.num_steps + len(tokens), answers=answers), answer
 
-    def leave(self, tokens: Sequence[int]) -> Iterable["History"]:
-        """Everywhere that a request which was ended early may have left the session: after 0, 1, ... of its steps."""
-        here = self
-        yield here
-        for token in tokens:
-            here = replace(here, state=here.state.step(token), num_steps=here.num_steps + 1)
-            yield here
-
-    def find_answer(self, first_step: int, count: int) -> Answer | None:
-        """The kept answer to so many steps from there on."""
-        fitting = (a for a in self.answers if a.first_step == first_step and len(a.token_ids) == count)
-        return next(fitting, None)
+    def find_answer(self, first_step: int, tokens: Sequence[int]) -> Answer | None:
+        """The kept answer to these inputs from there on."""
+        return next((a for a in self.answers if (a.first_step, a.tokens) == (first_step, tuple(tokens))), None)
 
     def mark(self, number: int) -> "History":
         """Remember the state."""
@@ -113,11 +106,11 @@ class History:
         return History(self.state, self.num_steps)
 
 
-def as_answer(outputs: StepOutputs) -> Answer:
-    """An engine's answer in the reference's form."""
+def as_answer(tokens: Sequence[int], outputs: StepOutputs) -> Answer:
+    """An engine's answer to these inputs in the reference's form."""
     ids = tuple(tuple(step) for step in outputs.token_ids)
     log_probs = tuple(tuple(step) for step in outputs.log_probs)
-    return Answer(outputs.num_steps - len(ids), ids, log_probs)
+    return Answer(outputs.num_steps - len(ids), tuple(tokens), ids, log_probs)
 
 
 def greedy(prompt: Sequence[int], count: int, end: int) -> list[int]:

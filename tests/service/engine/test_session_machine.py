@@ -13,7 +13,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from service.engine.cost import Costs, RowCost
 from service.engine.engine import Engine, Plan
 from service.engine.interface import (
     AnyRequest,
@@ -33,11 +32,9 @@ from service.engine.interface import (
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from tests.service.engine.follower import Follower
-from tests.service.engine.reference import TOP_K, State
+from tests.service.engine.reference import CHUNKS_PAY, STATE_BYTES, TOP_K, State
 from tests.service.engine.watched import WatchedRunner
 
-STATE_BYTES = 8 + 16
-CHUNKS_PAY = Costs(steps={steps: RowCost({1: 1.0 + 0.1 * steps, 2: 1.1 + 0.1 * steps}) for steps in (1, 2, 4)})
 Arrays = dict[str, npt.NDArray[Any]]
 
 
@@ -107,9 +104,8 @@ class Sessions(RuleBasedStateMachine):
     @rule(data=st.data(), digest=st.integers(0, 2**31 - 2), num_steps=st.integers(0, 99), timeout=timeouts)
     def open_with_state(self, data: st.DataObject, digest: int, num_steps: int, timeout: float | None) -> None:
         """A state that is made up, or one that was taken out of a session."""
-        state = State(digest, (1, 2, 3, 4))
-        if self.follower.exported and data.draw(st.booleans(), "exported"):
-            state, num_steps = data.draw(st.sampled_from(self.follower.exported), "which")
+        states = [(State(digest, (1, 2, 3, 4)), num_steps), *self.follower.exported[-3:]]
+        state, num_steps = data.draw(st.sampled_from(states), "state")
         self.ask(OpenSession(self.new_id(), self.new_session(), state.tensors(), num_steps, timeout))
 
     @precondition(lambda self: self.sessions)
@@ -133,15 +129,17 @@ class Sessions(RuleBasedStateMachine):
         """At an index that may be the right one by the time that it is looked at."""
         session = self.draw_session(data)
         following = self.follower.open.get(session)
-        taken = 0 if following is None else min(history.num_steps for history in following.histories)
+        taken = 0 if following is None else following.history.num_steps
         self.ask(StepSession(self.new_id(), session, {"tokens": tokens}, len(tokens), 1, max(0, taken + ahead)))
 
     @precondition(lambda self: self.follower.answered)
-    @rule(data=st.data(), extra=st.sampled_from([0, 0, 1]))
-    def resend(self, data: st.DataObject, extra: int) -> None:
-        """Steps that were answered, of late or long ago; or more of them than were."""
+    @rule(data=st.data(), change=st.sampled_from(["none", "none", "one more", "another input"]))
+    def resend(self, data: st.DataObject, change: str) -> None:
+        """Steps that were answered, of late or long ago; or something else at their index."""
         old, outputs = data.draw(st.sampled_from(self.follower.answered[-6:]), "answered")
-        tokens = [*old.inputs["tokens"], *[1] * extra]
+        tokens = [*old.inputs["tokens"], *[1] * (change == "one more")]
+        if change == "another input":
+            tokens[-1] += 1
         first_step = outputs.num_steps - old.num_steps
         self.ask(StepSession(self.new_id(), old.session, {"tokens": tokens}, len(tokens), old.num_top, first_step))
 
@@ -152,10 +150,14 @@ class Sessions(RuleBasedStateMachine):
         self.ask(kind(self.new_id(), self.draw_session(data), mark))
 
     @precondition(lambda self: self.sessions)
-    @rule(data=st.data(), timeout=timeouts)
-    def fork(self, data: st.DataObject, timeout: float | None) -> None:
+    @rule(data=st.data(), timeout=timeouts, num_steps=st.integers(0, 2))
+    def fork(self, data: st.DataObject, timeout: float | None, num_steps: int) -> None:
+        """Steps may be asked of it at once."""
         source = self.draw_session(data)
-        self.ask(ForkSession(self.new_id(), source, self.new_session(), timeout))
+        fork = self.new_session()
+        self.ask(ForkSession(self.new_id(), source, fork, timeout))
+        for num_top in range(num_steps):
+            self.ask(StepSession(self.new_id(), fork, {"tokens": [5, 6]}, 2, num_top))
 
     @precondition(lambda self: self.sessions)
     @rule(data=st.data(), what=st.sampled_from(["export", "describe", "close", "bad num_top", "bad inputs"]))

@@ -12,7 +12,6 @@ import pytest
 
 from export.manifest import GraphKind
 from service.engine import engine as engine_module
-from service.engine.cost import Costs, RowCost
 from service.engine.engine import Engine
 from service.engine.interface import (
     AnyRequest,
@@ -30,10 +29,10 @@ from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from tests.service.engine.follower import Follower
 from tests.service.engine.harness import PATIENCE_S
+from tests.service.engine.reference import CHUNKS_PAY, STATE_BYTES
 from tests.service.engine.watched import Arrays, WatchedRunner
 
-NUM_CALLERS, NUM_REQUESTS, STATE_BYTES = 3, 300, 24
-COSTS = Costs(steps={steps: RowCost({1: 1.0 + 0.1 * steps, 2: 1.1 + 0.1 * steps}) for steps in (1, 2, 4)})
+NUM_CALLERS, NUM_REQUESTS = 3, 300
 
 
 class UnevenRunner(WatchedRunner):
@@ -81,7 +80,9 @@ class Caller:
         rng = self.rng
         for _ in range(NUM_REQUESTS):
             if len(self.sessions) < 6 or rng.random() < 0.05:
-                self.ask(OpenSession(self.new_id(), self.new_session(), idle_timeout_s=rng.choice([None, 0.01, 0.1])))
+                self.ask(
+                    OpenSession(self.new_id(), self.new_session(), idle_timeout_s=rng.choice([None, None, 0.02, 0.2]))
+                )
             session = rng.choice(self.sessions)
             kind = rng.randrange(20)
             if kind < 11:
@@ -90,6 +91,7 @@ class Caller:
                 self.follower.cancel(rng.choice(self.mine[-6:]), self.engine.cancel)
             elif kind == 13:
                 self.ask(ForkSession(self.new_id(), session, self.new_session()))
+                self.step(self.sessions[-1])  # at once
             elif kind == 14:
                 self.ask(MarkSession(self.new_id(), session, rng.randrange(3)))
             elif kind == 15:
@@ -106,6 +108,9 @@ class Caller:
         self.wait(self.mine)
 
     def step(self, session: int) -> None:
+        if self.rng.random() < 0.2:
+            self.resend(session)
+            return
         tokens = [self.rng.randrange(1000) for _ in range(self.rng.randint(1, 6))]
         first_step = self.rng.choice([None, None, None, 0, 3])
         deadline_s = time.monotonic() + 0.002 if self.rng.random() < 0.1 else None
@@ -113,6 +118,15 @@ class Caller:
         self.ask(
             StepSession(self.new_id(), session, inputs, len(tokens), self.rng.randrange(4), first_step, deadline_s)
         )
+
+    def resend(self, session: int) -> None:
+        """The steps of a session that were answered last, as far as is known here."""
+        with self.follower.changed:
+            mine = [(old, outputs) for old, outputs in self.follower.answered[-50:] if old.session == session]
+        if mine:
+            old, outputs = mine[-1]
+            first_step = outputs.num_steps - old.num_steps
+            self.ask(StepSession(self.new_id(), session, old.inputs, old.num_steps, old.num_top, first_step))
 
     def wait(self, requests: Sequence[int]) -> None:
         with self.follower.changed:
@@ -139,7 +153,7 @@ def test_sessions_of_callers_that_do_not_wait_answer_as_each_alone(num_runners: 
         max_host_bytes=60 * STATE_BYTES,
         max_marks=2,
         kept_answers=3,
-        batch=ScheduleLimits(max_chunk=4, min_rows=1, costs=COSTS),
+        batch=ScheduleLimits(max_chunk=4, min_rows=1, costs=CHUNKS_PAY),
     )
     follower = Follower(limits, STATE_BYTES, time.monotonic, exact_time=False)
     follower.longest_run_s = 0.5  # runs take a few milliseconds, the machine's other work not counted
