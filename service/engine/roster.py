@@ -243,7 +243,7 @@ class Roster:
         """End the session that a fork announced and that will not be."""
         if isinstance(request, ForkSession):
             expected = f"session {request.session}: expected a fork that took place"
-            self._break(self.sessions.find_open(request.session), SessionNotFound(expected))
+            self._abandon(self.sessions.find_open(request.session), SessionNotFound(expected))
 
     def _end_step(self, request: StepSession, event: Event) -> None:
         """End a step that is off its session's list."""
@@ -253,8 +253,12 @@ class Roster:
 
     def _break(self, session: Session, error: ServiceError) -> None:
         """End a session whose state is not known any more, with all that it has pending."""
-        self.ready.discard(session.id)
         self.events.append(SessionEnded(session.id, expired=False, num_steps=session.num_steps))
+        self._abandon(session, error)
+
+    def _abandon(self, session: Session, error: ServiceError) -> None:
+        """End a session and fail all that it has pending."""
+        self.ready.discard(session.id)
         for request in list(session.pending):
             session.pop()
             if isinstance(request, StepSession):

@@ -15,6 +15,7 @@ from service.engine.session import Session
 from service.engine.slots import INITIAL_SLOT, Slot, SlotTable
 from service.errors import InternalFailure, MarkNotFound, Overloaded, ServiceError, SessionClosed, SessionNotFound
 
+_SHORTEST_LOOK_S: Final = 0.001
 _SWEEP_FROM: Final = 64  # sessions that ended that the heap of timers may have whatever its size
 
 
@@ -180,9 +181,10 @@ class Sessions:
             if timeout_s is None or not self.is_open(session):
                 self._num_ended -= 1
                 continue
-            busy = session.pending or session.in_flight
-            session.look_s = (now if busy else session.last_used_s) + timeout_s
-            if session.look_s > now:
+            busy = bool(session.pending) or session.in_flight
+            # A busy session is never idle, however short its timeout; and time must pass before the next look.
+            session.look_s = now + max(timeout_s, _SHORTEST_LOOK_S) if busy else session.last_used_s + timeout_s
+            if busy or session.look_s > now:
                 heapq.heappush(self._timers, session)
             else:
                 session.idle_timeout_s = None  # it is in the heap no more
@@ -310,6 +312,9 @@ class Sessions:
     def describe(self, sessions: Sequence[SessionId], now: float) -> tuple[SessionDescription, ...]:
         """Describe those that are open."""
         found = [session for session in map(self._open.get, sessions) if session is not None]
+        found = [
+            session for session in found if session.slot is not None or not session.in_flight
+        ]  # not announced ones
         return tuple(
             SessionDescription(s.id, now - s.opened_s, now - s.last_used_s, s.num_steps, tuple(s.marks or ()))
             for s in found

@@ -147,18 +147,19 @@ class Closing(Pending):
 
 
 def _flush(session: LiveSession) -> None:
-    queue = session.queue
-    while queue:
-        first = queue[0]
-        if first.payload is None or first.session is not session:  # a fork waits in the order of its source
-            return
-        queue.pop(0)
-        if not queue:
-            session.queue = None
-        opened = first.opens
-        first.outbox.answer(first, first.payload)
-        if opened is not None and opened is not session and opened.queue:
-            opened.queue.pop(0)
-            if not opened.queue:
-                opened.queue = None
-            _flush(opened)
+    """Hand out the answers that are known and whose turn it is; forks let those of the new sessions follow."""
+    sessions = [session]  # a list, not a recursion: forks of forks may be thousands
+    while sessions:
+        session = sessions.pop()
+        while (queue := session.queue) and queue[0].payload is not None and queue[0].session is session:
+            first = queue.pop(0)
+            if not queue:
+                session.queue = None
+            opened = first.opens
+            assert first.payload is not None
+            first.outbox.answer(first, first.payload)
+            if opened is not None and opened is not session and opened.queue:
+                opened.queue.pop(0)
+                if not opened.queue:
+                    opened.queue = None
+                sessions.append(opened)

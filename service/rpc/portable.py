@@ -120,7 +120,9 @@ def _metadata(field: str, data: bytes) -> Mapping[str, str]:
     except (ValueError, RecursionError):
         raise _damaged(field, "a header in JSON", "something else") from None
     about = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in (*_CHECKED, "sha256")):
+    if not isinstance(about, dict) or not all(
+        isinstance(text := about.get(name), str) and text.isascii() for name in (*_CHECKED, "sha256")
+    ):
         raise _damaged(field, "a header that says what it is a state of", "one that does not")
     return about
 

@@ -34,6 +34,8 @@ from service.settings import Settings
 
 _new = tuple.__new__
 
+SHORTEST_IDLE_S = 0.001
+
 
 class SessionCommands:
     """Takes the commands of one stream.
@@ -211,7 +213,7 @@ class SessionCommands:
     def _idle_timeout_s(self, request: pb.OpenSession) -> float:
         if not request.HasField("idle_timeout_s"):
             return self._max_idle_s
-        if not 0 < request.idle_timeout_s <= self._max_idle_s:  # NaN fails every comparison
-            expected = f"above 0 and at most {self._max_idle_s:g} s"
+        if not SHORTEST_IDLE_S <= request.idle_timeout_s <= self._max_idle_s:  # NaN fails every comparison
+            expected = f"{SHORTEST_IDLE_S} to {self._max_idle_s:g} s"
             raise InvalidInput("open.idle_timeout_s", expected, f"{request.idle_timeout_s:g}")
         return request.idle_timeout_s
