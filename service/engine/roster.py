@@ -346,16 +346,15 @@ class Roster:
                 self._drop(session, request, event)
 
     def _settle_task(self, task: Task, events: Sequence[Event]) -> None:
+        if task.ending is not None:  # what the run gave came too late
+            self._end(task, task.ending)
+            return
         for event in events:
             if not isinstance(event, TokensDecided):
                 self._end(task, event)
                 return
-            if task.ending is None:
-                self._emit(task, event)
-        if task.ending is not None:
-            self._end(task, task.ending)
-        else:
-            self._make_ready(task)
+            self._emit(task, event)
+        self._make_ready(task)
 
     # -------------------------------------------------------------------------------------------------------- the end
 

@@ -147,8 +147,9 @@ class Boundary:
             await _abort(context, ShuttingDown("the service shut down before the answer was ready"))
         elif isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):  # already answered
             raise error
-        elif context.done():  # a write to a caller that has gone
+        elif context.done() or isinstance(error, grpc.aio.InternalError):  # a write to a caller that has gone
             log.debug("a caller went away", exc_info=True)
+            raise asyncio.CancelledError from None
         else:
             log.exception("a call failed")
             await _abort(context, InternalFailure("see the log"))
@@ -168,6 +169,9 @@ async def _abort(context: Context, error: ServiceError) -> None:
             await context.abort(status.code, status.message, status.trailers)
     except TimeoutError:  # gRPC keeps it, behind at most one message, until the caller reads or goes
         log.info("a caller has not read that its call ended: %s", status.message)
+        raise asyncio.CancelledError from None
+    except grpc.aio.InternalError:  # the call was over before it could be told, as when its deadline has just passed
+        log.debug("a call was over before its end could be told: %s", status.message)
         raise asyncio.CancelledError from None
 
 

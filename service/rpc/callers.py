@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CALLER_KEY = "carryover-caller"  # of the call metadata
 MIN_CALLER_CHARACTERS, MAX_CALLER_CHARACTERS = 16, 128
 MAX_NAME_CHARACTERS = 128
-MAX_REMEMBERED = 65536  # sessions of which the service still knows how they ended
+MAX_REMEMBERED = 4096  # sessions of which the service still knows how they ended
 SHOWN_CHARACTERS = 40
 
 

@@ -241,7 +241,7 @@ async def test_what_an_open_says_reaches_the_engine(world: World) -> None:
     step = engine.submitted[-1]
     assert step == StepSession(step.id, given.session, {"tokens": [4]}, 1, 2, None, None)
     for wrong in (0.0, -1.0, 600.5, float("nan")):
-        assert "at most 600 s" in (await stream.fails(**named("b", idle_timeout_s=wrong))).message
+        assert "to 600 s" in (await stream.fails(**named("b", idle_timeout_s=wrong))).message
     assert "a known priority" in (await stream.fails(**named("b", priority=9))).message
 
 
