@@ -1,4 +1,6 @@
 import random
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,7 @@ import pytest
 from service.engine.answers import find_answer, pack_answer
 from service.engine.interface import StepOutputs
 
-INPUTS = {"tokens": [4, 5], "characters": [[1, 2], [3]]}
+INPUTS: Mapping[str, Sequence[Any]] = {"tokens": [4, 5], "characters": [[1, 2], [3]]}
 
 
 def outputs(rng: random.Random, first: int) -> StepOutputs:
