@@ -1098,8 +1098,8 @@ class StepSession(_message.Message):
     """How many of the most probable outputs to return for each step, 0 (advance only) to the model's top_k."""
     first_step: _builtins.int
     """Index of the first of these steps: the steps that the session must have taken before it. Makes the message safe to
-    send again. Where the steps from this index on were answered before, in a message of as many steps, the stored
-    answer comes again and nothing advances; the server keeps the last few answers of a session
+    send again. Where the very same steps from this index on were answered before, by one command, the stored answer
+    comes again and nothing advances; the server keeps the last few answers of a session
     (`ModelLimits.kept_answers`). Any other index is refused with FAILED_PRECONDITION, reason STEP_MISMATCH, and nothing
     changes. Absent means that these steps follow whatever was taken before.
     """
@@ -2157,7 +2157,7 @@ class ModelLimits(_message.Message):
     session_idle_timeout_s: _builtins.float
     """Seconds without a request after which a session is closed."""
     kept_answers: _builtins.int
-    """Answers of a session that are kept for steps that are sent again."""
+    """Answers of a session that are kept for steps that are sent again, as far as 16 KiB hold them."""
     max_marks: _builtins.int
     """Most marks of one session."""
     def __init__(
