@@ -1,12 +1,13 @@
 """What requests hold while they run: rows of the state pool and of the attention memory, and the queue for them.
 
-First come, first served: nobody overtakes, or wide beams would wait for ever.
+First come, first served, but for the head start that a priority gives: nobody else overtakes, or wide beams would wait
+for ever.
 """
 
 from collections.abc import Collection, Iterable
 
 from service.engine.integrity import IntegrityError, check_holdings
-from service.engine.interface import RequestId
+from service.engine.interface import Priority, RequestId
 from service.engine.pages import PAGE_ROWS, MemoryPages
 from service.engine.slots import Slot, SlotTable
 from service.engine.tasks.task import Task
@@ -26,12 +27,12 @@ class Room:
         self.num_slots = num_slots
         self._num_held = 0
         self.pages = MemoryPages(num_memory_rows)
-        self._waiting: dict[RequestId, Task] = {}
+        self._waiting: dict[Priority, dict[RequestId, tuple[float, Task]]] = {priority: {} for priority in Priority}
 
     @property
     def num_waiting(self) -> int:
         """Tasks that wait."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
     @property
     def num_held(self) -> int:
@@ -40,25 +41,35 @@ class Room:
 
     @property
     def can_start(self) -> bool:
-        """Whether there is room for who has waited longest."""
-        task = next(iter(self._waiting.values()), None)
+        """Whether there is room for whose turn it is."""
+        task = self._next
         if task is None or task.num_slots > self.num_slots - self._num_held:
             return False
         return self.pages.num_pages(task.num_positions) * PAGE_ROWS <= self.pages.num_free_rows
 
-    def wait(self, task: Task) -> None:
-        """Queue for what a task needs."""
-        self._waiting[task.request.id] = task
+    @property
+    def _next(self) -> Task | None:
+        heads = [next(iter(queue.values())) for queue in self._waiting.values() if queue]
+        return min(heads, key=lambda head: head[0])[1] if heads else None
+
+    def wait(self, task: Task, key: float = 0.0) -> None:
+        """Queue for what a task needs.
+
+        Args:
+            task: Who.
+            key: Smaller goes first; of one priority they come in order of their keys, as `WorkItem.key` does.
+        """
+        self._waiting[task.request.priority][task.request.id] = (key, task)
 
     def start(self, most_slots: int | None = None) -> list[Task]:
         """Begin the tasks that there is room for, in order, with at most so many slots together (but at least one)."""
         started: list[Task] = []
         num_slots = 0
-        while self.can_start:
-            num_slots += next(iter(self._waiting.values())).num_slots
+        while self.can_start and (task := self._next) is not None:
+            num_slots += task.num_slots
             if started and most_slots is not None and num_slots > most_slots:
                 break
-            task = self._waiting.pop(next(iter(self._waiting)))
+            del self._waiting[task.request.priority][task.request.id]
             slots = self.slots.allocate(task.num_slots)
             assert slots is not None
             self._num_held += len(slots)
@@ -68,7 +79,7 @@ class Room:
 
     def leave(self, task: Task) -> None:
         """Take back what an ended task held, or its place in the queue."""
-        self._waiting.pop(task.request.id, None)
+        self._waiting[task.request.priority].pop(task.request.id, None)
         if task.slots:
             self.slots.free(task.slots)
             self._num_held -= len(task.slots)
@@ -86,5 +97,6 @@ class Room:
         check_holdings("slots", slots, self.slots.num_free, self.slots.num_usable)
         num_pages = (self.pages.num_free_rows // PAGE_ROWS, self.pages.num_usable_rows // PAGE_ROWS)
         check_holdings("pages", pages, *num_pages)
-        if stray := self._waiting.keys() - {task.request.id for task in tasks}:
+        waiting = {request for queue in self._waiting.values() for request in queue}
+        if stray := waiting - {task.request.id for task in tasks}:
             raise IntegrityError(f"expected those who wait to be known, got {sorted(stray)}")

@@ -126,7 +126,7 @@ class Roster:
         if isinstance(task, SequenceTask):
             self._num_sequences += 1
         if task.num_slots:
-            self.room.wait(task)
+            self.room.wait(task, self._key(task.request.priority))
         else:
             self._make_ready(task)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from service.engine.integrity import IntegrityError
-from service.engine.interface import Decode
+from service.engine.interface import Decode, Priority
 from service.engine.room import Room
 from service.engine.slots import SlotTable
 from service.engine.tasks.decode import DecodeTask
@@ -79,3 +79,17 @@ def test_requests_leave_the_slots_of_sessions_alone() -> None:
     room.leave(first)
     assert room.start() == [second]
     assert room.num_held == 1
+
+
+def test_a_priority_is_a_head_start_in_the_queue_and_no_more() -> None:
+    room = make(num_slots=3)  # one slot
+    keys = {1: 10.0, 2: 10.2, 3: 9.9, 4: 10.1}
+    priorities = {1: Priority.NORMAL, 2: Priority.NORMAL, 3: Priority.HIGH, 4: Priority.LOW}
+    for request, key in keys.items():
+        room.wait(DecodeTask(Decode(request, (4,), 1, 1, 0.6, 9, priority=priorities[request])), key)
+    begun = []
+    while room.num_waiting:
+        (one,) = room.start()
+        begun.append(one.request.id)
+        room.leave(one)
+    assert begun == [3, 1, 4, 2]
