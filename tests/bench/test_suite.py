@@ -1,6 +1,7 @@
 """Each benchmark from its command to its files, small, against the real service."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from bench import step_model, tagging_model, transducer_model
 from bench.__main__ import main
 
+PLOTS = find_spec("matplotlib") is not None  # without it there are tables and JSON alone
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
@@ -43,7 +45,7 @@ def test_steps(tmp_path: Path) -> None:
         assert 0 < row["generator CPU"] < 1 and row["server CPU"] > 0
         assert (row["raw step ms"] is None) == (row["sessions"] != 1)
     assert int(notes[0].split()[0]) >= 6 * 3 and "equal to the raw runtime's" in notes[0]
-    assert (tmp_path / "steps.svg").stat().st_size > 1000
+    assert not PLOTS or (tmp_path / "steps.svg").stat().st_size > 1000
 
 
 def test_tagging(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ async def test_one_that_reads_slowly_is_not_cut_off() -> None:
             events = (await slow.call.read()).events
             answered += len(events)
             await asyncio.sleep(0.02)  # its pace, not a wait for anything
-        assert answered > 20
+        assert answered >= 4  # some for each of the three times that its patience would have run out
         assert world.server.in_flight == 1
 
 
