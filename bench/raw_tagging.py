@@ -4,16 +4,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from bench.ceiling import open_session, run_side_by_side
 from export.bundle import load_manifest
 from export.manifest import Manifest
 from models.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # bench.ceiling imports it, with telemetry switched off
+    import onnxruntime
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -30,7 +32,7 @@ class RawTagger:
         tags: Vocabulary.
     """
 
-    session: onnxruntime.InferenceSession
+    session: "onnxruntime.InferenceSession"
     manifest: Manifest
     words: Vocabulary
     characters: Vocabulary

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
@@ -97,17 +98,18 @@ async def test_a_caller_with_a_name_keeps_its_sessions_when_it_is_cut_off() -> N
         assert number(f"s{session}") == session
 
 
+@pytest.mark.slow
 async def test_one_that_reads_slowly_is_not_cut_off() -> None:
     async with (
-        serving(**settings(slow_reader_timeout_s=0.5, drain_timeout_s=0.05)) as world,
+        serving(**settings(slow_reader_timeout_s=2.0, drain_timeout_s=0.05)) as world,
         not_reading(world) as slow,
     ):
         answered, began = 0, time.monotonic()
-        while time.monotonic() - began < 1.5:
+        while time.monotonic() - began < 5.0:
             events = (await slow.call.read()).events
             answered += len(events)
             await asyncio.sleep(0.02)  # its pace, not a wait for anything
-        assert answered >= 4  # some for each of the three times that its patience would have run out
+        assert answered >= 4  # some for each time that its patience would have run out
         assert world.server.in_flight == 1
 
 
