@@ -14,7 +14,7 @@ from bench.wire import Fault
 from export.manifest import Precision
 
 TOKENS = [5, 17, 5, 29, 4]
-SMALL = identity.Size(sessions=40, steps=12, vocabulary=60, embedding=8, hidden=16)
+SMALL = identity.Size(sessions=100, steps=16, vocabulary=60, embedding=8, hidden=16)
 
 
 @pytest.mark.slow
