@@ -7,6 +7,7 @@ onnx.
 Dimensions in `TensorSpec.shape` are ints or one of these symbols:
     B rows of the batch, T time steps, C characters of a word, S source positions, N slots of the state pool,
     P rows of the attention-memory pool.
+Graphs of the task `tensors`, which were imported, may have any other symbol too: a size that each request chooses.
 """
 
 from typing import Literal
@@ -16,10 +17,15 @@ from pydantic import BaseModel, ConfigDict, Field
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 
-Task = Literal["tagger", "encoder_decoder", "language_model"]
+# `tensors` is a model that came from elsewhere: tensors in, tensors out, whatever they mean.
+Task = Literal["tagger", "encoder_decoder", "language_model", "tensors"]
 Precision = Literal["fp32", "int8"]
-GraphKind = Literal["sequence", "step", "chunk", "encode"]
-DType = Literal["float32", "int64"]
+GraphKind = Literal["sequence", "step", "chunk", "encode", "run"]
+# NumPy's names; bfloat16 is carried as its bits in uint16, string as an array of objects (bytes).
+DType = Literal[
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+    "float16", "float32", "float64", "bfloat16", "string",
+]  # fmt: skip
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -41,13 +47,16 @@ class StateSpec(_Frozen):
     The step and encode graphs take the pool as `pool_input` and return it, updated at `write_slots`, as `pool_output`;
     the sequence graph takes (B, *shape) as `sequence_input` and returns the final state as `sequence_output`. A name is
     None where no graph has it (a bidirectional layer has no step graph).
+
+    In an imported model (`tensors`) `sequence_input` and `sequence_output` are what the original graph calls the state,
+    and `batch_axis` is where it has the rows; None: it has no such axis, and rows are run one at a time.
     """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
-    batch_axis: int = 0
-    initial: Literal["zeros"] = "zeros"
+    batch_axis: int | None = 0
+    initial: Literal["zeros", "file"] = Field(default="zeros", description="file: in `initial_states_file`")
     pool_input: str | None = None
     pool_output: str | None = None
     sequence_input: str | None = None
@@ -102,6 +111,27 @@ class DecodingDefaults(_Frozen):
     top_k: int = Field(default=16, ge=1, description="outputs a row that the step graph returns")
 
 
+class ImportedSpec(_Frozen):
+    """What is known of a model that was imported.
+
+    It has one graph: `step` where it has state (inputs read_slots, write_slots, pools and its own; a StepSession of it
+    is a `StepTensors`), `run` where it has none. Its own inputs and outputs have their rows first, ("B", ...), whatever
+    the original does; an input whose shape does not begin with "B" is shared: one value for all rows of a batch.
+    """
+
+    original: str = Field(description="file of the model as it came, untouched")
+    max_rows: int | None = Field(default=None, ge=1, description="rows of one run; 1: its batch is fixed; None: any")
+    lengths_input: str | None = Field(
+        default=None, description="input (B,) of `run` with the true length of each row; rows are padded along T"
+    )
+    examples: dict[str, int] = Field(
+        default_factory=dict, description="by symbol, a size that works, for measurements when the model is loaded"
+    )
+    shared_examples: dict[str, float | int | bool] = Field(
+        default_factory=dict, description="by shared input, a value that works"
+    )
+
+
 class FileEntry(_Frozen):
     """What a file must be, byte for byte."""
 
@@ -122,9 +152,14 @@ class Manifest(_Frozen):
     memories: tuple[MemorySpec, ...] = ()
     tokenizers: dict[str, TokenizerSpec] = Field(
         description=(
-            "by role: source, target (encoder-decoder); words, characters, tags (tagger); tokens (language model)"
+            "by role: source, target (encoder-decoder); words, characters, tags (tagger); tokens (language model); "
+            "none (tensors)"
         )
     )
+    initial_states_file: str | None = Field(
+        default=None, description="npz: by state name its shape and type, of states whose `initial` is file"
+    )
+    imported: ImportedSpec | None = Field(default=None, description="of the task `tensors` alone")
     crf_file: str | None = Field(default=None, description="npz: start (K,), end (K,), transitions (K, K) from -> to")
     decoding: DecodingDefaults = DecodingDefaults()
     training_config: dict[str, object] = Field(default_factory=dict)

@@ -1,14 +1,14 @@
 """A small builder, so that emitters read like the computation that they emit."""
 
 from collections.abc import Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.manifest import GraphSpec, Precision, TensorSpec
+from export.manifest import DType, GraphSpec, Precision, TensorSpec
 
 # Opset 22 registers the recurrent operators anew, which CUDA kernels do not follow everywhere.
 OPSET: Final = 20
@@ -18,9 +18,7 @@ RUNTIME_DOMAIN: Final = "com.microsoft"
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | str, ...]
-ValueType = Literal["float32", "int64", "uint8"]
-
-_TENSOR_TYPES: Final[dict[ValueType, int]] = {
+_TENSOR_TYPES: Final[dict[DType, int]] = {
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
@@ -31,7 +29,7 @@ class _Value(NamedTuple):
     """An input or output of the graph."""
 
     name: str
-    dtype: ValueType
+    dtype: DType
     shape: Shape
 
 
@@ -58,12 +56,12 @@ class GraphBuilder:
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self._num_values = 0
 
-    def input(self, name: str, dtype: ValueType, shape: Shape) -> str:
+    def input(self, name: str, dtype: DType, shape: Shape) -> str:
         """Declare a graph input and return its name."""
         self._inputs.append(_Value(name, dtype, shape))
         return name
 
-    def output(self, value: str, name: str, dtype: ValueType, shape: Shape) -> None:
+    def output(self, value: str, name: str, dtype: DType, shape: Shape) -> None:
         """Make a value, computed by a node, a graph output of that name."""
         if value in self._output_names or all(value not in node.output for node in self._nodes):
             raise ValueError(f"output {name}: expected a node's value that is no output yet, got {value!r}")

@@ -147,6 +147,48 @@ class StepSession(NamedTuple):
     deadline_s: float | None = None
 
 
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+class StepTensors(NamedTuple):
+    """Advance a session of an imported model once for each row of its inputs. Finished(value=TensorOutputs).
+
+    Args:
+        id: As of any request.
+        session: Whose state.
+        inputs: By input name, (num_steps, *shape of one step); steps of one request differ in values alone.
+        shared: By name, the inputs that have one value for all rows of a batch.
+        num_steps: At least 1.
+        outputs: Names of the graph outputs wanted.
+        deadline_s: As of any request.
+    """
+
+    id: RequestId
+    session: SessionId
+    inputs: Tensors
+    shared: Tensors
+    num_steps: int
+    outputs: tuple[str, ...]
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunTensors(Request):
+    """Run an imported model that has no state. Finished(value=TensorOutputs).
+
+    Args:
+        inputs: By input name, (num_rows, *shape).
+        shared: As in `StepTensors`.
+        num_rows: At least 1.
+        outputs: Names of the graph outputs wanted.
+    """
+
+    inputs: Tensors
+    shared: Tensors
+    num_rows: int
+    outputs: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class ForkSession(Request):
     """Start `session` where `source` is after the requests submitted before. Finished(value=SessionSteps)."""
@@ -193,7 +235,7 @@ class CloseSession(Request):
     session: SessionId
 
 
-AnyRequest = Request | StepSession
+AnyRequest = Request | StepSession | StepTensors
 
 
 class SessionSteps(NamedTuple):
@@ -252,6 +294,18 @@ class StepOutputs(NamedTuple):
     log_probs: Sequence[Sequence[float]]
     num_steps: int
     replayed: bool = False
+
+
+class TensorOutputs(NamedTuple):
+    """Outputs of an imported model.
+
+    Args:
+        tensors: By output name, a row for each step or row of the request.
+        num_steps: Steps that the session has taken in all; 0 where there is none.
+    """
+
+    tensors: Tensors
+    num_steps: int = 0
 
 
 class TokensDecided(NamedTuple):

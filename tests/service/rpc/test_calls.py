@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
-from service.engine.interface import Decode, Generate, Priority, RunSequence, StepSession
+from service.engine.interface import Decode, Generate, Priority, Request, RunSequence
 from service.rpc.score import text_score
 from service.rpc.text import tagger_arrays
 from tests.service.rpc.fake_engine import run_sequence
@@ -156,7 +156,7 @@ async def test_priorities_reach_the_engine_in_every_call(
     await drained(world.stub.Generate(pb.GenerateRequest(model=LM, priority=said)))
     await drained(world.stub.Transduce(pb.TransduceRequest(model=G2P, source="ab", priority=said)))
     submitted = [request for name in ("tagger", "lm", "g2p") for request in world.engines[name].submitted]
-    assert [request.priority for request in submitted if not isinstance(request, StepSession)] == [meant] * 4
+    assert [request.priority for request in submitted if isinstance(request, Request)] == [meant] * 4
 
 
 async def test_the_catalogue_tells_what_is_served_and_what_was_refused(world: World) -> None:
