@@ -15,14 +15,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from service.bridge import Bridge
 from service.decoding.viterbi import viterbi
 from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
+from service.models import Limits, LiveModel, Models, Refused
 from service.repository import Repository, ServedModel, open_repository
-from service.rpc.bridge import Bridge
-from service.rpc.models import Limits, LiveModel, Models, Refused
 from service.runner import CPU, Runner, RunnerConfig
 from service.settings import Settings
 

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from service.bridge import next_id
 from service.engine.interface import SessionEnded, SessionId
 from service.errors import InvalidInput, ServiceError, SessionClosed, SessionExists, SessionExpired, SessionNotFound
-from service.rpc.bridge import next_id
 from service.rpc.session_answers import expired
 
 if TYPE_CHECKING:
-    from service.rpc.models import LiveModel
+    from service.models import LiveModel
     from service.rpc.outbox import Outbox
     from service.rpc.pending import Pending
 

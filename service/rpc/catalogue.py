@@ -4,8 +4,9 @@ from dataclasses import asdict
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import EngineStats
+from service.models import LiveModel, Models
 from service.rpc.boundary import Context
-from service.rpc.models import LiveModel, Models
+from service.rpc.reference import find_model, reference
 
 _TASK = {
     "tagger": pb.TASK_TAGGER,
@@ -29,7 +30,7 @@ async def list_models(models: Models, request: pb.ListModelsRequest, context: Co
 
 async def get_model(models: Models, request: pb.GetModelRequest, context: Context) -> pb.Model:
     """Describe one model."""
-    return _describe(models.find(request.model))
+    return _describe(find_model(models, request.model))
 
 
 def _load(stats: EngineStats) -> pb.ModelLoad:
@@ -39,7 +40,7 @@ def _load(stats: EngineStats) -> pb.ModelLoad:
 def _describe(model: LiveModel) -> pb.Model:
     manifest = model.manifest
     return pb.Model(
-        ref=model.ref,
+        ref=reference(model),
         task=_TASK[manifest.task],
         supports_sessions=model.supports_sessions,
         precision=_PRECISION[manifest.precision],

@@ -4,12 +4,13 @@ import secrets
 from contextlib import aclosing
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import next_id
 from service.engine.interface import Finished, Generate, Sampling, TokensDecided
+from service.models import LiveModel, Models
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority, real, whole
-from service.rpc.bridge import next_id
 from service.rpc.detokenize import Detokenizer
-from service.rpc.models import LiveModel, Models
+from service.rpc.reference import find_model_for, reference
 from service.rpc.text import begin_id, encode
 from service.rpc.transduce import FINISH, output_limit
 
@@ -20,7 +21,7 @@ MAX_PENALTY = 2.0  # of frequency and presence, either way
 
 async def generate(models: Models, request: pb.GenerateRequest, context: Context) -> None:
     """Stream the continuation of a prompt, token by token, then its end."""
-    model = models.find_for("language_model", request.model)
+    model = find_model_for(models, "language_model", request.model)
     work = sampling_request(model, request, deadline_s(context))
     detokenizer = Detokenizer(model.tokenizers["tokens"], after=work.prompt)
     async with aclosing(model.bridge.events(work)) as events:
@@ -32,7 +33,7 @@ async def generate(models: Models, request: pb.GenerateRequest, context: Context
                 for token in detokenizer.finish():
                     await context.write(pb.GenerateResponse(token=token))
                 result = pb.GenerateResult(
-                    model=model.ref,
+                    model=reference(model),
                     text=detokenizer.text,
                     finish_reason=FINISH[str(event.value)],
                     seed=work.sampling.seed,

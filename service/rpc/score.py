@@ -5,11 +5,12 @@ import math
 import numpy as np
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import next_id
 from service.engine.interface import RunSequence
+from service.models import Models
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority
-from service.rpc.bridge import next_id
-from service.rpc.models import Models
+from service.rpc.reference import find_model_for, reference
 from service.rpc.tag import check_count
 from service.rpc.text import encode, scored_ids
 
@@ -18,7 +19,7 @@ OUTPUT = "target_log_probs"
 
 async def score(models: Models, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
     """Give the log-probability of every token of each text."""
-    model = models.find_for("language_model", request.model)
+    model = find_model_for(models, "language_model", request.model)
     check_count("texts", len(request.texts), model.limits.max_sequences)
     tokenizer, deadline = model.tokenizers["tokens"], deadline_s(context)
     first = priority("priority", request.priority)
@@ -34,7 +35,7 @@ async def score(models: Models, request: pb.ScoreRequest, context: Context) -> p
         assert isinstance(answer, dict)
         tokens = tokenizer.vocabulary.decode(run.inputs["targets"].tolist())
         scores.append(text_score(tokens, answer[OUTPUT].tolist()))
-    return pb.ScoreResponse(model=model.ref, scores=scores)
+    return pb.ScoreResponse(model=reference(model), scores=scores)
 
 
 def text_score(tokens: list[str], log_probs: list[float]) -> pb.TextScore:

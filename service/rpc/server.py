@@ -11,11 +11,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.models import Models
 from service.rpc.boundary import Behaviour, Boundary
 from service.rpc.callers import Callers
 from service.rpc.catalogue import get_model, list_models
 from service.rpc.generate import generate
-from service.rpc.models import Models
 from service.rpc.score import score
 from service.rpc.session import session
 from service.rpc.tag import tag

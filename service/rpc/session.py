@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import cast
 
+from service.models import Models
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.callers import Callers
-from service.rpc.models import Models
 from service.rpc.outbox import Outbox
 from service.rpc.session_commands import SessionCommands
 from service.rpc.stream import Stream

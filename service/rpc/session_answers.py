@@ -12,6 +12,7 @@ from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import SessionState, SessionSteps, StepOutputs
 from service.errors import ServiceError
 from service.rpc.portable import pack
+from service.rpc.reference import reference
 from service.rpc.status import describe
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def opened(pending: "Pending", value: object) -> bytes:
     """Answer open and fork."""
     assert isinstance(value, SessionSteps) and pending.opens is not None
     live = pending.opens
-    answer = pb.SessionOpened(session_id=live.name, model=live.model.ref, num_steps=value.num_steps)
+    answer = pb.SessionOpened(session_id=live.name, model=reference(live.model), num_steps=value.num_steps)
     return respond(pending, opened=answer)
 
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import next_id
 from service.engine.interface import (
     AnyRequest,
     CloseSession,
@@ -18,11 +19,10 @@ from service.engine.interface import (
     StepSession,
 )
 from service.errors import InvalidInput, ServiceError, ShuttingDown
+from service.models import Models
 from service.rpc import session_answers as answers
 from service.rpc.bounds import priority
-from service.rpc.bridge import next_id
 from service.rpc.callers import Caller, End, LiveSession
-from service.rpc.models import Models
 from service.rpc.outbox import Outbox, Owed
 from service.rpc.pending import Closing, Pending
 from service.rpc.portable import MAX_HEADER_BYTES

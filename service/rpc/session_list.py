@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from itertools import dropwhile, islice
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import Bridge, next_id
 from service.engine.interface import DescribeSessions, Event, Finished, SessionDescription, SessionId
 from service.errors import InvalidInput
 from service.rpc.bounds import whole
-from service.rpc.bridge import Bridge, next_id
 from service.rpc.callers import Caller, LiveSession
 from service.rpc.pending import Pending
+from service.rpc.reference import reference
 from service.rpc.session_answers import respond
 
 DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE = 100, 1000
@@ -101,7 +102,7 @@ def listed(pending: Pending, told: object) -> bytes:
 def _info(live: LiveSession, description: SessionDescription) -> pb.SessionInfo:
     return pb.SessionInfo(
         session_id=live.name,
-        model=live.model.ref,
+        model=reference(live.model),
         age_s=description.age_s,
         idle_s=description.idle_s,
         num_steps=description.num_steps,

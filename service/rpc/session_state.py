@@ -5,8 +5,9 @@ import numpy as np
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import StateTensors
 from service.errors import InvalidInput
-from service.rpc.models import LiveModel, Models
+from service.models import LiveModel, Models
 from service.rpc.portable import check_tensor, origin, unpack
+from service.rpc.reference import find_model
 
 STATE = "open.exported_state"
 TENSORS = "open.initial_state.tensors"
@@ -22,9 +23,9 @@ def find_start(models: Models, request: pb.OpenSession) -> tuple[LiveModel, Stat
     start = request.WhichOneof("start")
     if start == "exported_state" and not request.HasField("model"):
         named = origin(STATE, request.exported_state)
-        model = models.find(pb.ModelRef(name=named.model, version=named.version), STATE)
+        model = models.find(named.model, named.version, STATE)
     else:
-        model = models.find(request.model, "open.model")
+        model = find_model(models, request.model, "open.model")
     if not model.supports_sessions:
         raise InvalidInput("open.model", "a model that can be stepped", f"{model.manifest.name!r}, which cannot")
     if start == "exported_state":

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.errors import InvalidInput
-from service.rpc.models import LiveModel
+from service.models import LiveModel
 from service.rpc.text import step_ids, tagger_arrays
 
 StepInputs = Mapping[str, Sequence[int] | Sequence[Sequence[int]]]

@@ -6,12 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import next_id
 from service.engine.interface import RunSequence
 from service.errors import InvalidInput
+from service.models import LiveModel, Models
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority
-from service.rpc.bridge import next_id
-from service.rpc.models import LiveModel, Models
+from service.rpc.reference import find_model_for
 from service.rpc.text import tagger_arrays
 
 _OUTPUTS = ("emissions",)
@@ -42,7 +43,7 @@ def tag_runs(models: Models, request: pb.TagRequest, deadline: float | None) -> 
     Raises:
         ServiceError: It cannot be done.
     """
-    model = models.find_for("tagger", request.model)
+    model = find_model_for(models, "tagger", request.model)
     sequences = request.sequences
     check_count("sequences", len(sequences), model.limits.max_sequences)
     first = priority("priority", request.priority)

@@ -8,8 +8,8 @@ from typing import Any
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import Event, Failed, Finished, RunSequence
 from service.errors import InternalFailure, InvalidInput, RequestCancelled, ServiceError, ShuttingDown
+from service.models import LiveModel, Models
 from service.rpc.boundary import Context, deadline_s
-from service.rpc.models import LiveModel, Models
 from service.rpc.outbox import Outbox, Owed
 from service.rpc.session_answers import error_of
 from service.rpc.stream import Stream

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from models.symbols import BOS, EOS
 from models.tokenizer import Tokenizer
 from service.errors import InvalidInput
-from service.rpc.models import LiveModel
-from service.rpc.spelling import normalised
+from service.models import LiveModel
+from service.spelling import normalised
 
 CHARACTERS_PER_TOKEN = 64
 SHOWN_CHARACTERS = 40  # of a caller's text in a message

@@ -3,12 +3,13 @@
 from contextlib import aclosing
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import next_id
 from service.engine.interface import Decode, Finished, Hypothesis, TokensDecided
+from service.models import LiveModel, Models
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority, real, whole
-from service.rpc.bridge import next_id
 from service.rpc.detokenize import Detokenizer
-from service.rpc.models import LiveModel, Models
+from service.rpc.reference import find_model_for, reference
 from service.rpc.text import encode
 
 MAX_LENGTH_PENALTY = 2.0
@@ -17,7 +18,7 @@ FINISH = {"end": pb.FINISH_REASON_END, "length": pb.FINISH_REASON_LENGTH}
 
 async def transduce(models: Models, request: pb.TransduceRequest, context: Context) -> None:
     """Stream the target tokens as they are decided, then the n best."""
-    model = models.find_for("encoder_decoder", request.model)
+    model = find_model_for(models, "encoder_decoder", request.model)
     detokenizer = Detokenizer(model.tokenizers["target"])
     async with aclosing(model.bridge.events(decode_request(model, request, deadline_s(context)))) as events:
         async for event in events:
@@ -29,7 +30,7 @@ async def transduce(models: Models, request: pb.TransduceRequest, context: Conte
                     await context.write(pb.TransduceResponse(token=token))
                 assert isinstance(event.value, list)
                 hypotheses = [_hypothesis(model, hypothesis) for hypothesis in event.value]
-                result = pb.TransduceResult(model=model.ref, hypotheses=hypotheses)
+                result = pb.TransduceResult(model=reference(model), hypotheses=hypotheses)
                 await context.write(pb.TransduceResponse(result=result))
 
 

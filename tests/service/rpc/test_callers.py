@@ -7,9 +7,9 @@ import grpc
 import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import next_id
 from service.engine.interface import ForkSession, OpenSession, Priority, StepSession
 from service.errors import InvalidInput, Overloaded, SessionNotFound
-from service.rpc.bridge import next_id
 from service.rpc.callers import MAX_REMEMBERED, Callers, End
 from service.rpc.outbox import Outbox
 from service.settings import Settings

@@ -17,11 +17,11 @@ from google.protobuf.message_factory import GetMessageClass
 from models.tokenizer import Tokenizer
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
+from service.bridge import Bridge
 from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
-from service.rpc.bridge import Bridge
-from service.rpc.models import Limits, LiveModel, Models
+from service.models import Limits, LiveModel, Models
 from service.rpc.server import RpcServer
 from service.runner import Runner, RunnerConfig, open_runner
 from service.settings import Settings

@@ -14,8 +14,8 @@ from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Kind, Tokenizer
 from models.vocabulary import Vocabulary
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
-from service.rpc.bridge import Bridge
-from service.rpc.models import Limits, LiveModel, Models, Refused, TagDecoder
+from service.bridge import Bridge
+from service.models import Limits, LiveModel, Models, Refused, TagDecoder
 from service.rpc.server import RpcServer
 from service.settings import Settings
 from tests.service.rpc.fake_engine import FakeEngine

@@ -11,11 +11,10 @@ import numpy.typing as npt
 from export.manifest import Manifest, Task
 from models.tokenizer import Tokenizer
 from models.vocabulary import Vocabulary
-from protos.carryover.v1 import carryover_pb2 as pb
+from service.bridge import Bridge
 from service.errors import InvalidInput, ModelNotFound, WrongTask
-from service.rpc.bridge import Bridge
-from service.rpc.spelling import Speller
 from service.settings import Settings
+from service.spelling import Speller
 
 TagDecoder = Callable[[npt.NDArray[np.float32]], Sequence[int]]  # emissions (T, K) -> tag ids (T,)
 
@@ -89,11 +88,6 @@ class LiveModel:
     max_batch_rows: int = 0
 
     @property
-    def ref(self) -> pb.ModelRef:
-        """Name and concrete version, as answers tell them."""
-        return pb.ModelRef(name=self.manifest.name, version=self.manifest.version)
-
-    @property
     def supports_sessions(self) -> bool:
         """Whether the model can be stepped by a caller."""
         return supports_sessions(self.manifest)
@@ -143,36 +137,41 @@ class Models:
         """Serve a model, in place of the version that was served so far."""
         self.by_name[model.manifest.name] = model
 
-    def find(self, ref: pb.ModelRef, field: str = "model") -> LiveModel:
+    def find(self, name: str, version: int = 0, field: str = "model") -> LiveModel:
         """Find the model that a request names.
+
+        Args:
+            name: Of the model.
+            version: Which one; 0: the newest that is served.
+            field: Path of what names it, for messages.
 
         Raises:
             InvalidInput: It names none.
             ModelNotFound: It is not served.
         """
-        if not ref.name:
+        if not name:
             raise InvalidInput(f"{field}.name", "the name of a model", "nothing")
-        if ref.version < 0:
-            raise InvalidInput(f"{field}.version", "0 for the newest, or a version from 1", str(ref.version))
-        model = self.by_name.get(ref.name)
+        if version < 0:
+            raise InvalidInput(f"{field}.version", "0 for the newest, or a version from 1", str(version))
+        model = self.by_name.get(name)
         if model is None:
             served = ", ".join(sorted(self.by_name)[:10]) or "none"
-            raise ModelNotFound(f"{field}.name: expected a model that is served ({served}), got {ref.name!r}")
-        if ref.version not in (0, model.manifest.version):
+            raise ModelNotFound(f"{field}.name: expected a model that is served ({served}), got {name!r}")
+        if version not in (0, model.manifest.version):
             raise ModelNotFound(
-                f"{field}.version: expected {model.manifest.version}, the version of {ref.name!r} that is served, "
-                f"got {ref.version}"
+                f"{field}.version: expected {model.manifest.version}, the version of {name!r} that is served, "
+                f"got {version}"
             )
         return model
 
-    def find_for(self, task: Task, ref: pb.ModelRef) -> LiveModel:
+    def find_for(self, task: Task, name: str, version: int = 0) -> LiveModel:
         """Find the model that a request names and that must have a certain task.
 
         Raises:
             InvalidInput, ModelNotFound: As in `find`.
             WrongTask: It does something else.
         """
-        model = self.find(ref)
+        model = self.find(name, version)
         if model.manifest.task != task:
-            raise WrongTask(f"model: expected one whose task is {task}, got {ref.name!r}: {model.manifest.task}")
+            raise WrongTask(f"model: expected one whose task is {task}, got {name!r}: {model.manifest.task}")
         return model

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from models.symbols import BOS, EOS, PAD, UNK
 from models.tokenizer import Tokenizer
 from models.vocabulary import Vocabulary
-from service.rpc.spelling import Speller, normalised
+from service.spelling import Speller, normalised
 
 LETTERS = "abcXYZ .é\u00c5\u1e9bß\u0301\u0130Σσς中\U0001f600"
 KNOWN = Vocabulary((PAD, UNK, BOS, EOS, *LETTERS, "ab"), 4)

@@ -4,6 +4,7 @@ from contextlib import aclosing
 
 import pytest
 
+from service.bridge import Bridge, next_id
 from service.engine.interface import (
     CloseSession,
     Decode,
@@ -15,7 +16,6 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, RequestCancelled, ShuttingDown
-from service.rpc.bridge import Bridge, next_id
 from tests.service.rpc.fake_engine import FakeEngine, FakeSession
 from tests.service.rpc.world import wait_until
 
