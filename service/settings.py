@@ -7,18 +7,21 @@ what was expected and what was got.
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
     YamlConfigSettingsSource,
 )
+
+from service.versions import VersionPolicy
 
 PREFIX = "CARRYOVER_"
 NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here
@@ -38,6 +41,8 @@ class Settings(BaseSettings):
     repository: Path = Field(default=Path("repository"), description="folder of the model bundles")
     host: str = Field(default="127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(default=8001, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    http: bool = Field(default=True, description="serve the Open Inference Protocol over HTTP too")
+    http_port: int = Field(default=8000, ge=0, le=65535, description="port of that; 0 takes a free one")
     tls_certificate: Path | None = Field(default=None, description="PEM certificate chain; absent: no TLS")
     tls_private_key: Path | None = Field(default=None, description="PEM key of the certificate")
     provider: Literal["auto", "cuda", "cpu"] = Field(
@@ -96,7 +101,7 @@ class Settings(BaseSettings):
         default=1024,
         ge=1,
         le=65536,
-        description="unanswered requests of one Session stream; then it is read no further",
+        description="unanswered requests of one Session, TagStream or ModelStreamInfer; then it is read no further",
     )
     slow_reader_timeout_s: float = Field(
         default=30.0, gt=0, le=3600, description="seconds after which a stream is cut off whose caller does not read"
@@ -104,10 +109,68 @@ class Settings(BaseSettings):
     session_idle_timeout_s: float = Field(
         default=600.0, gt=0, le=7 * 86400, description="seconds after which a session without requests is closed"
     )
+    sequence_idle_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=7 * 86400,
+        description="seconds after which a sequence of the Open Inference Protocol without requests is ended",
+    )
+    shared_memory: bool = Field(
+        default=True,
+        description="whether callers of the Open Inference Protocol may name shared memory of this machine",
+    )
+
+    model_control: Literal["fixed", "poll", "explicit"] = Field(
+        default="fixed",
+        description="fixed: what is there at start, and again on SIGHUP; poll: look regularly; explicit: on request",
+    )
+    poll_interval_s: float = Field(
+        default=15.0, ge=0.05, le=86400, description="seconds between looks at the repository, with poll"
+    )
+    load_models: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="models that are loaded at start, with explicit: names between commas; * is all"
+    )
+    version_policy: str = Field(
+        default="latest 1", description="versions of a model that are served: latest N, specific N,N or all"
+    )
+    version_policies: dict[str, str] = Field(
+        default={}, description="the same by model, as a JSON object, where it differs"
+    )
+    retire_timeout_s: float = Field(
+        default=600.0,
+        ge=0,
+        le=7 * 86400,
+        description="seconds that sessions may go on with a version that is served no more",
+    )
+    admin_token_file: Path | None = Field(
+        default=None,
+        description="file of the token that loading and unloading over the wire takes; absent: not allowed",
+    )
     drain_timeout_s: float = Field(
         default=8.0, ge=0, le=3600, description="seconds that running requests get to finish after SIGTERM"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
+
+    @field_validator("load_models", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("version_policy")
+    @classmethod
+    def _policy(cls, text: str) -> str:
+        VersionPolicy.parse(text)
+        return text
+
+    @field_validator("version_policies")
+    @classmethod
+    def _policies(cls, texts: dict[str, str]) -> dict[str, str]:
+        for name, text in texts.items():
+            try:
+                VersionPolicy.parse(text)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return texts
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -134,6 +197,10 @@ class Settings(BaseSettings):
     def session_slots(self) -> int:
         """State rows that sessions may hold; the others are for requests, which are short."""
         return 3 * (self.num_slots - RESERVED_SLOTS) // 4
+
+    def policy_of(self, name: str) -> VersionPolicy:
+        """Which versions of a model are served."""
+        return VersionPolicy.parse(self.version_policies.get(name, self.version_policy))
 
     def session_limit(self, state_bytes: int) -> int:
         """Open sessions that a model with so many bytes of state a session really takes."""
@@ -209,5 +276,7 @@ def _line(detail: ErrorDetails, given: dict[str, object]) -> str:
     where = name if name in given or f"{PREFIX}{name.upper()}" not in os.environ else f"{PREFIX}{name.upper()}"
     if detail["type"] == "extra_forbidden":
         return f"{name}: expected one of the settings' names, got an unknown one"
+    if detail["type"] == "value_error":  # written by one of ours, with expected and got
+        return f"{where}: {detail['msg'].removeprefix('Value error, ')}"
     expected = detail["msg"].removeprefix("Input should be ").split(", unable to parse")[0]
     return f"{where}: expected {expected}, got {detail['input']!r}"

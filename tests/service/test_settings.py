@@ -80,6 +80,17 @@ def test_numbers_paths_and_empty_files_are_read(tmp_path: Path, monkeypatch: pyt
     assert (settings.drain_timeout_s, settings.repository) == (2.5, Path("some/where"))
 
 
+def test_names_and_policies_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CARRYOVER_LOAD_MODELS", "lm, tagger,")
+    monkeypatch.setenv("CARRYOVER_VERSION_POLICIES", '{"lm": "specific 1,3"}')
+    settings = load_settings(written(tmp_path, "s.yaml", "version_policy: latest 2\nload_models: [g2p]\n"))
+    assert settings.load_models == ("lm", "tagger")
+    assert settings.policy_of("lm").specific == {1, 3}
+    assert settings.policy_of("tagger").latest == 2
+    monkeypatch.delenv("CARRYOVER_LOAD_MODELS")
+    assert load_settings(tmp_path / "s.yaml").load_models == ("g2p",)
+
+
 def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARRYOVER_DEBUG", "1")
     monkeypatch.setenv("CARRYOVER_SETTINGS", "x.yaml")
@@ -107,6 +118,15 @@ def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch)
             "max_sentence_characters: expected at least max_word_characters = 64, got 63",
         ),
         ({"CARRYOVER_NUM_MEMORY_ROWS": "64"}, "num_memory_rows: expected at least 2 * max_input_tokens = 1024, got 64"),
+        ({"CARRYOVER_MODEL_CONTROL": "none"}, "CARRYOVER_MODEL_CONTROL: expected 'fixed', 'poll' or 'explicit', got"),
+        (
+            {"CARRYOVER_VERSION_POLICY": "newest"},
+            "CARRYOVER_VERSION_POLICY: expected latest N, specific N,N or all, got 'newest'",
+        ),
+        (
+            {"CARRYOVER_VERSION_POLICIES": '{"lm": "latest 0"}'},
+            "CARRYOVER_VERSION_POLICIES: lm: expected latest N, specific N,N or all, got 'latest 0'",
+        ),
         ({"CARRYOVER_TLS_PRIVATE_KEY": "key.pem"}, "tls_certificate and tls_private_key: expected both or neither"),
     ],
 )
