@@ -13,13 +13,13 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from export.manifest import MANIFEST_FILE, NAME_PATTERN, SCHEMA_VERSION, FileEntry, Manifest, Task
+from export.manifest import MANIFEST_FILE, NAME_PATTERN, SCHEMA_VERSION, FileEntry, Manifest, Task, storage
 from models.tokenizer import Tokenizer
 from models.vocabulary import VOCABULARY_ROLES
 
@@ -28,6 +28,7 @@ REQUIRED_GRAPHS: Final[dict[Task, tuple[str, ...]]] = {
     "tagger": ("sequence",),
     "encoder_decoder": ("encode", "step"),
     "language_model": ("sequence", "step"),
+    "tensors": (),  # one of "step" and "run": see `_check_imported`
 }
 VERSION_PATTERN: Final = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -173,6 +174,26 @@ def load_tokenizers(folder: Path, manifest: Manifest) -> dict[str, Tokenizer]:
     return loaded
 
 
+def load_initial_states(folder: Path, manifest: Manifest) -> dict[str, npt.NDArray[Any]]:
+    """Load the initial states of a verified bundle that are not zeros, by name. Nothing pickled is read.
+
+    Raises:
+        BundleError: The file does not hold just those, each of its state's shape and type.
+    """
+    specs = {state.name: state for state in manifest.states if state.initial == "file"}
+    if manifest.initial_states_file is None:
+        if specs:
+            raise BundleError(f"{folder}: initial_states_file: expected a file with {sorted(specs)}, got none")
+        return {}
+    path = folder / manifest.initial_states_file
+    arrays = _load_arrays(path)
+    expected = {name: f"{storage(spec.dtype)}{spec.shape}" for name, spec in specs.items()}
+    got = {name: f"{array.dtype}{array.shape}" for name, array in arrays.items()}
+    if got != expected:
+        raise BundleError(f"{path}: expected {expected}, got {got}")
+    return arrays
+
+
 def load_crf(folder: Path, manifest: Manifest) -> Crf | None:
     """Load the CRF scores of a verified bundle; None where the model has none. Nothing pickled is read.
 
@@ -182,11 +203,7 @@ def load_crf(folder: Path, manifest: Manifest) -> Crf | None:
     if manifest.crf_file is None:
         return None
     path = folder / manifest.crf_file
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError(f"{path}: expected an npz file of plain arrays, got {error}") from error
+    arrays = _load_arrays(path)
     num_tags = arrays["start"].shape[0] if "start" in arrays and arrays["start"].ndim == 1 else -1
     expected = {"start": (num_tags,), "end": (num_tags,), "transitions": (num_tags, num_tags)}
     got = {name: array.shape for name, array in arrays.items()}
@@ -194,6 +211,14 @@ def load_crf(folder: Path, manifest: Manifest) -> Crf | None:
         types = {name: f"{array.dtype}{array.shape}" for name, array in sorted(arrays.items())}
         raise BundleError(f"{path}: expected float32 start (K,), end (K,), transitions (K, K), got {types}")
     return Crf(arrays["start"], arrays["end"], arrays["transitions"])
+
+
+def _load_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(f"{path}: expected an npz file of plain arrays, got {error}") from error
 
 
 def _check_version(folder: Path) -> None:
@@ -218,11 +243,29 @@ def _check_complete(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{folder}: graphs: expected {kind!r} for task {manifest.task}, got {sorted(manifest.graphs)}"
             )
+    _check_imported(folder, manifest)
+    if (manifest.task == "tensors") != (manifest.imported is not None):
+        got = "none" if manifest.imported is None else "one"
+        raise BundleError(f"{folder}: imported: expected one for task tensors alone, got {got} for {manifest.task}")
+    if manifest.imported is not None and tuple(manifest.graphs) not in ((kind,) for kind in IMPORTED_GRAPHS):
+        raise BundleError(f"{folder}: graphs: expected one of {IMPORTED_GRAPHS}, got {sorted(manifest.graphs)}")
     for role in VOCABULARY_ROLES[manifest.task]:
         if role not in manifest.tokenizers:
             raise BundleError(
                 f"{folder}: tokenizers: expected {role!r} for task {manifest.task}, got {sorted(manifest.tokenizers)}"
             )
+
+
+def _check_imported(folder: Path, manifest: Manifest) -> None:
+    """An imported model says what it is, and has one graph: `step` just if it has state."""
+    if (manifest.task == "tensors") != (manifest.imported is not None):
+        raise BundleError(f"{folder}: imported: expected it of task tensors and no other, got task {manifest.task}")
+    if manifest.imported is None:
+        return
+    expected = {"step"} if manifest.states else {"run"}
+    if manifest.graphs.keys() != expected or manifest.memories:
+        got = sorted(manifest.graphs)
+        raise BundleError(f"{folder}: graphs: expected {sorted(expected)} alone and no memories, got {got}")
 
 
 def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -234,6 +277,14 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"tokenizers.{role}.file", tokenizer.file
     if manifest.crf_file is not None:
         yield "crf_file", manifest.crf_file
+    if manifest.initial_states_file is not None:
+        yield "initial_states_file", manifest.initial_states_file
+    if manifest.imported is not None:
+        yield "imported.original", manifest.imported.original
+    if manifest.initial_states_file is not None:
+        yield "initial_states_file", manifest.initial_states_file
+    if manifest.imported is not None:
+        yield "imported.original", manifest.imported.original
 
 
 def _check_file(folder: Path, name: str, entry: FileEntry) -> None:

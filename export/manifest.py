@@ -10,7 +10,8 @@ Dimensions in `TensorSpec.shape` are ints or one of these symbols:
 Graphs of the task `tensors`, which were imported, may have any other symbol too: a size that each request chooses.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,7 +27,13 @@ DType = Literal[
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
     "float16", "float32", "float64", "bfloat16", "string",
 ]  # fmt: skip
+_STORAGE: Final[Mapping[str, str]] = {"bfloat16": "uint16", "string": "object"}
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+def storage(dtype: DType) -> str:
+    """The NumPy type of the arrays that carry it."""
+    return _STORAGE.get(dtype, dtype)
 
 
 class _Frozen(BaseModel):

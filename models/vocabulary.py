@@ -13,6 +13,7 @@ VOCABULARY_ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "tagger": ("words", "characters", "tags"),
     "encoder_decoder": ("source", "target"),
     "language_model": ("tokens",),
+    "tensors": (),
 }
 
 

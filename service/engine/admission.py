@@ -11,12 +11,23 @@ import numpy.typing as npt
 
 from export.manifest import GraphKind, Manifest
 from service.engine.batch import row_inputs
-from service.engine.interface import AnyRequest, Decode, Generate, OpenSession, Request, RunSequence, StepSession
+from service.engine.interface import (
+    AnyRequest,
+    Decode,
+    Generate,
+    OpenSession,
+    Request,
+    RunSequence,
+    RunTensors,
+    StepSession,
+    StepTensors,
+)
 from service.engine.pages import PAGE_ROWS, MemoryPages
 from service.engine.tasks.decode import DecodeTask
 from service.engine.tasks.generate import GenerateTask
 from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.task import Task
+from service.engine.tensor_admission import TensorAdmission
 from service.errors import InvalidInput, WrongTask
 
 _WANTED: Final[Mapping[type[AnyRequest], str]] = {
@@ -25,6 +36,8 @@ _WANTED: Final[Mapping[type[AnyRequest], str]] = {
     Generate: "that generates, a language_model",
     OpenSession: "that keeps sessions, one that can be stepped from left to right",
     StepSession: "that keeps sessions, one that can be stepped from left to right",
+    StepTensors: "that was imported and has state",
+    RunTensors: "that was imported and has no state",
 }
 
 
@@ -44,6 +57,9 @@ class Admission:
         self._step_inputs: Set[str] = frozenset()
         self._sequence_inputs: Set[str] = frozenset()
         self._top_k = 0
+        self.tensors = None if manifest.imported is None else TensorAdmission(manifest)
+        if self.tensors is not None:
+            return
         if step := manifest.graphs.get("step"):
             self._step_inputs = row_inputs(step).keys()
             self._top_k = next((int(t.shape[1]) for t in step.outputs if t.name == "top_tokens"), 0)
@@ -67,14 +83,27 @@ class Admission:
             case Generate():
                 self.require_steps(request)
                 return self._that_fits(GenerateTask(request, self._top_k))
+            case RunTensors() if self.tensors is not None:
+                self._require("run", request)
+                return self.tensors.task(request)
+            case RunTensors():
+                raise self._wrong_task(request)
         raise InvalidInput("request", "a kind that the engine knows", type(request).__name__)
 
-    def check_step(self, request: StepSession) -> None:
+    def check_step(self, request: StepSession | StepTensors) -> None:
         """Check the steps of a session.
 
         Raises:
+            WrongTask: They are not of the kind that the model takes.
             InvalidInput: The inputs are not the step graph's, or more outputs are wanted than it gives.
         """
+        if isinstance(request, StepTensors):
+            if self.tensors is None:
+                raise self._wrong_task(request)
+            self.tensors.check_step(request)
+            return
+        if self.tensors is not None:
+            raise self._wrong_task(request)
         num_steps = request.num_steps
         for name, values in request.inputs.items():
             if len(values) != num_steps or name not in self._step_inputs:
@@ -113,7 +142,7 @@ class Admission:
         if graph not in self._graphs:
             raise self._wrong_task(request)
 
-    def _wrong_task(self, request: Request) -> WrongTask:
+    def _wrong_task(self, request: AnyRequest) -> WrongTask:
         return WrongTask(f"model: expected one {_WANTED[type(request)]}, got {self._name!r} (task {self._task})")
 
 

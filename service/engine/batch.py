@@ -25,7 +25,7 @@ def row_inputs(spec: GraphSpec) -> dict[str, int]:
     return {
         tensor.name: len(tensor.shape)
         for tensor in spec.inputs
-        if tensor.shape[0] == "B" and tensor.name not in _PLACES
+        if tensor.shape[:1] == ("B",) and tensor.name not in _PLACES
     }
 
 

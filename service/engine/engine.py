@@ -20,13 +20,16 @@ from export.manifest import GraphKind, Manifest
 from service.engine.batch import feeds, row_inputs
 from service.engine.courtesy import step_aside
 from service.engine.inbox import Inbox
-from service.engine.interface import AnyRequest, EngineStats, Finished, Publish, RequestId, StepOutputs
+from service.engine.interface import AnyRequest, EngineStats, Publish, RequestId, RunStats
 from service.engine.limits import EngineLimits
 from service.engine.pace import Pace
+from service.engine.ran import Ran
 from service.engine.roster import Roster
 from service.engine.schedule import schedule
 from service.engine.slots import NUM_RESERVED
 from service.engine.tasks.task import Outputs, Work
+from service.engine.tasks.tensors import RunLayout
+from service.engine.tensor_batch import tensor_feeds
 from service.errors import InternalFailure, ShuttingDown
 
 _log = logging.getLogger(__name__)
@@ -101,6 +104,10 @@ class Engine:
         self._on_stopped, self._num_runners = on_stopped, num_runners
         manifest = runner.manifest
         self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
+        self._time_axes: Mapping[str, int] | None = None  # of an imported model: by input, the axis that is padded
+        if manifest.imported is not None:
+            (graph,) = manifest.graphs.values()
+            self._time_axes = RunLayout(graph, manifest.imported).input_axes
         self._step_pace, self._work_pace = Pace(_FIRST_STEP_S), Pace(_FIRST_WORK_S)
         self._inbox = Inbox(
             limits.max_waiting,
@@ -114,6 +121,7 @@ class Engine:
         self._roster = Roster(manifest, runner, runner.num_slots, runner.num_memory_rows, limits, num_runners)
         self._last: GraphKind | None = None
         self._in_flight: dict[int, Plan] = {}  # by lane
+        self._ran = Ran()
         self._run_s: dict[GraphKind, float] = {}  # what a run of each graph takes, a moving average
         self._filling_since_s: float | None = None  # steps wait for others to share their run
         self._num_alive = 0
@@ -137,6 +145,11 @@ class Engine:
     def stats(self) -> EngineStats:
         """Counts as of the last turn."""
         return EngineStats(*self._counts)
+
+    def run_stats(self) -> RunStats:
+        """What has run since the start; safe from any thread."""
+        with self._lock:
+            return self._ran.snapshot()
 
     def start(self) -> None:
         """Begin to serve."""
@@ -273,7 +286,10 @@ class Engine:
             try:
                 wanted = tuple(dict.fromkeys(name for work in works for name in work.outputs))
                 group = roster.groups.of(batch.requests[0]) if roster.groups is not None else None
-                inputs = feeds(batch.graph, self._step_inputs, works, 0 if group is None else group.num_rows)
+                if self._time_axes is None:
+                    inputs = feeds(batch.graph, self._step_inputs, works, 0 if group is None else group.num_rows)
+                else:
+                    inputs = tensor_feeds(batch.graph, works, self._time_axes)
             except Exception:
                 _log.exception("engine %s: a %s batch could not be made", self._runner.manifest.name, batch.graph)
                 for work in works:
@@ -289,6 +305,7 @@ class Engine:
         plan = self._in_flight.pop(lane)
         now = self._clock()
         took_s = now - plan.began_s
+        self._ran.note(plan.graph, plan.num_rows, took_s, [plan.began_s - work.ready_since_s for work in plan.works])
         self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
         if isinstance(outputs, Exception):
             for work in plan.works:
@@ -315,12 +332,9 @@ class Engine:
         if not events:
             return
         self._roster.events = []
-        steps = 0
-        for event in events:
-            if isinstance(event, Finished) and isinstance(event.value, StepOutputs) and not event.value.replayed:
-                steps += len(event.value.token_ids)
         now = self._clock()
-        self._step_pace.note(steps, now)
+        self._step_pace.note(self._roster.num_stepped, now)
+        self._roster.num_stepped = 0
         self._work_pace.note(self._roster.num_ended, now)
         self._roster.num_ended = 0
         try:

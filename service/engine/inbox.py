@@ -12,12 +12,15 @@ from service.engine.interface import (
     Generate,
     RequestId,
     RunSequence,
+    RunTensors,
     StepSession,
+    StepTensors,
 )
 from service.engine.pace import Pace, retry_after_s
 from service.errors import DeadlineExceeded, Overloaded, ServiceError
 
-_NEW_WORK: Final = (RunSequence, Decode, Generate)
+_NEW_WORK: Final = (RunSequence, RunTensors, Decode, Generate)
+_STEPS: Final = (StepSession, StepTensors)
 
 
 class Inbox:
@@ -69,7 +72,7 @@ class Inbox:
         with self._lock:
             if self._closed is not None:
                 raise self._closed()
-            if isinstance(request, StepSession):
+            if isinstance(request, _STEPS):
                 self._admit_step(request)
             elif isinstance(request, _NEW_WORK):
                 self._admit_new(request.deadline_s)
@@ -77,7 +80,7 @@ class Inbox:
             if self._num_asleep:
                 self._arrived.notify()
 
-    def _admit_step(self, request: StepSession) -> None:
+    def _admit_step(self, request: StepSession | StepTensors) -> None:
         wait_s = self._step_pace.wait_s(self._inputs_here + self._inside[2])
         if self._steps_here + self._inside[1] >= self._max_steps:
             self._refuse(f"{self._max_steps} session steps are unanswered", wait_s)

@@ -371,6 +371,29 @@ class EngineStats:
     requests_refused: int = 0
 
 
+class GraphRuns(NamedTuple):
+    """Runs of one graph with so many rows."""
+
+    graph: str
+    rows: int
+    num_runs: int
+    seconds: float
+
+
+class RunStats(NamedTuple):
+    """What an engine has run since its start; only ever grows.
+
+    Args:
+        runs: By graph and rows, smallest first.
+        num_waits: Times that work waited for a run.
+        wait_s: Seconds that it waited in all.
+    """
+
+    runs: tuple[GraphRuns, ...]
+    num_waits: int
+    wait_s: float
+
+
 class EngineDoor(Protocol):
     """What the front end may do with an engine; safe to call from any thread."""
 
@@ -391,3 +414,6 @@ class EngineDoor(Protocol):
 
     def stats(self) -> EngineStats:
         """Counts as of the last turn."""
+
+    def run_stats(self) -> RunStats:
+        """What has run since the start."""

@@ -13,7 +13,7 @@ from export.manifest import GraphKind
 from service.engine.interface import RequestId
 from service.engine.schedule import ALIKE_WINDOW, WorkItem
 
-_KINDS: Final[tuple[GraphKind, ...]] = ("step", "encode", "sequence")
+_KINDS: Final[tuple[GraphKind, ...]] = ("step", "encode", "sequence", "run")
 _SWEEP_FROM: Final = 64  # places without anybody that a queue of any length may have
 
 
@@ -35,7 +35,7 @@ class ReadyQueue:
 
     def add(self, item: WorkItem) -> None:
         """Put an item in, instead of what is there of its request; if that has the same key, in its very place."""
-        request, graph, _, _, _, key = item
+        request, graph, _, _, _, key, _ = item
         there = self._items.get(request)
         if there is not None:
             if there[1].key == key and there[1].graph == graph:

@@ -34,6 +34,7 @@ from service.engine.interface import (
     SessionSteps,
     StepOutputs,
     StepSession,
+    StepTensors,
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
@@ -41,15 +42,18 @@ from service.engine.pace import retry_after_s
 from service.engine.ready import ReadyQueue
 from service.engine.room import Room
 from service.engine.schedule import PRIORITY_HEAD_START_S, Batch, WorkItem
-from service.engine.session import Session, SessionRequest
+from service.engine.session import STEPS, Session, SessionRequest, Step
 from service.engine.sessions import Sessions
 from service.engine.slots import SlotTable
 from service.engine.tasks.sequence import SequenceTask
 from service.engine.tasks.task import Outputs, Task, Work
+from service.engine.tasks.tensors import TensorsTask
+from service.engine.tensor_session import TensorSession
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ServiceError, SessionNotFound
 
 _log = logging.getLogger(__name__)
-_AT_SESSIONS: Final = (StepSession, CloseSession, ForkSession, MarkSession, RewindSession, ExportSession)
+_AT_SESSIONS: Final = (*STEPS, CloseSession, ForkSession, MarkSession, RewindSession, ExportSession)
+_WHOLE: Final = (SequenceTask, TensorsTask)  # run once, and hold nothing meanwhile
 _MOST_PENDING: Final = 1024  # requests at one session
 
 
@@ -76,6 +80,7 @@ class Roster:
     ) -> None:
         self.events: list[Event] = []  # since the last publishing
         self.num_ended = 0  # requests for new work, since then too
+        self.num_stepped = 0  # steps of sessions, since then too
         self.num_refused = 0
         self._limits = limits
         slots = SlotTable(num_slots)
@@ -84,7 +89,10 @@ class Roster:
         max_sessions = 0 if manifest.memories else limits.max_sessions
         self.room = Room(slots, slots.num_usable - session_slots, num_memory_rows)
         host = HostStates(rows, manifest.states)
-        self.sessions = Sessions(host, slots, session_slots, max_sessions, limits.max_host_bytes, limits.max_marks)
+        kind = TensorSession if manifest.imported is not None else Session
+        self.sessions = Sessions(
+            host, slots, session_slots, max_sessions, limits.max_host_bytes, limits.max_marks, kind
+        )
         self._admission = Admission(manifest, self.room.num_slots, self.room.pages.num_usable_rows)
         self._tasks: dict[RequestId, Task] = {}
         self._at_session: dict[RequestId, Session] = {}  # where each unfinished request of a session waits
@@ -101,7 +109,7 @@ class Roster:
         """Turn a request into work, or into its one event where that can be said at once."""
         self._now = now
         try:
-            if isinstance(request, StepSession):
+            if isinstance(request, STEPS):
                 self._admit_step(request)
             elif isinstance(request, _AT_SESSIONS):
                 self._admit_at_session(request)
@@ -110,6 +118,7 @@ class Roster:
             elif isinstance(request, DescribeSessions):
                 self.events.append(Finished(request.id, self.sessions.describe(request.sessions, now)))
             else:
+                assert not isinstance(request, StepTensors)
                 self._admit_work(request)
         except ServiceError as error:
             self.num_refused += isinstance(error, Overloaded)
@@ -123,7 +132,7 @@ class Roster:
         self._tasks[request.id] = task
         if request.deadline_s is not None:
             self._deadlines.add(request.deadline_s, request.id, self._is_here)
-        if isinstance(task, SequenceTask):
+        if isinstance(task, _WHOLE):
             self._num_sequences += 1
         if task.num_slots:
             self.room.wait(task, self._key(task.request.priority))
@@ -131,6 +140,7 @@ class Roster:
             self._make_ready(task)
 
     def _make_ready(self, task: Task) -> None:
+        task.ready_since_s = self._now
         self.ready.add(task.work._replace(key=self._key(task.request.priority)))
 
     def _key(self, priority: int) -> float:
@@ -143,7 +153,7 @@ class Roster:
         session = self.sessions.open(request, self._now)
         self.events.append(Finished(request.id, SessionSteps(session.num_steps)))
 
-    def _admit_step(self, request: StepSession) -> None:
+    def _admit_step(self, request: Step) -> None:
         session = self.sessions.find(request.session)
         self._admission.check_step(request)
         self._require_place(session)
@@ -189,12 +199,14 @@ class Roster:
         session.last_used_s = self._now
         while session.pending:
             head = session.pending[0]
-            if isinstance(head, StepSession):
+            if isinstance(head, STEPS):
                 event = session.check_index(head) if session.num_consumed == 0 else None
                 if event is None:
                     most = self._limits.batch.max_chunk
                     length = 1 if most == 1 else session.backlog(most)
-                    session.work = WorkItem(session.id, "step", 1, length, 1, self._key(session.priority))
+                    key = self._key(session.priority)
+                    session.work = WorkItem(session.id, "step", 1, length, 1, key, session.group())
+                    session.ready_since_s = self._now
                     self.ready.add(session.work)
                     return
                 session.pop()
@@ -245,7 +257,7 @@ class Roster:
             expected = f"session {request.session}: expected a fork that took place"
             self._abandon(self.sessions.find_open(request.session), SessionNotFound(expected))
 
-    def _end_step(self, request: StepSession, event: Event) -> None:
+    def _end_step(self, request: Step, event: Event) -> None:
         """End a step that is off its session's list."""
         del self._at_session[request.id]
         self.num_inputs -= request.num_steps
@@ -261,7 +273,7 @@ class Roster:
         self.ready.discard(session.id)
         for request in list(session.pending):
             session.pop()
-            if isinstance(request, StepSession):
+            if isinstance(request, STEPS):
                 self._end_step(request, Failed(request.id, error))
             else:
                 del self._at_session[request.id]
@@ -322,13 +334,14 @@ class Roster:
             row += num_rows
 
     def _settle_session(self, session: Session, events: Sequence[Event]) -> None:
-        for event, inputs in zip(events, session.answered, strict=True):
-            assert isinstance(event, Finished)
-            assert isinstance(event.value, StepOutputs)
-            if self._limits.kept_answers:
-                session.keep(event.value, inputs, self._limits.kept_answers)
-            del self._at_session[event.request]
-            self.num_inputs -= len(event.value.token_ids)
+        for event, request in zip(events, session.answered, strict=True):
+            if self._limits.kept_answers and isinstance(request, StepSession):
+                assert isinstance(event, Finished)
+                assert isinstance(event.value, StepOutputs)
+                session.keep(event.value, request.inputs, self._limits.kept_answers)
+            del self._at_session[request.id]
+            self.num_inputs -= request.num_steps
+            self.num_stepped += request.num_steps
             self.events.append(event)
         session.answered = ()
         if session.dropped is not None:
@@ -427,7 +440,7 @@ class Roster:
         else:
             del session.pending[place]
             self._renew(session)
-        if isinstance(request, StepSession):
+        if isinstance(request, STEPS):
             self._end_step(request, event)
         else:
             del self._at_session[request_id]
@@ -467,7 +480,7 @@ class Roster:
         if self.groups is not None:
             self.events.extend(self.groups.leave(request))
         self.room.leave(task)
-        if isinstance(task, SequenceTask):
+        if isinstance(task, _WHOLE):
             self._num_sequences -= 1
 
     def _emit(self, task: Task, event: Event) -> None:

@@ -9,7 +9,7 @@ Age is a number, `WorkItem.key`: when the item became ready, less a head start f
 is thus overtaken only by what comes within the head start, and ages by waiting.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -17,9 +17,9 @@ from export.manifest import GraphKind
 from service.engine.cost import Costs
 from service.engine.interface import RequestId
 
-ReadyKind = Literal["step", "encode", "sequence"]  # chunks are made of steps
+ReadyKind = Literal["step", "encode", "sequence", "run"]  # chunks are made of steps
 PRIORITY_HEAD_START_S: Final = 0.5
-_KINDS: Final[tuple[ReadyKind, ...]] = ("step", "encode", "sequence")
+_KINDS: Final[tuple[ReadyKind, ...]] = ("step", "encode", "sequence", "run")
 # The oldest that are looked at for like ones: enough to find some, few enough for every turn.
 ALIKE_WINDOW: Final = 256
 
@@ -33,6 +33,7 @@ class WorkItem(NamedTuple):
     length: int  # time steps of a row: positions of a source or a sequence, inputs that a session could take now
     width: int = 1  # cells of a time step: characters of the longest word, source positions that a step attends to
     key: float = 0.0  # smaller goes first: ready_since_s - PRIORITY_HEAD_START_S * priority
+    group: Hashable = None  # only equal ones share a run: sizes that are not padded, inputs that all rows share
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def schedule(
     """Plan one batch for one runner.
 
     Args:
-        ready: What could run, "step", "encode" and "sequence", smallest key first; see `ScheduleLimits.window`.
+        ready: What could run, "step", "encode", "sequence" and "run", smallest key first; see `ScheduleLimits.window`.
         limits: Bounds of the batch.
         last: The kind of the batch planned before, whichever runner got it; None if there was none.
         idle_runners: Runners with nothing to do, this one included. They share what is ready.
@@ -153,8 +154,9 @@ def _oldest(
         most_rows = min(most_rows, limits.max_chunk_tokens // length)
     requests: list[RequestId] = []
     rows = widest = 0
-    for request, _, item_rows, item_length, width, _ in items:
-        if item_length < length:
+    wanted = items[0].group
+    for request, _, item_rows, item_length, width, _, group in items:
+        if item_length < length or group != wanted:
             continue
         grown = rows + item_rows
         widest = max(widest, width)
@@ -171,7 +173,8 @@ def _alike(items: Sequence[WorkItem], limits: ScheduleLimits, most_rows: int) ->
     A small batch thus takes almost anybody, a large one only who fits well: what is left out leads or joins a later
     batch. Where a row costs nearly as much in a small batch as in a large one, batches stay small and padding little.
     """
-    order = [(item.length, item.width, i) for i, item in enumerate(items[:ALIKE_WINDOW])]
+    group = items[0].group
+    order = [(item.length, item.width, i) for i, item in enumerate(items[:ALIKE_WINDOW]) if item.group == group]
     oldest = order[0]
     order.sort()
     place = order.index(oldest)

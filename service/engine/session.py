@@ -5,7 +5,7 @@ inputs of several of them. There can be a hundred thousand of these, so they are
 containers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Final
 
 from service.engine.answers import Inputs, find_answer, pack_answer
@@ -24,6 +24,7 @@ from service.engine.interface import (
     SessionId,
     StepOutputs,
     StepSession,
+    StepTensors,
 )
 from service.engine.pages import Memory
 from service.engine.schedule import WorkItem
@@ -31,7 +32,9 @@ from service.engine.slots import INITIAL_SLOT, Slot
 from service.engine.tasks.task import TOP, Outputs
 from service.errors import StepMismatch
 
-SessionRequest = StepSession | CloseSession | ForkSession | MarkSession | RewindSession | ExportSession
+STEPS: Final = (StepSession, StepTensors)
+Step = StepSession | StepTensors
+SessionRequest = Step | CloseSession | ForkSession | MarkSession | RewindSession | ExportSession
 _NOTHING: Sequence[Any] = ()
 _NOBODY: Final[list[SessionRequest]] = []  # shared by all idle sessions: never appended to
 
@@ -58,7 +61,7 @@ class Session:
     __slots__ = (
         "_collected", "_length", "answered", "answers", "closing", "dropped", "id", "idle_timeout_s", "in_flight",
         "inputs", "last_used_s", "look_s", "marks", "num_consumed", "num_steps", "num_top", "opened_s", "outputs",
-        "packed", "pending", "priority", "read_rows", "slot", "started", "work", "write_rows",
+        "packed", "pending", "priority", "read_rows", "ready_since_s", "slot", "started", "work", "write_rows",
     )  # fmt: skip
     memory: Memory | None = None
 
@@ -84,7 +87,7 @@ class Session:
         self.closing = False
         self.num_consumed = 0
         self.answers: tuple[bytes, ...] = ()
-        self.answered: tuple[Inputs, ...] = ()  # inputs of the requests that the last run ended, in order
+        self.answered: tuple[Step, ...] = ()  # the requests that the last run ended, in order
         self.marks: dict[int, tuple[HostRow | None, int]] | None = None
         self.dropped: dict[RequestId, Event] | None = None
         self.in_flight = False
@@ -94,6 +97,7 @@ class Session:
         self.num_top: int | None = 0
         self.read_rows = self.write_rows = _NOTHING
         self._length = 0
+        self.ready_since_s = now
         self._collected: list[tuple[Any, Any]] | None = None  # of the first pending request: tokens, log-probs a step
 
     def __lt__(self, other: "Session") -> bool:
@@ -102,17 +106,22 @@ class Session:
 
     # ---------------------------------------------------------------------------------------------------- before a run
 
-    def check_index(self, request: StepSession) -> Event | None:
+    def check_index(self, request: Step) -> Event | None:
         """Compare a step's index with what was taken: None to go on, or how the request ends.
 
         An answered index gives the stored answer again.
         """
+        assert isinstance(request, StepSession)
         if request.first_step is None or request.first_step == self.num_steps:
             return None
         answer = find_answer(self.answers, request.first_step, request.inputs, request.num_steps)
         if answer is not None:
             return Finished(request.id, answer)
         return Failed(request.id, StepMismatch("step.first_step", self.num_steps, request.first_step))
+
+    def group(self) -> Hashable:
+        """With which other steps the next one can share a run: with any."""
+        return None
 
     def backlog(self, most: int) -> int:
         """Inputs that could be taken in one run, up to `most`: of the first request and of steps that follow it."""
@@ -208,7 +217,7 @@ class Session:
                 return None
             all_tokens, all_log_probs = zip(*self._collected, strict=True)
             outputs = StepOutputs(all_tokens, all_log_probs, self.num_steps)
-        self.answered = (*self.answered, head.inputs)
+        self.answered = (*self.answered, head)
         self.pop()
         return Finished(head.id, outputs)
 

@@ -29,6 +29,7 @@ class Sessions:
         max_sessions: Most open at a time.
         max_host_bytes: Most bytes of states in host memory, marks included.
         max_marks: Most marks of a session.
+        make: The kind of its sessions.
     """
 
     def __init__(
@@ -39,7 +40,9 @@ class Sessions:
         max_sessions: int,
         max_host_bytes: int,
         max_marks: int,
+        make: type[Session] = Session,
     ) -> None:
+        self._make = make
         self._host, self._slots = host, slots
         self._num_slots, self._max_sessions = num_slots, max_sessions
         self.max_host_bytes, self._max_marks = max_host_bytes, max_marks
@@ -118,7 +121,7 @@ class Sessions:
             if packed is not None:
                 self._host.free(packed)
             raise
-        session = self._open[session_id] = Session(session_id, now, idle_timeout_s, priority, None, num_steps)
+        session = self._open[session_id] = self._make(session_id, now, idle_timeout_s, priority, None, num_steps)
         self._pack(session, packed)
         if idle_timeout_s is not None:
             heapq.heappush(self._timers, session)

@@ -35,6 +35,7 @@ class Outputs:
         self.arrays = arrays
         self._num_top = num_top
         self._broken: dict[str, bool] = {}
+        self._kept: dict[str, npt.NDArray[Any]] = {}
 
     @cached_property
     def top_tokens(self) -> AxisLists:
@@ -47,6 +48,14 @@ class Outputs:
         """(B, k) natural-log probabilities; (B, T, k) of a chunk."""
         rows: AxisLists = self._cut("top_log_probs").tolist()
         return rows
+
+    def rows(self, name: str, row: int, count: int) -> npt.NDArray[Any]:
+        """Some rows of an output, (count, ...), which the next run does not overwrite."""
+        kept = self._kept.get(name)
+        if kept is None:
+            kept = self._kept[name] = self.arrays[name].copy()
+        part: npt.NDArray[Any] = kept[row : row + count]
+        return part
 
     def may_be_broken(self, name: str) -> bool:
         """Whether there can be NaN in an output: asked of each row, the batch is looked at once."""
@@ -82,8 +91,10 @@ class Work(Protocol):
         outputs: Graph outputs that it needs from that run.
         num_top: How many of the best outputs it needs; None is all.
         in_flight: Whether it is in a batch that runs.
+        ready_since_s: Since when it has waited for that run, on the engine's clock.
     """
 
+    ready_since_s: float
     outputs: Sequence[str]
     num_top: int | None
     in_flight: bool
@@ -113,6 +124,7 @@ class Task(ABC):
         memory: The memory, once started.
         in_flight: Whether it is in a batch that runs.
         ending: What to end it with when that batch comes back: it was cancelled, or its time ran out.
+        ready_since_s: Since when it has waited for that run.
     """
 
     outputs: Sequence[str] = ()
@@ -123,6 +135,7 @@ class Task(ABC):
     memory: Memory | None = None
     in_flight: bool = False
     ending: Event | None = None
+    ready_since_s: float = 0.0
 
     def __init__(self, request: Request, work: WorkItem) -> None:
         self.request = request

@@ -18,6 +18,7 @@ from service.engine.interface import (
     Finished,
     ForkSession,
     Generate,
+    GraphRuns,
     Hypothesis,
     MarkSession,
     OpenSession,
@@ -25,6 +26,7 @@ from service.engine.interface import (
     RequestId,
     RewindSession,
     RunSequence,
+    RunStats,
     SessionDescription,
     SessionEnded,
     SessionState,
@@ -87,6 +89,9 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         return EngineStats(2, len(self.held), 8, 10, 7, 9, len(self.sessions), 640, 6400, 3, 4)
+
+    def run_stats(self) -> RunStats:
+        return RunStats((GraphRuns("step", 2, 3, 0.5),), 6, 0.25)
 
     def release(self, request: RequestId) -> None:
         """Answer a held request."""

@@ -1,0 +1,95 @@
+"""What an imported model can be asked: names, types and shapes are checked before they could break a whole batch."""
+
+from collections.abc import Mapping, Set
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from export.manifest import GraphSpec, Manifest, TensorSpec, storage
+from service.engine.interface import RunTensors, StepTensors, Tensors
+from service.engine.tasks.tensors import RunLayout, TensorsTask
+from service.errors import InvalidInput
+
+PLACES: Final = ("read_slots", "write_slots")
+
+
+class TensorAdmission:
+    """Checks the requests of one imported model.
+
+    Args:
+        manifest: Of the model.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        assert manifest.imported is not None
+        self._imported = manifest.imported
+        (graph,) = manifest.graphs.values()
+        self._inputs, self._shared = own_inputs(graph, manifest)
+        pools = {state.pool_output for state in manifest.states}
+        self._outputs = {tensor.name for tensor in graph.outputs} - pools
+        self.layout = RunLayout(graph, manifest.imported)
+
+    def check_step(self, request: StepTensors) -> None:
+        """Check the steps of a session.
+
+        Raises:
+            InvalidInput: They are not what the graph takes.
+        """
+        self._check(request.inputs, request.shared, request.num_steps, request.outputs)
+
+    def task(self, request: RunTensors) -> TensorsTask:
+        """Make the task of a request for a run.
+
+        Raises:
+            InvalidInput: It is not what the graph takes.
+        """
+        self._check(request.inputs, request.shared, request.num_rows, request.outputs)
+        most = self._imported.max_rows
+        if most is not None and request.num_rows > most:
+            raise InvalidInput("num_rows", f"at most {most}", str(request.num_rows))
+        lengths = {request.inputs[name].shape[axis] for name, axis in self.layout.input_axes.items()}
+        if len(lengths) > 1:
+            raise InvalidInput("inputs", "one T for all of them", str(sorted(lengths)))
+        return TensorsTask(request, self.layout)
+
+    def _check(self, inputs: Tensors, shared: Tensors, num_rows: int, outputs: tuple[str, ...]) -> None:
+        _check_tensors("inputs", self._inputs, inputs, num_rows)
+        _check_tensors("shared", self._shared, shared, None)
+        if num_rows < 1:
+            raise InvalidInput("inputs", "at least one row", str(num_rows))
+        if not self._outputs.issuperset(outputs):
+            raise InvalidInput("outputs", f"some of {sorted(self._outputs)}", str(sorted(outputs)))
+
+
+def own_inputs(graph: GraphSpec, manifest: Manifest) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
+    """What a request gives: inputs with rows, and those that all rows share."""
+    pools: Set[str | None] = {state.pool_input for state in manifest.states}
+    given = [tensor for tensor in graph.inputs if tensor.name not in pools and tensor.name not in PLACES]
+    return (
+        {tensor.name: tensor for tensor in given if tensor.shape[:1] == ("B",)},
+        {tensor.name: tensor for tensor in given if tensor.shape[:1] != ("B",)},
+    )
+
+
+def _check_tensors(field: str, specs: Mapping[str, TensorSpec], given: Tensors, num_rows: int | None) -> None:
+    if given.keys() != specs.keys():
+        raise InvalidInput(field, str(sorted(specs)), str(sorted(given)))
+    sizes: dict[str, int] = {}
+    for name, spec in specs.items():
+        array = given[name]
+        expected = spec.shape if num_rows is None else (num_rows, *spec.shape[1:])
+        if array.dtype != np.dtype(storage(spec.dtype)) or not _fits(array, expected, sizes):
+            wanted = f"{spec.dtype} {list(expected)}"
+            raise InvalidInput(f"{field}.{name}", wanted, f"{array.dtype} {list(array.shape)}")
+
+
+def _fits(array: npt.NDArray[Any], shape: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
+    """Whether the sizes are those given; a symbol has one size throughout a request."""
+    if array.ndim != len(shape):
+        return False
+    for size, dimension in zip(array.shape, shape, strict=True):
+        expected = dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size)
+        if size != expected:
+            return False
+    return True
