@@ -9,7 +9,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-OURS = {"carryover", "export", "models", "protos", "service"}
+OURS = {"carryover", "export", "importing", "models", "protos", "service"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
