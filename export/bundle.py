@@ -244,11 +244,6 @@ def _check_complete(folder: Path, manifest: Manifest) -> None:
                 f"{folder}: graphs: expected {kind!r} for task {manifest.task}, got {sorted(manifest.graphs)}"
             )
     _check_imported(folder, manifest)
-    if (manifest.task == "tensors") != (manifest.imported is not None):
-        got = "none" if manifest.imported is None else "one"
-        raise BundleError(f"{folder}: imported: expected one for task tensors alone, got {got} for {manifest.task}")
-    if manifest.imported is not None and tuple(manifest.graphs) not in ((kind,) for kind in IMPORTED_GRAPHS):
-        raise BundleError(f"{folder}: graphs: expected one of {IMPORTED_GRAPHS}, got {sorted(manifest.graphs)}")
     for role in VOCABULARY_ROLES[manifest.task]:
         if role not in manifest.tokenizers:
             raise BundleError(
@@ -277,10 +272,6 @@ def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"tokenizers.{role}.file", tokenizer.file
     if manifest.crf_file is not None:
         yield "crf_file", manifest.crf_file
-    if manifest.initial_states_file is not None:
-        yield "initial_states_file", manifest.initial_states_file
-    if manifest.imported is not None:
-        yield "imported.original", manifest.imported.original
     if manifest.initial_states_file is not None:
         yield "initial_states_file", manifest.initial_states_file
     if manifest.imported is not None:
