@@ -1,0 +1,211 @@
+"""What is asked of a parsed model before anything that computes sees it.
+
+The ONNX checker and the runtime check much of a graph, but they trust it in other things: how often functions call each
+other, how large a tensor without data says it is, where files lie. Those come first and here; nothing in this module
+allocates what the file asks for.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import onnx
+
+from importing.errors import ImportRefused
+from importing.reading_limits import ReadLimits
+from importing.reading_sizes import check_sizes
+from importing.reading_walk import (
+    Scope,
+    call_key,
+    canonical,
+    function_key,
+    graphs,
+    initializer_names,
+    nodes,
+    scopes,
+    subgraphs,
+)
+from importing.reading_words import quote
+
+# Domains whose operators the runtime brings along; those of any other need a library.
+BUILT_IN_DOMAINS: Final = frozenset({"", "ai.onnx.ml", "com.microsoft"})
+# A compiled program in a file that the model names: what it does cannot be seen.
+_OPAQUE_OPERATORS: Final = frozenset({("com.microsoft", "EPContext"), ("com.microsoft", "PythonOp")})
+_MIN_IR_VERSION: Final = 3
+
+
+def check_model(model: onnx.ModelProto, allow_custom: bool, limits: ReadLimits) -> None:
+    """Refuse what no import could use or what would harm who tries.
+
+    Args:
+        model: As parsed.
+        allow_custom: Whether operators of domains that the runtime does not bring along are let through.
+        limits: See there.
+
+    Raises:
+        ImportRefused: The first problem found.
+    """
+    _check_versions(model)
+    _check_names(model, limits.max_name_length)
+    _check_functions(model, limits.max_nodes)
+    _check_domains(model, allow_custom)
+    check_sizes(model, limits.max_tensor_bytes)
+    if not model.graph.output:
+        raise ImportRefused("the graph has no outputs")
+    for scope in scopes(model):
+        _check_order(scope)
+
+
+def _check_versions(model: onnx.ModelProto) -> None:
+    if not _MIN_IR_VERSION <= model.ir_version <= onnx.IR_VERSION:
+        raise ImportRefused(f"IR version: expected {_MIN_IR_VERSION} to {onnx.IR_VERSION}, got {model.ir_version}")
+    newest = onnx.defs.onnx_opset_version()
+    opsets: dict[str, int] = {}
+    for opset in model.opset_import:
+        domain = canonical(opset.domain)
+        if domain in opsets:
+            raise ImportRefused(f"opset: expected one of each domain, got two of {quote(domain or 'ai.onnx')}")
+        opsets[domain] = opset.version
+        if domain == "" and not 1 <= opset.version <= newest:
+            raise ImportRefused(f"opset: expected 1 to {newest}, got {opset.version}")
+    if not opsets:
+        raise ImportRefused("opset: expected the versions of the operators, got none")
+
+
+def _check_names(model: onnx.ModelProto, longest: int) -> None:
+    """Names are printed, and become names of files and of requests' tensors."""
+    for graph in graphs(model):
+        for what, values_ in (("input", graph.input), ("output", graph.output)):
+            for value in values_:
+                _check_name(value.name, what, longest)
+                if not value.name:
+                    raise ImportRefused(f"an {what} of the graph has no name")
+        for node in graph.node:
+            for name in (node.name, node.op_type, node.domain, *node.input, *node.output):
+                _check_name(name, "node", longest)
+        for name in initializer_names(graph):
+            _check_name(name, "initializer", longest)
+    for what, names in (
+        ("input", [value.name for value in model.graph.input]),
+        ("output", [value.name for value in model.graph.output]),
+        ("initializer", initializer_names(model.graph)),
+    ):
+        if double := _first_double(names):
+            raise ImportRefused(f"two {what}s are called {quote(double)}")
+
+
+def _check_name(name: str, what: str, longest: int) -> None:
+    if len(name) > longest:
+        raise ImportRefused(f"{what} {quote(name)}: expected a name of at most {longest} characters, got {len(name)}")
+    if not name.isprintable():
+        raise ImportRefused(f"{what} {quote(name)}: expected a name of printable characters")
+
+
+def _check_functions(model: onnx.ModelProto, most: int) -> None:
+    """Refuse functions that call themselves, and calls that come to too many nodes when written out."""
+    bodies: dict[str, list[onnx.NodeProto]] = {}
+    for function in model.functions:
+        key = function_key(function)
+        if key in bodies:
+            raise ImportRefused(f"two functions are called {quote(key)}")
+        bodies[key] = list(_with_inner(function.node))
+    sizes: dict[str, int] = {}
+    # Depth first without recursion: a chain of functions may be as long as the file allows.
+    for root in bodies:
+        path: dict[str, None] = {}
+        waiting = [root]
+        while waiting:
+            key = waiting[-1]
+            if key in sizes:
+                waiting.pop()
+                continue
+            callees = [callee for node in bodies[key] if (callee := call_key(node)) in bodies]
+            open_callees = [callee for callee in callees if callee not in sizes]
+            if not open_callees:
+                size = len(bodies[key]) + sum(sizes[callee] for callee in callees)
+                sizes[key] = min(size, most + 1)  # it may double from one to the next
+                path.pop(key, None)
+                waiting.pop()
+                continue
+            path[key] = None
+            if again := next((callee for callee in open_callees if callee in path), None):
+                raise ImportRefused(f"function {quote(again)} calls itself")
+            waiting += open_callees
+    own = list(_with_inner(model.graph.node))
+    size = len(own) + sum(sizes.get(call_key(node), 0) for node in own)
+    if size > most:
+        raise ImportRefused(f"nodes: expected at most {most} with functions written out, got more")
+
+
+def _with_inner(own: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
+    waiting = list(own)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(inner for graph in subgraphs(node) for inner in graph.node)
+
+
+def _check_domains(model: onnx.ModelProto, allow_custom: bool) -> None:
+    functions = {function_key(function) for function in model.functions}
+    for node in nodes(model):
+        domain = canonical(node.domain)
+        if (domain, node.op_type) in _OPAQUE_OPERATORS:
+            raise ImportRefused(f"operator {node.op_type}: expected a graph to be seen, got a program inside it")
+        if call_key(node) in functions:
+            continue
+        if domain not in BUILT_IN_DOMAINS and not allow_custom:
+            raise ImportRefused(
+                f"custom operator {quote(node.op_type)} of domain {quote(domain)}: refused unless allowed"
+            )
+
+
+def _check_order(scope: Scope) -> None:
+    """Refuse cycles, and values that two nodes give; what only stands in the wrong order the checker names."""
+    makers: dict[str, int] = {}
+    own = list(scope.nodes)
+    for index, node in enumerate(own):
+        for name in node.output:
+            if name and (name in makers or name in scope.given):
+                raise ImportRefused(f"{scope.name}: value {quote(name)} is given twice")
+            makers[name] = index
+    needs = [{makers[name] for name in reads(node) if name and name in makers} for node in own]
+    if all(need < index for index, found in enumerate(needs) for need in found):
+        return
+    users: list[list[int]] = [[] for _ in own]
+    for index, found in enumerate(needs):
+        for need in found:
+            users[need].append(index)
+    counts = [len(found) for found in needs]
+    ready = [index for index, count in enumerate(counts) if count == 0]
+    num_done = 0
+    while ready:
+        num_done += 1
+        for user in users[ready.pop()]:
+            counts[user] -= 1
+            if counts[user] == 0:
+                ready.append(user)
+    if num_done < len(own):
+        stuck = next(index for index, count in enumerate(counts) if count)
+        raise ImportRefused(f"{scope.name} has a cycle: node {stuck} ({own[stuck].op_type}) waits for itself")
+    raise ImportRefused(f"{scope.name}: nodes: expected each after those that it reads from")
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Names that a node reads, those that its subgraphs take from around them included."""
+    found = set(node.input)
+    for graph in subgraphs(node):
+        inside = {value.name for value in graph.input} | set(initializer_names(graph))
+        wanted = {value.name for value in graph.output}
+        for inner in graph.node:
+            wanted |= reads(inner)
+            inside |= set(inner.output)
+        found |= wanted - inside
+    return found
+
+
+def _first_double(names: list[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None

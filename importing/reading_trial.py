@@ -1,0 +1,181 @@
+"""Try a model in a process of its own, which may hang, run out of memory or be killed by what it reads.
+
+Parsers, the ONNX checker, shape inference and the runtime are large C++ programs that follow what a file says. Whoever
+writes the file decides how deep they recurse and how much they allocate, so all of them first see it here: with bounded
+memory and time, no files to write and nothing to answer but a reason.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+from importing.errors import ImportRefused
+from importing.reading_limits import ReadLimits
+from importing.reading_words import one_line
+
+# Bytes of memory that parsing and opening take, at most, for each byte of an honest model.
+_MEMORY_A_BYTE: Final = 8
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from importing.reading_trial import main; main()"
+_ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What to try.
+
+    Args:
+        folder: Of the model, for external data.
+        num_bytes: Of the file, which comes on standard input.
+        allow_external: As in `read_model`.
+        allow_custom: As in `read_model`.
+        limits: What it may cost.
+    """
+
+    folder: str
+    num_bytes: int
+    allow_external: bool
+    allow_custom: bool
+    limits: ReadLimits
+
+
+def try_model(content: bytes, trial: Trial) -> None:
+    """Have a file parsed, checked and opened elsewhere.
+
+    Raises:
+        ImportRefused: It was refused, took too long or too much, or ended the process.
+    """
+    command = [sys.executable, "-I", "-c", _START, str(_ROOT), json.dumps(asdict(trial))]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment | _ENVIRONMENT,
+        start_new_session=True,  # an interrupt at the terminal is the parent's to answer, which ends this one
+    )
+    try:
+        output, _ = process.communicate(content, timeout=trial.limits.max_seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        stage = _stages(output)[-1]
+        raise ImportRefused(f"{stage} it took more than {trial.limits.max_seconds:g} s") from None
+    finally:
+        process.kill()
+        process.wait()
+    answers = output.decode("utf-8", "replace").splitlines()
+    if answers and answers[-1].startswith(_REFUSED):
+        raise ImportRefused(answers[-1].removeprefix(_REFUSED))
+    if process.returncode != 0 or not answers or answers[-1] != _DONE:
+        raise ImportRefused(f"{_stages(output)[-1]} it {_ending(process.returncode)}")
+
+
+_STAGE: Final = "stage "
+_REFUSED: Final = "refused "
+_DONE: Final = "done"
+
+
+def _stages(output: bytes) -> list[str]:
+    lines = output.decode("utf-8", "replace").splitlines()
+    return ["starting to read", *(line.removeprefix(_STAGE) for line in lines if line.startswith(_STAGE))]
+
+
+def _ending(status: int) -> str:
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return "took more time or memory than it may"
+    if status < 0:
+        return f"crashed the library that does that ({signal.Signals(-status).name})"
+    return f"ended the process that tried, with status {status}"
+
+
+def main() -> None:
+    """Run in the process apart: standard input is the file, the answer goes to standard output, a line a stage."""
+    given = json.loads(sys.argv[2])
+    trial = Trial(**{**given, "limits": ReadLimits(**given["limits"])})
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # libraries print where they like
+    content = sys.stdin.buffer.read()
+    try:
+        _try_here(content, trial, answer)
+    except ImportRefused as refused:
+        result = f"{_REFUSED}{one_line(str(refused))}"
+    except MemoryError:
+        result = f"{_REFUSED}it needs more than {trial.limits.max_memory_bytes} bytes of memory to be read"
+    else:
+        result = _DONE
+    answer.write(result + "\n")
+    answer.flush()
+    # What was read may have left libraries in a state that their clean-up does not survive.
+    os._exit(0)
+
+
+def _try_here(content: bytes, trial: Trial, answer: IO[str]) -> None:
+    import onnx
+    import onnxruntime as ort
+    from google.protobuf.message import DecodeError
+
+    from importing.reading_checks import check_model
+    from importing.reading_external import load_external
+
+    def stage(what: str) -> None:
+        answer.write(f"{_STAGE}{what}\n")
+        answer.flush()
+
+    _confine(trial)
+    stage("parsing")
+    try:
+        model = onnx.ModelProto.FromString(content)
+    except DecodeError:
+        raise ImportRefused(
+            "not an ONNX model, or one whose parts lie deeper in each other than 100 messages: its bytes do not parse"
+        ) from None
+    stage("checking")
+    try:
+        check_model(model, trial.allow_custom, trial.limits)
+    except UnicodeDecodeError:
+        raise ImportRefused("not an ONNX model: it has names that are not UTF-8") from None
+    load_external(model, Path(trial.folder), trial.allow_external, trial.limits.max_file_bytes - len(content))
+    content = model.SerializeToString()
+    if len(content) > trial.limits.max_file_bytes:
+        raise ImportRefused(f"size: expected at most {trial.limits.max_file_bytes} bytes with its data, got more")
+    _attempt("ONNX checker", lambda: onnx.checker.check_model(content), stage, "checking")
+    _attempt("shape inference", lambda: onnx.shape_inference.infer_shapes(content), stage, "inferring shapes of")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    _attempt("ONNX Runtime", lambda: ort.InferenceSession(content, options, ["CPUExecutionProvider"]), stage, "opening")
+
+
+def _attempt(who: str, what: Any, stage: Any, doing: str) -> None:
+    stage(doing)
+    try:
+        what()
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the library raises is its reason
+        raise ImportRefused(f"{who}: {one_line(str(error))}") from None
+
+
+def _confine(trial: Trial) -> None:
+    """Take from this process what no honest model needs."""
+    import resource
+
+    limits = trial.limits
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    memory = now + limits.max_memory_bytes + _MEMORY_A_BYTE * trial.num_bytes
+    seconds = int(limits.max_seconds) + 1
+    for what, most in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_CPU, seconds),  # should nobody be left to end it
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        resource.setrlimit(what, (most, most))
