@@ -32,6 +32,7 @@ from carryover.client.channel import (
     checked_timeout,
 )
 from carryover.client.errors import NotFound, SessionNotFound
+from carryover.client.reconnect import DEFAULT_RECONNECT_S, LOOK_UP_S, checked_reconnect
 from carryover.client.session_messages import State
 from carryover.client.tag_window import DEFAULT_IN_FLIGHT, TagWindow
 from protos.carryover.client.v1 import health_pb2
@@ -49,6 +50,8 @@ class AsyncClient:
         tls: How to encrypt; None speaks plain text.
         caller: What the server knows the owner of the sessions by: 16 to 128 printable ASCII characters, as secret as
             the sessions are. Whoever uses the same one later may go on with them. None makes one up.
+        reconnect_s: For how long a command of a session looks for a server that is gone, within the command's own
+            deadline, in seconds; 0: not at all. A session that gave up can be gone on with by `resume`.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class AsyncClient:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         caller: str | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
     ) -> None:
         self.address = address
         self.caller = checked_caller(caller)
@@ -68,7 +72,9 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, tls.credentials(), options)
         self._stub: Any = CarryoverStub(self._channel)  # the generated types know the blocking stub only
-        self._line = AsyncLine(partial(self._stub.Session, metadata=((CALLER_KEY, self.caller),)))
+        self._line = AsyncLine(
+            partial(self._stub.Session, metadata=((CALLER_KEY, self.caller),)), checked_reconnect(reconnect_s)
+        )
         self._check_health: Any = self._channel.unary_unary(
             HEALTH_CHECK,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -228,9 +234,10 @@ class AsyncClient:
         """List the open sessions of this caller, in the order in which they were opened."""
         found: list[types.SessionInfo] = []
         token, bound_s = "", self._timeout(timeout_s)
+        patience_s = min(LOOK_UP_S, self._line.reconnect_s)
         with self._line:
             while True:
-                event = await self._line.ask(commands.list_command(token), bound_s, again=True)
+                event = await self._line.ask(commands.list_command(token), bound_s, again_s=patience_s)
                 page = commands.answer(event).listed
                 found += commands.infos(page)
                 token = page.next_page_token

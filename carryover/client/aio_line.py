@@ -5,6 +5,7 @@ As `carryover.client.line`, awaited: a message takes whatever was asked for sinc
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from itertools import takewhile
 from typing import Any
@@ -13,10 +14,11 @@ import grpc
 import grpc.aio
 
 from carryover.client import session_messages as commands
-from carryover.client.errors import CarryoverError, DeadlineExceeded, ShuttingDown, Unavailable, from_rpc_error
+from carryover.client.errors import CarryoverError, DeadlineExceeded, Unavailable, from_rpc_error
 from carryover.client.line import FAREWELL_S
 from carryover.client.message_room import MessageRoom
-from carryover.client.session_core import RETRY_PAUSES_S, SessionCore
+from carryover.client.reconnect import Reconnect
+from carryover.client.session_core import SessionCore
 from protos.carryover.v1 import carryover_pb2 as pb
 
 
@@ -126,9 +128,11 @@ class AsyncLine:
 
     Args:
         method: The stub's Session method, with the caller's name.
+        reconnect_s: For how long the commands of sessions are sent again where the connection is lost, in seconds.
     """
 
-    def __init__(self, method: Callable[[], Any]) -> None:
+    def __init__(self, method: Callable[[], Any], reconnect_s: float) -> None:
+        self.reconnect_s = reconnect_s
         self._method = method
         self._connection: _Connection | None = None
         self._leaving: _Connection | None = None  # the last one that was finished: it may have more to send
@@ -155,28 +159,27 @@ class AsyncLine:
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
 
-    async def ask(self, command: pb.SessionCommand, timeout_s: float, *, again: bool = False) -> pb.SessionEvent:
+    async def ask(self, command: pb.SessionCommand, timeout_s: float, *, again_s: float = 0.0) -> pb.SessionEvent:
         """Send a command and wait for its answer.
 
         Args:
             command: Without a number.
             timeout_s: For the answer.
-            again: Whether it may be sent again after a broken connection, as what it does is not done twice.
+            again_s: For how long it is sent again after a lost connection, in seconds; 0 where it could be done twice.
 
         Raises:
             DeadlineExceeded: None came.
-            CarryoverError: The stream ended first.
+            CarryoverError: The stream ended, and no other could be had in time.
         """
+        reconnect = Reconnect(again_s, time.monotonic() + timeout_s)
         try:
             async with asyncio.timeout(timeout_s):
-                for pause_s in RETRY_PAUSES_S if again else ():
+                while True:
                     try:
                         return await self._current().send(command)
-                    except ShuttingDown:
-                        raise
-                    except Unavailable:
-                        await asyncio.sleep(pause_s)
-                return await self._current().send(command)
+                    except Unavailable as loss:
+                        pause_s = reconnect.pause_s(loss)
+                    await asyncio.sleep(pause_s)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"session: expected an answer within {timeout_s:g} s, got none",

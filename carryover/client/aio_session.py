@@ -72,8 +72,8 @@ class AsyncSession(SessionCore):
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
 
-        Where the connection breaks, the step is sent again on a new one; the server takes it once. The first step of a
-        resumed session is not sent again, as its place is not known yet.
+        Where the connection breaks, the step is sent again on a new one, for as long as the client reconnects; the
+        server takes it once. The first step of a resumed session is not sent again, as its place is not known yet.
 
         Args:
             tokens: As text, one vocabulary entry each; or
@@ -157,7 +157,7 @@ class AsyncSession(SessionCore):
     ) -> pb.SessionEvent:
         timeout_s = self._bound(timeout_s)
         try:
-            event = await self._line.ask(command, timeout_s, again=again)
+            event = await self._line.ask(command, timeout_s, again_s=self._line.reconnect_s if again else 0.0)
         except DeadlineExceeded as error:
             self._abandon(error)
             raise

@@ -84,6 +84,9 @@ def channel_options(tls: Tls | None) -> list[tuple[str, str | int]]:
         ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", -1),  # the server's limit counts, and its error says so
+        # Calls fail at once between two tries to connect; by default these come to lie two minutes apart.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
     ]
     if tls is not None and tls.server_name is not None:
         options.append(("grpc.ssl_target_name_override", tls.server_name))

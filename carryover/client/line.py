@@ -13,9 +13,10 @@ from typing import Any
 import grpc
 
 from carryover.client import session_messages as commands
-from carryover.client.errors import CarryoverError, DeadlineExceeded, ShuttingDown, Unavailable, from_rpc_error
+from carryover.client.errors import CarryoverError, DeadlineExceeded, from_rpc_error
 from carryover.client.message_room import MessageRoom
-from carryover.client.session_core import RETRY_PAUSES_S, SessionCore
+from carryover.client.reconnect import Reconnect
+from carryover.client.session_core import SessionCore
 from protos.carryover.v1 import carryover_pb2 as pb
 
 FAREWELL_S = 1.0  # for the last commands, where nobody waits for their answers
@@ -113,9 +114,11 @@ class Line:
 
     Args:
         method: The stub's Session method, with the caller's name.
+        reconnect_s: For how long the commands of sessions are sent again where the connection is lost, in seconds.
     """
 
-    def __init__(self, method: Callable[..., Any]) -> None:
+    def __init__(self, method: Callable[..., Any], reconnect_s: float) -> None:
+        self.reconnect_s = reconnect_s
         self._method = method
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
@@ -147,20 +150,21 @@ class Line:
         if self._sessions.get(session.id) is session:
             del self._sessions[session.id]
 
-    def ask(self, command: pb.SessionCommand, timeout_s: float, *, again: bool = False) -> pb.SessionEvent:
+    def ask(self, command: pb.SessionCommand, timeout_s: float, *, again_s: float = 0.0) -> pb.SessionEvent:
         """Send a command and wait for its answer.
 
         Args:
             command: Without a number.
             timeout_s: For the answer.
-            again: Whether it may be sent again after a broken connection, as what it does is not done twice.
+            again_s: For how long it is sent again after a lost connection, in seconds; 0 where it could be done twice.
 
         Raises:
             DeadlineExceeded: None came.
-            CarryoverError: The stream ended first.
+            CarryoverError: The stream ended, and no other could be had in time.
         """
         deadline_s = time.monotonic() + timeout_s
-        for pause_s in (*(RETRY_PAUSES_S if again else ()), None):
+        reconnect = Reconnect(again_s, deadline_s)
+        while True:
             try:
                 got = self._current().send(command).get(timeout=max(0.0, deadline_s - time.monotonic()))
             except queue.Empty:
@@ -171,11 +175,7 @@ class Line:
                 ) from None
             if isinstance(got, pb.SessionEvent):
                 return got
-            lost = isinstance(got, Unavailable) and not isinstance(got, ShuttingDown)
-            if pause_s is None or not lost or time.monotonic() + pause_s > deadline_s:
-                raise got
-            time.sleep(pause_s)
-        raise AssertionError("unreachable")
+            time.sleep(reconnect.pause_s(got))
 
     def begin(self, command: pb.SessionCommand, timeout_s: float) -> pb.SessionEvent:
         """Send a command that starts a session, under a name made up here where it has none, and wait for its answer.

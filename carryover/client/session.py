@@ -58,8 +58,8 @@ class Session(SessionCore):
     ) -> list[types.StepOutput]:
         """Feed inputs in order, advancing the state once for each.
 
-        Where the connection breaks, the step is sent again on a new one; the server takes it once. The first step of a
-        resumed session is not sent again, as its place is not known yet.
+        Where the connection breaks, the step is sent again on a new one, for as long as the client reconnects; the
+        server takes it once. The first step of a resumed session is not sent again, as its place is not known yet.
 
         Args:
             tokens: As text, one vocabulary entry each; or
@@ -133,7 +133,7 @@ class Session(SessionCore):
     def _ask(self, command: pb.SessionCommand, timeout_s: float | None, *, again: bool = False) -> pb.SessionEvent:
         timeout_s = self._bound(timeout_s)
         try:
-            event = self._line.ask(command, timeout_s, again=again)
+            event = self._line.ask(command, timeout_s, again_s=self._line.reconnect_s if again else 0.0)
         except DeadlineExceeded as error:
             self._abandon(error)
             raise

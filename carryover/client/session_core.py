@@ -12,8 +12,6 @@ from carryover.client.errors import (
 )
 from protos.carryover.v1 import carryover_pb2 as pb
 
-RETRY_PAUSES_S = (0.05, 0.2, 0.8)  # before a broken connection is tried anew
-
 
 class SessionCore:
     """One session: its name, how far it is, and why it is over where it is.

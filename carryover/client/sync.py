@@ -27,6 +27,7 @@ from carryover.client.channel import (
 )
 from carryover.client.errors import NotFound, SessionNotFound, from_rpc_error
 from carryover.client.line import Line
+from carryover.client.reconnect import DEFAULT_RECONNECT_S, LOOK_UP_S, checked_reconnect
 from carryover.client.session import Session
 from carryover.client.session_messages import State
 from carryover.client.tag_window import DEFAULT_IN_FLIGHT, TagWindow
@@ -47,6 +48,8 @@ class Client:
         tls: How to encrypt; None speaks plain text.
         caller: What the server knows the owner of the sessions by: 16 to 128 printable ASCII characters, as secret as
             the sessions are. Whoever uses the same one later may go on with them. None makes one up.
+        reconnect_s: For how long a command of a session looks for a server that is gone, within the command's own
+            deadline, in seconds; 0: not at all. A session that gave up can be gone on with by `resume`.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Client:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         tls: Tls | None = None,
         caller: str | None = None,
+        reconnect_s: float = DEFAULT_RECONNECT_S,
     ) -> None:
         self.address = address
         self.caller = checked_caller(caller)
@@ -66,7 +70,9 @@ class Client:
         else:
             self._channel = grpc.secure_channel(address, tls.credentials(), options)
         self._stub = CarryoverStub(self._channel)
-        self._line = Line(partial(self._stub.Session, metadata=((CALLER_KEY, self.caller),)))
+        self._line = Line(
+            partial(self._stub.Session, metadata=((CALLER_KEY, self.caller),)), checked_reconnect(reconnect_s)
+        )
         self._check_health = self._channel.unary_unary(
             HEALTH_CHECK,
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
@@ -232,9 +238,10 @@ class Client:
         """List the open sessions of this caller, in the order in which they were opened."""
         found: list[types.SessionInfo] = []
         token, bound_s = "", self._timeout(timeout_s)
+        patience_s = min(LOOK_UP_S, self._line.reconnect_s)
         with self._line:
             while True:
-                event = self._line.ask(commands.list_command(token), bound_s, again=True)
+                event = self._line.ask(commands.list_command(token), bound_s, again_s=patience_s)
                 page = commands.answer(event).listed
                 found += commands.infos(page)
                 token = page.next_page_token

@@ -1,6 +1,8 @@
 """Many sentences over one TagStream: what goes out next, and whose turn it is to be given; shared by both clients."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
 
 from carryover.client import messages, types
 from carryover.client.errors import CarryoverError, InvalidArgument, from_session_error
@@ -8,6 +10,7 @@ from carryover.client.message_room import MessageRoom
 from protos.carryover.v1 import carryover_pb2 as pb
 
 DEFAULT_IN_FLIGHT = 64  # sentences: enough for full batches
+_ONLY: Final = "sequences[0]"  # what the server calls the sentence of a request
 
 
 class TagWindow:
@@ -31,7 +34,7 @@ class TagWindow:
             raise ValueError(f"max_in_flight: expected at least 1, got {max_in_flight}")
         self._max_in_flight = max_in_flight
         self._requests = (messages.tag_request(model, version, [one], rank) for one in sentences)
-        self._refused: InvalidArgument | None = None  # of the sentence behind those sent, which is the last one
+        self._refused: CarryoverError | None = None  # of the sentence behind those sent, which is the last one
         self._next: pb.TagCommand | None = None  # taken, and too much for the message before
         self._answers: dict[int, pb.TagEvent] = {}
         self._num_sent = 0
@@ -46,7 +49,7 @@ class TagWindow:
         """The next message; None where there is no room or no sentence is left.
 
         Raises:
-            InvalidArgument: The sentence whose turn it is to be given is not a sequence of words.
+            InvalidArgument: The sentence whose turn it is to be given is not a sequence of words; says which it is.
         """
         ready: list[pb.TagCommand] = []
         room = MessageRoom()
@@ -55,7 +58,7 @@ class TagWindow:
                 try:
                     request = next(self._requests, None)
                 except InvalidArgument as error:
-                    self._refused = error
+                    self._refused = of_sentence(self._num_sent, error)
                     break
                 if request is None:
                     break
@@ -78,14 +81,35 @@ class TagWindow:
         """The answers whose turn it is, in the order of the sentences.
 
         Raises:
-            CarryoverError: The sentence whose turn it is was refused.
+            CarryoverError: The sentence whose turn it is was refused; says which it is.
         """
         while (event := self._answers.pop(self._num_given + 1, None)) is not None:
             self._num_given += 1
             if event.WhichOneof("event") == "error":
-                raise from_session_error(event.error)
+                raise of_sentence(self._num_given - 1, from_session_error(event.error))
             (tagged,) = messages.tagged(event.response)
             yield tagged
+
+
+def of_sentence(number: int, error: CarryoverError) -> CarryoverError:
+    """Tell an error of a request of one sentence as one of that sentence among all.
+
+    Args:
+        number: Of the sentence, from 0.
+        error: Its fields are those of the request, where the sentence is the only one.
+    """
+
+    def told(field: str) -> str:
+        return f"sentences[{number}]{field.removeprefix(_ONLY)}" if field.startswith(_ONLY) else field
+
+    message = told(error.message)
+    if message == error.message:
+        message = f"sentences[{number}]: {message}"
+    metadata = {**error.metadata, "sentence": str(number)}
+    if "field" in metadata:
+        metadata["field"] = told(metadata["field"])
+    violations = tuple(replace(violation, field=told(violation.field)) for violation in error.violations)
+    return type(error)(message, error.code, error.reason, metadata, violations, error.retry_after_s)
 
 
 def ended_early() -> CarryoverError:

@@ -420,7 +420,7 @@ async def test_a_server_that_is_not_there_is_unavailable() -> None:
 
 
 async def test_a_server_that_stops_ends_the_sessions_of_its_clients() -> None:
-    async with serving(drain_timeout_s=0.05) as world, AsyncClient(world.address) as client:
+    async with serving(drain_timeout_s=0.05) as world, AsyncClient(world.address, reconnect_s=0.2) as client:
         session = client.session("lm")
         await session.open()
         await world.server.stop(linger_s=0)

@@ -1,8 +1,7 @@
 """What sessions can do beyond stepping, with both clients, and what they survive."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import pytest
@@ -12,7 +11,8 @@ from carryover.client.aio import AsyncClient
 from carryover.client.sync import Client
 from carryover.client.types import ModelRef, StateInfo
 from service.engine.interface import Generate, OpenSession, Priority, StepSession
-from tests.service.rpc.world import World, serving, wait_until
+from tests.carryover.client.relay import relayed
+from tests.service.rpc.world import World, wait_until
 
 T = TypeVar("T")
 ALICE = "alice-0123456789abcdef"
@@ -200,60 +200,6 @@ async def test_what_is_asked_for_together_goes_as_one_message(world: World) -> N
         assert sizes == [20]
 
 
-class Relay:
-    """A TCP relay to a server that can be cut."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._writers: list[asyncio.StreamWriter] = []
-        self._server: asyncio.Server | None = None
-        self.port = 0
-        self.num_connections = 0
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def cut(self) -> None:
-        """Break all connections."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self.cut()
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_connections += 1
-        there = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers += [writer, there[1]]
-
-        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            try:
-                while data := await source.read(65536):
-                    sink.write(data)
-                    await sink.drain()
-            except OSError:
-                pass
-            finally:
-                sink.close()
-
-        await asyncio.gather(copy(reader, there[1]), copy(there[0], writer))
-
-
-@asynccontextmanager
-async def relayed() -> AsyncIterator[tuple[World, Relay]]:
-    async with serving(drain_timeout_s=0.05) as world:
-        relay = Relay(world.port)
-        await relay.start()
-        try:
-            yield world, relay
-        finally:
-            await relay.stop()
-
-
 async def test_a_step_whose_connection_breaks_is_sent_again_and_taken_once() -> None:
     async with relayed() as (world, relay), AsyncClient(f"127.0.0.1:{relay.port}", timeout_s=10) as client:
         engine = world.engines["lm"]
@@ -290,16 +236,6 @@ async def test_a_blocking_step_whose_connection_breaks_is_sent_again_and_taken_o
         await asyncio.to_thread(act)
         assert relay.num_connections > 1
         assert engine.sessions == {}
-
-
-async def test_a_connection_that_stays_broken_is_unavailable() -> None:
-    async with relayed() as (_, relay), AsyncClient(f"127.0.0.1:{relay.port}", timeout_s=10) as client:
-        session = client.session("lm")
-        await session.open()
-        await relay.stop()
-        for _ in range(2):
-            with pytest.raises(errors.Unavailable):
-                await session.step(token_ids=[4])
 
 
 async def test_an_opening_that_is_not_waited_for_is_closed_again(world: World) -> None:
