@@ -102,7 +102,7 @@ def accumulator(rows: str | int = "B", *, works: bool = False, version: int = 0)
     inputs = [_value(name, whole, rows, 1) for name in ("INPUT", "total", "steps")]
     outputs = [_value(name, whole, rows, 1) for name in ("OUTPUT", "INDEX", "total_out", "steps_out")]
     constants = [] if works else [_constant("one", 1, np.int64)]
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
     if works:
         inputs.append(_value("WORK", TensorProto.FLOAT, rows, 1))
         nodes, constants = _work()

@@ -2,7 +2,8 @@
 
 import asyncio
 import queue
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,9 +17,31 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 ANSWER_TIMEOUT_S = 60.0
 
 Arrays = Mapping[str, npt.NDArray[Any]]
-Refusal = InferenceServerException
 # tritonclient has no types: what it takes and gives is Any here.
 Client = Any
+
+
+class Refusal(Exception):
+    """An error as tritonclient gave it.
+
+    Args:
+        message: In the server's words.
+        status: Of gRPC or HTTP as the client writes it; None in a stream, which has none for single answers.
+    """
+
+    def __init__(self, message: str, status: str | None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Turn tritonclient's errors into ours."""
+    try:
+        yield
+    except InferenceServerException as error:
+        raise Refusal(error.message(), error.status()) from None
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,8 @@ class GrpcDoor:
     def infer(self, model: str, arrays: Arrays, outputs: Sequence[str] = (), **options: Any) -> Answer:
         options.setdefault("client_timeout", ANSWER_TIMEOUT_S)
         asked = outputs_of(grpc_client, outputs)
-        return answer_of(self.client.infer(model, inputs_of(grpc_client, arrays), outputs=asked, **options))
+        with refusals():
+            return answer_of(self.client.infer(model, inputs_of(grpc_client, arrays), outputs=asked, **options))
 
     def close(self) -> None:
         self.client.close()
@@ -123,7 +147,8 @@ class AioDoor:
         options.setdefault("client_timeout", ANSWER_TIMEOUT_S)
         asked = outputs_of(grpc_client, outputs)
         call = self.client.infer(model, inputs_of(grpc_client, arrays), outputs=asked, **options)
-        return answer_of(self._runner.run(call))
+        with refusals():
+            return answer_of(self._runner.run(call))
 
     def close(self) -> None:
         self._runner.run(self.client.close())
@@ -138,7 +163,8 @@ class HttpDoor:
 
     def infer(self, model: str, arrays: Arrays, outputs: Sequence[str] = (), **options: Any) -> Answer:
         asked = outputs_of(http_client, outputs)
-        return answer_of(self.client.infer(model, inputs_of(http_client, arrays), outputs=asked, **options))
+        with refusals():
+            return answer_of(self.client.infer(model, inputs_of(http_client, arrays), outputs=asked, **options))
 
     def close(self) -> None:
         self.client.close()
@@ -173,7 +199,7 @@ class Stream:
         """
         result, error = self._answers.get(timeout=timeout_s)
         if error is not None:
-            raise error
+            raise Refusal(error.message(), error.status())
         return answer_of(result)
 
     def outcome(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer | Refusal:
@@ -234,5 +260,5 @@ def step(
     door: Door, model: str, value: int, sequence: int | str, start: bool = False, end: bool = False, **options: Any
 ) -> tuple[int, int]:
     """Send one number to a sequence of an accumulator and give (sum, number of steps)."""
-    marks = {"sequence_id": sequence, "sequence_start": start, "sequence_end": end}
-    return counted(door.infer(model, numbers(value), **marks, **options))
+    options |= {"sequence_id": sequence, "sequence_start": start, "sequence_end": end}
+    return counted(door.infer(model, numbers(value), **options))

@@ -40,7 +40,7 @@ def test_a_sequence_of_one_request_starts_and_ends_with_it(door: Door, fresh: Fr
 def test_a_request_of_two_rows_is_refused(door: Door, fresh: Fresh) -> None:
     with pytest.raises(Refusal) as refused:
         door.infer(MODEL, {"INPUT": whole([[1], [2]])}, sequence_id=fresh(), sequence_start=True)
-    assert refused.value.message() == (
+    assert refused.value.message == (
         f"inference request to model '{MODEL}' must specify batch-size 1 due to requirements of sequence batcher"
     )
 
@@ -48,7 +48,7 @@ def test_a_request_of_two_rows_is_refused(door: Door, fresh: Fresh) -> None:
 def test_a_request_without_a_sequence_is_refused(door: Door) -> None:
     with pytest.raises(Refusal) as refused:
         door.infer(MODEL, numbers(1))
-    assert refused.value.message() == (
+    assert refused.value.message == (
         f"inference request to model '{MODEL}' must specify a non-zero or non-empty correlation ID"
     )
 
@@ -57,7 +57,7 @@ def test_an_unknown_sequence_must_be_started(door: Door, fresh: Fresh) -> None:
     sequence = fresh()
     with pytest.raises(Refusal) as refused:
         step(door, MODEL, 1, sequence)
-    assert refused.value.message() == start_missing(sequence)
+    assert refused.value.message == start_missing(sequence)
     assert step(door, MODEL, 7, sequence, start=True, end=True) == (7, 1)  # the refusal left nothing behind
 
 
@@ -67,7 +67,7 @@ def test_an_ended_sequence_must_be_started_again(door: Door, fresh: Fresh) -> No
     assert step(door, MODEL, 2, sequence, end=True) == (3, 2)
     with pytest.raises(Refusal) as refused:
         step(door, MODEL, 3, sequence)
-    assert refused.value.message() == start_missing(sequence)
+    assert refused.value.message == start_missing(sequence)
 
 
 def test_a_start_on_a_live_sequence_begins_a_new_one(door: Door, fresh: Fresh) -> None:
