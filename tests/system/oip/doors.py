@@ -3,6 +3,7 @@
 import asyncio
 import queue
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -131,6 +132,55 @@ class GrpcDoor:
 
     def close(self) -> None:
         self.client.close()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A unary call under way.
+
+    Args:
+        future: Of its answer, or `Refusal`.
+        call: As tritonclient gives it.
+    """
+
+    future: Future[Answer]
+    call: Any
+
+    def receive(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer:
+        """Wait for the answer.
+
+        Raises:
+            Refusal: It is one.
+        """
+        return self.future.result(timeout_s)
+
+    def outcome(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Answer | Refusal:
+        """Wait for the answer, whatever it is."""
+        error = self.future.exception(timeout_s)
+        if error is None:
+            return self.future.result()
+        if isinstance(error, Refusal):
+            return error
+        raise error
+
+    def cancel(self) -> None:
+        """Give the call up."""
+        self.call.cancel()
+
+
+def begin(client: Client, model: str, arrays: Arrays, outputs: Sequence[str] = (), **options: Any) -> Pending:
+    """Send a unary call of the gRPC client and do not wait for its answer."""
+    future: Future[Answer] = Future()
+
+    def told(result: Any, error: Any) -> None:
+        if error is not None:
+            future.set_exception(Refusal(error.message(), error.status()))
+        else:
+            future.set_result(answer_of(result))
+
+    options.setdefault("client_timeout", ANSWER_TIMEOUT_S)
+    asked = outputs_of(grpc_client, outputs)
+    return Pending(future, client.async_infer(model, inputs_of(grpc_client, arrays), told, outputs=asked, **options))
 
 
 class AioDoor:
