@@ -8,9 +8,10 @@ values change another's answer. Chunks are held against as many steps.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from export.manifest import GraphKind
 from service.rehearsal import PooledRunner, Rehearsal, Result, Row
@@ -79,11 +80,11 @@ class _Findings:
         """Note the outputs that differ in any bit; those that only one has are not looked at."""
         for name in expected.keys() & got.keys():
             one, other = expected[name], got[name]
-            if one.shape == other.shape and one.tobytes() == other.tobytes():
+            if one.shape == other.shape and _same(one, other):
                 continue
             sizes, worst = self._found.setdefault((what, name), (set(), 0.0))
             sizes.add(size)
-            if one.shape == other.shape:
+            if one.shape == other.shape and one.dtype != object:
                 worst = max(worst, float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max()))
             self._found[what, name] = sizes, worst
 
@@ -93,6 +94,11 @@ class _Findings:
             f"{what}: {name} differs in batches of {', '.join(map(str, sorted(sizes)))} by up to {worst:g}"
             for (what, name), (sizes, worst) in sorted(self._found.items())
         )
+
+
+def _same(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Whether all bits are the same; of text, all characters."""
+    return one.tolist() == other.tolist() if one.dtype == object else one.tobytes() == other.tobytes()
 
 
 def _probe(

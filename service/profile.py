@@ -123,25 +123,29 @@ def measure(
     runner: TimedRunner, host: str = "", threads: int = 1, clock: Callable[[], float] | None = None
 ) -> HostProfile:
     """Time the graphs of a model; see `HostProfile` for what is found and `Timing` for how."""
-    graphs = runner.manifest.graphs
+    graphs, imported = runner.manifest.graphs, runner.manifest.imported
+    most = imported.max_rows if imported is not None else None
+    sizes = tuple(rows for rows in _ROWS if most is None or rows <= most)
     timing = Timing(runner, threads, _BUDGET_S, clock)
     profile = HostProfile(host=host, measured_at=datetime.now(UTC).isoformat(timespec="seconds"))
     if "step" in graphs:
-        steps = _series(timing, "step", 1, _ROWS)
+        steps = _series(timing, "step", 1, sizes)
         profile = profile.model_copy(update={"step_seconds": steps, "max_rows": _knee(steps)})
         if "chunk" in graphs:
             timing.renew(_BUDGET_S)
             chunks = _paying_chunks(timing, steps)
             profile = profile.model_copy(update={"chunk_seconds": chunks, "max_chunk": max(chunks, default=1)})
-    for kind in ("sequence", "encode"):
+    for kind in ("sequence", "encode", "run"):
         if kind in graphs:
             timing.renew(_BUDGET_S)
-            series = _series(timing, kind, _LENGTH, _ROWS)
+            # Rows of a run that does not pad have one size, which counts as one time step.
+            length = _LENGTH if imported is None or imported.lengths_input is not None else 1
+            series = _series(timing, kind, length, sizes)
             knee = _knee(series)
-            tokens = int(_MOST_RUN_S * knee * _LENGTH / series[knee])
+            tokens = int(_MOST_RUN_S * knee * length / series[knee])
             profile = profile.model_copy(
                 update={
-                    "time_step_seconds": {rows: seconds / _LENGTH for rows, seconds in series.items()},
+                    "time_step_seconds": {rows: seconds / length for rows, seconds in series.items()},
                     "max_sequences": knee,
                     "max_padded_tokens": max(tokens, knee),
                 }

@@ -11,13 +11,15 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphKind, GraphSpec, Manifest, TensorSpec
+from export.manifest import GraphKind, GraphSpec, Manifest, TensorSpec, storage
 from models.symbols import PAD_ID
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.slots import INITIAL_SLOT, NUM_RESERVED, SCRATCH_SLOT
+from service.likely import likely_rows, own_inputs, shared_inputs
 
 Array = npt.NDArray[Any]
 _PLACES: Final = frozenset({"read_slots", "write_slots", "source_rows", "source_lengths", "lengths"})
+_SLOTS: Final = frozenset({"read_slots", "write_slots"})
 _FEWEST_IDS: Final = 4  # the special symbols, which every vocabulary of inputs has
 _EXTREMES: Final = (1.0, 1000.0)
 _MAX_CHARACTERS: Final = 9  # of a word
@@ -71,7 +73,9 @@ class Rehearsal:
 
     def __init__(self, runner: PooledRunner, num_ids: Mapping[str, int], generator: np.random.Generator) -> None:
         self._runner, self._num_ids, self._generator = runner, num_ids, generator
-        manifest = runner.manifest
+        self._manifest = manifest = runner.manifest
+        # The names of an imported model's own inputs mean nothing.
+        self._places = _PLACES if manifest.imported is None else _SLOTS
         self._graphs = manifest.graphs
         self._states = [state for state in manifest.states if state.pool_input is not None]
         self._memories = manifest.memories
@@ -88,9 +92,11 @@ class Rehearsal:
             extreme: Whether states and memory lie at the edge of what a gate lets through or far beyond.
         """
         spec = self._graphs[kind]
+        if self._manifest.imported is not None:
+            return self._make_imported(spec, length)
         inputs: dict[str, Array] = {}
         num_characters = int(self._generator.integers(1, _MAX_CHARACTERS + 1))
-        for tensor in _given(spec):
+        for tensor in self._given(spec):
             shape = [{"T": length, "S": length, "C": num_characters}[d] if isinstance(d, str) else d
                      for d in tensor.shape[1:]]  # fmt: skip
             if tensor.dtype != "int64":
@@ -105,6 +111,17 @@ class Rehearsal:
         memory = {m.name: self._values(m.name, (length, *m.shape), extreme) for m in self._memories if attends}
         return Row(inputs, length, state, memory)
 
+    def _make_imported(self, spec: GraphSpec, length: int) -> Row:
+        """Its states are near the initial one, which are possible: integers there may be positions."""
+        manifest, generator = self._manifest, self._generator
+        assert manifest.imported is not None
+        pads = manifest.imported.lengths_input is not None
+        rows = likely_rows(spec, manifest, 1, generator, length if pads else None)
+        initial = self._runner.read_rows([INITIAL_SLOT]) if self._states else {}
+        state = {name: array[0] + _noise(array[0], generator) for name, array in initial.items()}
+        length = length if pads else manifest.imported.examples.get("T", 1)
+        return Row({name: array[0] for name, array in rows.items()}, length, state, {})
+
     def max_rows(self, kind: GraphKind) -> int:
         """Rows of a batch whose results can be told apart: each needs a slot of its own."""
         uses_pools = any(tensor.name == "write_slots" for tensor in self._graphs[kind].inputs)
@@ -117,14 +134,17 @@ class Rehearsal:
             One result a row, of those that had a slot and memory.
         """
         spec = self._graphs[kind]
-        names = {tensor.name for tensor in spec.inputs}
-        outputs = [tensor for tensor in spec.outputs if tensor.shape[0] == "B"]
-        inputs = {tensor.name: _pad(tensor, [row.inputs[tensor.name] for row in rows]) for tensor in _given(spec)}
+        names = {tensor.name for tensor in spec.inputs} & self._places
+        outputs = [tensor for tensor in spec.outputs if tensor.shape[:1] == ("B",)]
+        shared = {} if self._manifest.imported is None else shared_inputs(spec, self._manifest)
+        inputs = shared | {
+            tensor.name: _pad(tensor, [row.inputs[tensor.name] for row in rows]) for tensor in self._given(spec)
+        }
         lengths = np.array([row.length for row in rows], dtype=np.int64)
         num_whole = min(len(rows), self.max_rows(kind))
         places: list[Array] = []
         if "source_rows" in names:
-            places = self._places(lengths)
+            places = self._memory_rows(lengths)
             num_whole = min(num_whole, len(places))
             writes = "source_lengths" not in names
             inputs["source_rows"] = np.full((len(rows), int(lengths.max())), SCRATCH_ROW if writes else ZERO_ROW)
@@ -156,12 +176,18 @@ class Rehearsal:
         """Leave the pools zero."""
         slots, rows = range(SCRATCH_SLOT, self._used_slots), range(SCRATCH_ROW, self._used_memory)
         if self._states:
-            zeros = {s.name: np.zeros((len(slots), *s.shape), s.dtype) for s in self._states}
+            zeros = {s.name: np.zeros((len(slots), *s.shape), storage(s.dtype)) for s in self._states}
             self._runner.write_rows(slots, zeros)
         if self._memories:
             self._runner.write_memory(rows, {m.name: np.zeros((len(rows), *m.shape), m.dtype) for m in self._memories})
 
-    def _places(self, lengths: Array) -> list[Array]:
+    def _given(self, spec: GraphSpec) -> list[TensorSpec]:
+        """Inputs that a request brings."""
+        if self._manifest.imported is not None:
+            return list(own_inputs(spec, self._manifest)[0].values())
+        return [tensor for tensor in spec.inputs if tensor.shape[0] == "B" and tensor.name not in _PLACES]
+
+    def _memory_rows(self, lengths: Array) -> list[Array]:
         """Memory rows of each row of the batch, for as many as fit."""
         ends = np.cumsum(lengths) + SCRATCH_ROW + 1
         return [np.arange(end - length, end) for length, end in zip(lengths, ends, strict=True)
@@ -190,15 +216,17 @@ class Rehearsal:
         return likely.astype(np.float32)
 
 
-def _given(spec: GraphSpec) -> list[TensorSpec]:
-    """Inputs that a request brings."""
-    return [tensor for tensor in spec.inputs if tensor.shape[0] == "B" and tensor.name not in _PLACES]
+def _noise(array: Array, generator: np.random.Generator) -> Array:
+    """What a float state may differ by."""
+    if array.dtype.kind != "f":
+        return np.zeros_like(array)
+    return generator.normal(0, 1, array.shape).astype(array.dtype)
 
 
 def _pad(tensor: TensorSpec, arrays: Sequence[Array]) -> Array:
     """A batch as large as the largest in every dimension; padding is a word of one character."""
     shape = (len(arrays), *(max(sizes) for sizes in zip(*(array.shape for array in arrays), strict=True)))
-    batch = np.full(shape, 1 if tensor.name == "word_lengths" else PAD_ID, dtype=tensor.dtype)
+    batch = np.full(shape, 1 if tensor.name == "word_lengths" else PAD_ID, dtype=storage(tensor.dtype))
     for row, array in enumerate(arrays):
         real: tuple[int | slice, ...] = (row, *(slice(size) for size in array.shape))
         batch[real] = array

@@ -26,6 +26,7 @@ _VOCABULARY_OUTPUTS: Final[Mapping[Task, tuple[tuple[GraphKind, str, str], ...]]
     "tagger": (("sequence", "emissions", "tags"),),
     "language_model": (("step", "log_probs", "tokens"),),
     "encoder_decoder": (),
+    "tensors": (),
 }
 
 

@@ -10,6 +10,7 @@ written by another; scratch rows, which nobody reads, excepted.
 This is the only file of the service that imports onnxruntime.
 """
 
+import ctypes
 import math
 import os
 from collections import OrderedDict
@@ -21,9 +22,11 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphKind, GraphSpec, Manifest, MemorySpec, StateSpec
+from export.bundle import load_initial_states
+from export.manifest import DType, GraphKind, GraphSpec, Manifest, MemorySpec, StateSpec, storage
 from service import probe
 from service.placement import working_nodes
+from service.probe_imported import probe_imported
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -32,6 +35,8 @@ import onnxruntime as ort
 Array = npt.NDArray[Any]
 Provider = Literal["auto", "cuda", "cpu"]
 CPU: Final = "CPUExecutionProvider"
+INITIAL_ROW: Final = 0  # of the state pools
+BFLOAT16: Final = 16  # of onnx.TensorProto: NumPy has none
 CUDA: Final = "CUDAExecutionProvider"
 # A step's (B, V), the one output that is large: fresh memory for it costs the kernel more than the copy. It lies in one
 # buffer, which the next run overwrites.
@@ -124,8 +129,8 @@ class Runner:
         self._arrays: dict[str, Array] = {}
         for spec, rows in _pool_sizes(manifest, config):
             assert spec.pool_input is not None
-            zeros = np.zeros((max(rows, probe.NUM_ROWS), *spec.shape), dtype=spec.dtype)
-            value = ort.OrtValue.ortvalue_from_numpy(zeros, _device(provider), 0)
+            zeros = np.zeros((max(rows, probe.NUM_ROWS), *spec.shape), dtype=storage(spec.dtype))
+            value = _value(zeros, spec.dtype, provider)
             self._pools[spec.pool_input] = value
             if provider == CPU and value.data_ptr() == zeros.ctypes.data:
                 self._arrays[spec.pool_input] = zeros
@@ -141,6 +146,8 @@ class Runner:
                 for kind, session in sessions.items()
                 if (nodes := working_nodes(session.get_provider_graph_assignment_info(), CPU))
             )
+        if initial := load_initial_states(folder, manifest):
+            self.write_rows([INITIAL_ROW], {name: array[None] for name, array in initial.items()})
         for kind, graph in self._graphs.items():
             self._prove_in_place(kind, graph)
 
@@ -148,7 +155,7 @@ class Runner:
     def state_bytes(self) -> int:
         """Bytes of state that one slot keeps."""
         return sum(
-            int(np.prod(state.shape)) * np.dtype(state.dtype).itemsize
+            int(np.prod(state.shape)) * np.dtype(storage(state.dtype)).itemsize
             for state in self.manifest.states
             if state.pool_input is not None
         )
@@ -226,14 +233,20 @@ class Runner:
 
     def read_pool(self, name: str) -> Array:
         """Copy a pool out, for proofs and tests: slow on a GPU."""
-        return np.array(self._pools[name].numpy())
+        return self._pool_array(name).copy()
 
     def _write_pool(self, name: str, value: Array) -> None:
-        self._pools[name].update_inplace(value)
+        if name in self._arrays:
+            self._arrays[name][...] = value
+        else:
+            self._pools[name].update_inplace(value)
 
     def _prove_in_place(self, kind: GraphKind, graph: "_Graph") -> None:
         try:
-            probe.probe_graph(graph, self.read_pool, self._write_pool)
+            if self.manifest.imported is None:
+                probe.probe_graph(graph, self.read_pool, self._write_pool)
+            else:
+                probe_imported(graph, self.manifest, self.read_pool, self._write_pool)
         except probe.ProbeFailure as failure:
             raise RunnerError(f"graph {kind} on {self.provider}: {failure}") from None
 
@@ -272,6 +285,7 @@ class _Graph:
         pairs |= {memory.pool_input: memory.pool_output for memory in manifest.memories}
         self._read = [name for name in pairs if name is not None and name in given]
         self.updated = {name: out for name in self._read if (out := pairs[name]) is not None and out in returned}
+        self._dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
         self._fed = [tensor for tensor in spec.inputs if tensor.name not in pools]
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         # Initial states: inputs of the sequence graph that are zeros unless given.
@@ -281,9 +295,17 @@ class _Graph:
         # By lane, so that no two threads share one; the one used last stands last.
         self._prepared: dict[int, OrderedDict[tuple[object, ...], _Prepared]] = {}
         self._zeros: dict[str, Array] = {}  # by dtype, as many as were needed at a time
+        self._has_text = any(tensor.dtype == "string" for tensor in (*self._fed, *spec.outputs))
+        known = {d for tensor in self._fed for d in tensor.shape} | {d for t in spec.outputs for d in t.shape[:1]}
+        # Outputs whose sizes only the run tells: ONNX Runtime allocates them.
+        self._unsized = {
+            tensor.name for tensor in spec.outputs if any(isinstance(d, str) and d not in known for d in tensor.shape)
+        }
 
     def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int = 0) -> dict[str, Array]:
-        if not self.updated or not _OVERWRITTEN.isdisjoint(outputs):
+        if self._has_text:
+            return self._run_text(inputs, outputs)
+        if not self.updated or not _OVERWRITTEN.isdisjoint(outputs) or not self._unsized.isdisjoint(outputs):
             return self._run_anew(inputs, outputs, lane)
         shapes = self._prepared.setdefault(lane, OrderedDict())
         key = (outputs, *[(name, array.shape, array.dtype) for name, array in inputs.items()])
@@ -309,10 +331,26 @@ class _Graph:
         own = {name: np.ascontiguousarray(array).copy() for name, array in inputs.items()}
         given = {name: np.empty_like(array) for name, array in results.items()}
         for name, array in own.items():
-            binding.bind_cpu_input(name, array)
+            self._feed(binding, name, array)
         for name, array in given.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding.bind_output(name, "cpu", 0, _element(self._outputs[name].dtype), array.shape, array.ctypes.data)
         return _Prepared(binding, own, given)
+
+    def _feed(self, binding: ort.IOBinding, name: str, array: Array) -> None:
+        """Bind an input to an array, contiguous, which must outlive the run."""
+        if self._dtypes[name] == "bfloat16":
+            binding.bind_input(name, "cpu", 0, BFLOAT16, array.shape, array.ctypes.data)
+        else:
+            binding.bind_cpu_input(name, array)
+
+    def _run_text(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
+        """Run a graph that has strings, which cannot be bound; they come and go as bytes."""
+        fed = {name: _decoded(array) if array.dtype == object else array for name, array in inputs.items()}
+        results = self._session.run(outputs, fed)
+        return {
+            name: _encoded(array) if array.dtype.kind in "OU" else array
+            for name, array in zip(outputs, results, strict=True)
+        }
 
     def _run_anew(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int) -> dict[str, Array]:
         binding = self._bindings.get((lane, outputs))
@@ -321,31 +359,39 @@ class _Graph:
         if unknown := inputs.keys() - {tensor.name for tensor in self._fed}:
             raise RunnerError(f"inputs: expected {[t.name for t in self._fed]}, got also {sorted(unknown)}")
         sizes: dict[str, int] = {}
+        held: list[Array] = []  # until it has run
         for tensor in self._fed:
             array = inputs.get(tensor.name)
             if array is None:
                 continue
-            if array.dtype != tensor.dtype or array.ndim != len(tensor.shape):
+            if array.dtype != storage(tensor.dtype) or array.ndim != len(tensor.shape):
                 wanted = f"{tensor.dtype} {tensor.shape}"
                 raise RunnerError(f"input {tensor.name}: expected {wanted}, got {array.dtype} {array.shape}")
             for dimension, size in zip(tensor.shape, array.shape, strict=True):
                 expected = dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size)
                 if size != expected:
                     raise RunnerError(f"input {tensor.name}: expected {dimension} = {expected}, got {array.shape}")
-            binding.bind_cpu_input(tensor.name, np.ascontiguousarray(array))
+            held.append(np.ascontiguousarray(array))
+            self._feed(binding, tensor.name, held[-1].reshape(array.shape))
         for tensor in self._fed:
             if tensor.name not in inputs:
                 if tensor.name not in self._initial:
                     raise RunnerError(f"inputs: expected {tensor.name}, got {sorted(inputs)}")
                 shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
                 binding.bind_cpu_input(tensor.name, self._zero(tensor.dtype, math.prod(shape)).reshape(shape))
-        results = {}
+        results: dict[str, Array] = {}
         for name in outputs:
             tensor = self._outputs[name]
+            if name in self._unsized:
+                binding.bind_output(name, "cpu")
+                continue
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
             result = results[name] = self._space(lane, name, shape, tensor.dtype)
-            binding.bind_output(name, "cpu", 0, result.dtype.type, shape, result.ctypes.data)
+            binding.bind_output(name, "cpu", 0, _element(tensor.dtype), shape, result.ctypes.data)
         self._session.run_with_iobinding(binding)
+        if not self._unsized.isdisjoint(outputs):
+            values = dict(zip((*self.updated.values(), *outputs), binding.get_outputs(), strict=True))
+            results |= {name: _copied(values[name]) for name in outputs if name in self._unsized}
         return results
 
     def _zero(self, dtype: str, size: int) -> Array:
@@ -355,10 +401,10 @@ class _Graph:
             zeros = self._zeros[dtype] = np.zeros(size, dtype=dtype)
         return zeros[:size]
 
-    def _space(self, lane: int, name: str, shape: list[int], dtype: str) -> Array:
+    def _space(self, lane: int, name: str, shape: list[int], dtype: DType) -> Array:
         """Where an output goes."""
         if name not in _OVERWRITTEN:
-            return np.empty(shape, dtype=dtype)
+            return np.empty(shape, dtype=storage(dtype))
         size = math.prod(shape)
         buffer = self._buffers.get((lane, name))
         if buffer is None or buffer.size < size:
@@ -368,8 +414,14 @@ class _Graph:
     def run_apart(self, inputs: Mapping[str, Array], pools: Mapping[str, Array]) -> dict[str, Array]:
         """Run on copies of the pools, the plain way, and return the updated pools by their input's name."""
         names = list(self.updated.values())
-        values = self._session.run(names, {**inputs, **pools})
-        return dict(zip(self.updated, values, strict=True))
+        feeds = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
+            if self._dtypes[name] == "bfloat16"
+            else ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in {**inputs, **pools}.items()
+        }
+        values = self._session.run_with_ort_values(names, feeds)
+        return {name: _copied(value) for name, value in zip(self.updated, values, strict=True)}
 
     def _bind(self, outputs: tuple[str, ...]) -> ort.IOBinding:
         if unknown := set(outputs) - self._outputs.keys() | set(outputs) & set(self.updated.values()):
@@ -407,6 +459,38 @@ def _check_signature(spec: GraphSpec, session: ort.InferenceSession) -> None:
         expected, got = sorted(t.name for t in declared), sorted(t.name for t in found)
         if expected != got:
             raise RunnerError(f"{spec.file}: {what}: expected {expected} as in the manifest, got {got}")
+
+
+def _value(array: Array, dtype: DType, provider: str) -> ort.OrtValue:
+    """An OrtValue of an array: on the CPU the array itself."""
+    if dtype == "bfloat16":
+        return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, BFLOAT16)
+    return ort.OrtValue.ortvalue_from_numpy(array, _device(provider), 0)
+
+
+def _element(dtype: DType) -> Any:
+    """How a binding is told the type of an array."""
+    return BFLOAT16 if dtype == "bfloat16" else np.dtype(storage(dtype)).type
+
+
+def _copied(value: ort.OrtValue) -> Array:
+    """A copy of an output that ONNX Runtime allocated."""
+    if value.element_type() != BFLOAT16:
+        return np.array(value.numpy())
+    size = math.prod(value.shape())
+    bits = (ctypes.c_uint16 * size).from_address(value.data_ptr()) if size else ()
+    return np.array(bits, dtype=np.uint16).reshape(value.shape())
+
+
+def _decoded(array: Array) -> Array:
+    return np.array([element.decode("utf-8") for element in array.flat], dtype=object).reshape(array.shape)
+
+
+def _encoded(array: Array) -> Array:
+    flat = [str(element).encode("utf-8") for element in array.flat]
+    encoded = np.empty(len(flat), dtype=object)
+    encoded[:] = flat
+    return encoded.reshape(array.shape)
 
 
 def _device(provider: str) -> str:

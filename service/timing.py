@@ -15,6 +15,7 @@ import numpy.typing as npt
 from export.manifest import GraphKind, GraphSpec, Manifest
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.slots import INITIAL_SLOT, SCRATCH_SLOT
+from service.likely import likely_rows, shared_inputs
 
 CPU: Final = "CPUExecutionProvider"
 SOURCE_POSITIONS: Final = 16  # a source of usual length, which a step attends to
@@ -80,9 +81,13 @@ class Timing:
         """
         if self.spent:
             return None
-        spec = self._runner.manifest.graphs[kind]
-        inputs = _inputs(kind, spec, self._runner.manifest, rows, length)
-        outputs = _outputs(spec, self._runner.manifest)
+        manifest = self._runner.manifest
+        spec = manifest.graphs[kind]
+        if manifest.imported is None:
+            inputs = _inputs(kind, spec, manifest, rows, length)
+        else:
+            inputs = _imported_inputs(spec, manifest, rows, length)
+        outputs = _outputs(spec, manifest)
         self._runner.run(kind, inputs, outputs)  # the first run of a shape allocates
         least, spent = float("inf"), 0.0
         for _ in range(_MOST_RUNS):
@@ -97,7 +102,7 @@ class Timing:
 
 def _inputs(
     kind: GraphKind, spec: GraphSpec, manifest: Manifest, rows: int, length: int
-) -> dict[str, npt.NDArray[np.int64]]:
+) -> dict[str, npt.NDArray[Any]]:
     positions = length if kind == "encode" else SOURCE_POSITIONS
     sizes = {"B": rows, "T": length, "S": positions, "C": _WORD_CHARACTERS}
     # An encode writes the memory rows that a step reads.
@@ -110,7 +115,7 @@ def _inputs(
         "word_lengths": _WORD_CHARACTERS,
     }
     pools = {state.pool_input for state in manifest.states} | {memory.pool_input for memory in manifest.memories}
-    inputs = {}
+    inputs: dict[str, npt.NDArray[Any]] = {}
     for tensor in spec.inputs:
         if tensor.name in pools or tensor.dtype != "int64":  # initial states are zeros where none are given
             continue
@@ -120,6 +125,15 @@ def _inputs(
         else:
             inputs[tensor.name] = np.arange(np.prod(shape), dtype=np.int64).reshape(shape) % _NUM_IDS
     return inputs
+
+
+def _imported_inputs(spec: GraphSpec, manifest: Manifest, rows: int, length: int) -> dict[str, npt.NDArray[Any]]:
+    assert manifest.imported is not None
+    places = {"read_slots": INITIAL_SLOT, "write_slots": SCRATCH_SLOT} if manifest.states else {}
+    slots = {name: np.full((rows,), slot, dtype=np.int64) for name, slot in places.items()}
+    time_steps = length if manifest.imported.lengths_input is not None else None
+    made = likely_rows(spec, manifest, rows, np.random.default_rng(0), time_steps)
+    return {**made, **shared_inputs(spec, manifest), **slots}
 
 
 def _outputs(spec: GraphSpec, manifest: Manifest) -> tuple[str, ...]:

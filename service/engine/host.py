@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import StateSpec
+from export.manifest import StateSpec, storage
 from service.engine.interface import StateTensors
 from service.engine.slots import INITIAL_SLOT
 from service.errors import InvalidInput
@@ -40,7 +40,7 @@ class HostStates:
     def __init__(self, rows: StateRows, states: Sequence[StateSpec]) -> None:
         self._rows = rows
         self._specs = [state for state in states if state.pool_input is not None]
-        sizes = [int(np.prod(state.shape)) * np.dtype(state.dtype).itemsize for state in self._specs]
+        sizes = [int(np.prod(state.shape)) * np.dtype(storage(state.dtype)).itemsize for state in self._specs]
         self._ends: list[int] = np.cumsum(sizes).tolist()
         self.num_bytes: int = sum(sizes)  # of one state
         self._slabs: dict[int, npt.NDArray[np.uint8]] = {}
@@ -92,7 +92,7 @@ class HostStates:
             array = given.get(spec.name)
             if array is None:
                 continue
-            if array.shape != spec.shape or array.dtype != spec.dtype:
+            if array.shape != spec.shape or array.dtype != storage(spec.dtype):
                 expected, got = f"{spec.dtype} {list(spec.shape)}", f"{array.dtype} {list(array.shape)}"
                 raise InvalidInput(f"initial_state.{spec.name}", expected, got)
             tensors[spec.name] = array
@@ -133,7 +133,7 @@ class HostStates:
         """(n, num_bytes) to (n, *shape) by name."""
         tensors, start = {}, 0
         for spec, end in zip(self._specs, self._ends, strict=True):
-            part = np.ascontiguousarray(rows[:, start:end]).view(spec.dtype)
+            part = np.ascontiguousarray(rows[:, start:end]).view(storage(spec.dtype))
             tensors[spec.name] = part.reshape(len(rows), *spec.shape)
             start = end
         return tensors

@@ -1,17 +1,16 @@
 """What an imported model can be asked: names, types and shapes are checked before they could break a whole batch."""
 
-from collections.abc import Mapping, Set
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphSpec, Manifest, TensorSpec, storage
+from export.manifest import Manifest, TensorSpec, storage
 from service.engine.interface import RunTensors, StepTensors, Tensors
 from service.engine.tasks.tensors import RunLayout, TensorsTask
 from service.errors import InvalidInput
-
-PLACES: Final = ("read_slots", "write_slots")
+from service.likely import own_inputs
 
 
 class TensorAdmission:
@@ -62,16 +61,6 @@ class TensorAdmission:
             raise InvalidInput("outputs", f"some of {sorted(self._outputs)}", str(sorted(outputs)))
 
 
-def own_inputs(graph: GraphSpec, manifest: Manifest) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """What a request gives: inputs with rows, and those that all rows share."""
-    pools: Set[str | None] = {state.pool_input for state in manifest.states}
-    given = [tensor for tensor in graph.inputs if tensor.name not in pools and tensor.name not in PLACES]
-    return (
-        {tensor.name: tensor for tensor in given if tensor.shape[:1] == ("B",)},
-        {tensor.name: tensor for tensor in given if tensor.shape[:1] != ("B",)},
-    )
-
-
 def _check_tensors(field: str, specs: Mapping[str, TensorSpec], given: Tensors, num_rows: int | None) -> None:
     if given.keys() != specs.keys():
         raise InvalidInput(field, str(sorted(specs)), str(sorted(given)))
@@ -82,6 +71,17 @@ def _check_tensors(field: str, specs: Mapping[str, TensorSpec], given: Tensors, 
         if array.dtype != np.dtype(storage(spec.dtype)) or not _fits(array, expected, sizes):
             wanted = f"{spec.dtype} {list(expected)}"
             raise InvalidInput(f"{field}.{name}", wanted, f"{array.dtype} {list(array.shape)}")
+        if spec.dtype == "string":
+            _check_text(f"{field}.{name}", array)
+
+
+def _check_text(field: str, array: npt.NDArray[Any]) -> None:
+    """ONNX strings are text: bytes that are none would break the run of everybody in the batch."""
+    for element in array.flat:
+        try:
+            element.decode("utf-8")
+        except (AttributeError, UnicodeDecodeError):
+            raise InvalidInput(field, "bytes of text in UTF-8", "others") from None
 
 
 def _fits(array: npt.NDArray[Any], shape: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
