@@ -109,8 +109,8 @@ class LiveModel:
 
 
 def supports_sessions(manifest: Manifest) -> bool:
-    """Whether a bundle can be stepped: it has a step graph that needs nothing but inputs and state."""
-    return "step" in manifest.graphs and not manifest.memories
+    """Whether a bundle can be stepped in tokens: it has a step graph of its own that needs but inputs and state."""
+    return "step" in manifest.graphs and not manifest.memories and manifest.imported is None
 
 
 class Refused(NamedTuple):
