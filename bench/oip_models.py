@@ -144,18 +144,23 @@ def layered() -> onnx.ModelProto:
 
 
 def ragged() -> onnx.ModelProto:
-    """Make an accumulator whose INPUT (B, T) may have any number of values a step, which are summed first."""
+    """Make an accumulator whose INPUT (B, T) may have any number of values a step, which are summed first.
+
+    WORK is as of `accumulator`.
+    """
     whole = TensorProto.INT64
-    nodes = [
+    nodes, constants = _work()
+    nodes += [
         helper.make_node("ReduceSum", ["INPUT", "last"], ["sum"], keepdims=1),
-        helper.make_node("Add", ["total", "sum"], ["total_out"]),
+        helper.make_node("Mul", ["sum", "one"], ["counted"]),
+        helper.make_node("Add", ["total", "counted"], ["total_out"]),
         helper.make_node("Identity", ["total_out"], ["OUTPUT"]),
     ]
     return _model(
-        [_value("INPUT", whole, "B", "T"), _value("total", whole, "B", 1)],
+        [_value("INPUT", whole, "B", "T"), _value("total", whole, "B", 1), _value("WORK", TensorProto.FLOAT, "B", 1)],
         [_value("OUTPUT", whole, "B", 1), _value("total_out", whole, "B", 1)],
         nodes,
-        [_constant("last", [1], np.int64)],
+        [*constants, _constant("last", [1], np.int64)],
     )
 
 
