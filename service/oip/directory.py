@@ -1,0 +1,95 @@
+"""The models that the protocol serves, found by the names and versions that requests give."""
+
+from service.errors import InvalidInput, ModelNotFound
+from service.models import LiveModel, Models
+from service.oip.control import ModelControl
+from service.oip.errors import OipError
+from service.oip.face import Face
+from service.oip.served import Served
+from service.oip.tensor_face import TensorFace
+
+
+class Directory:
+    """See the module docstring.
+
+    Args:
+        models: That are served.
+        control: Knows of those that are not, too.
+    """
+
+    def __init__(self, models: Models, control: ModelControl) -> None:
+        self._models = models
+        self._control = control
+        self._served: dict[tuple[str, int], Served] = {}
+
+    def find(self, name: str, version: str) -> Served:
+        """Find a version of a model; "" is the newest.
+
+        Raises:
+            OipError: It is not served, or has nothing that this protocol could call.
+        """
+        number = version_number(version)
+        try:
+            model = self._models.find(name, number)
+        except (ModelNotFound, InvalidInput):
+            raise self._not_found(name, number) from None
+        served = self._served.get((name, model.manifest.version))
+        if served is not None and served.model is model:
+            return served
+        self._forget_gone()
+        served = Served(face_of(model))
+        self._served[name, model.manifest.version] = served
+        return served
+
+    def _forget_gone(self) -> None:
+        for name, version in list(self._served):
+            try:
+                self._models.find(name, version)
+            except ModelNotFound:
+                del self._served[name, version]
+
+    def _not_found(self, name: str, version: int) -> OipError:
+        """Say in the reference server's words why a model cannot be asked."""
+        known = [entry for entry in self._control.index() if entry.name == name]
+        if not known:
+            return OipError("not_found", f"Request for unknown model: '{name}' is not found")
+        if not version:
+            return OipError("not_found", f"Request for unknown model: '{name}' has no available versions")
+        if any(entry.version == version for entry in known):
+            return not_ready(name, version)
+        return OipError("not_found", f"Request for unknown model: '{name}' version {version} is not found")
+
+
+def not_ready(name: str, version: int | str) -> OipError:
+    """The answer to a request for a version that exists and is not served."""
+    return OipError("unavailable", f"Request for unknown model: '{name}' version {version} is not at ready state")
+
+
+def version_number(text: str) -> int:
+    """Read a version as requests give it; 0 is none.
+
+    Raises:
+        OipError: It is no version.
+    """
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdecimal() and len(text) <= 18 and int(text) > 0):
+        raise OipError(
+            "invalid_argument",
+            f"failed to get model version from specified version string '{text[:40]}', version should be an integral "
+            "value > 0",
+        )
+    return int(text)
+
+
+def face_of(model: LiveModel) -> Face:
+    """What a model looks like to the protocol.
+
+    Raises:
+        OipError: It has nothing that this protocol could call.
+    """
+    if model.manifest.task == "tensors":
+        return TensorFace(model)
+    raise OipError(
+        "unimplemented", f"model '{model.manifest.name}' is a {model.manifest.task}, which is served by its own calls"
+    )
