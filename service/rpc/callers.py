@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import ReferenceType, ref
 
 from service.bridge import next_id
 from service.engine.interface import SessionEnded, SessionId
@@ -50,7 +51,7 @@ class LiveSession:
         end: How it ended, or None.
     """
 
-    __slots__ = ("caller", "end", "id", "idle_timeout_s", "model", "name", "outbox", "queue")
+    __slots__ = ("__weakref__", "caller", "end", "id", "idle_timeout_s", "model", "name", "outbox", "queue")
 
     def __init__(self, name: str, caller: Caller, model: LiveModel, idle_timeout_s: float, outbox: Outbox) -> None:
         self.id: SessionId = next_id()
@@ -70,6 +71,22 @@ class LiveSession:
         self.caller.forget(self, End.EXPIRED if event.expired else End.BROKEN)
         if event.expired:
             self.outbox.tell(expired(self, event.num_steps))
+
+
+class Ended(NamedTuple):
+    """What is remembered of a session that ended: not its model, which may have been replaced since.
+
+    Args:
+        name: As the caller knew it.
+        end: How it ended.
+        idle_timeout_s: As of the session.
+        live: The session, for as long as answers of it are on their way.
+    """
+
+    name: str
+    end: End
+    idle_timeout_s: float
+    live: ReferenceType[LiveSession]
 
 
 class Caller:
@@ -106,15 +123,16 @@ class Caller:
             raise InvalidInput(field, "the session_id of an open session", "nothing")
         ended = self._callers.ended.get((self.key, name))
         if ended is not None:
-            raise end_error(ended, field)
+            raise end_error(ended.name, ended.end, ended.idle_timeout_s, field)
         raise SessionNotFound(f"{field}: expected an open session of this caller, got {_shown(name)}")
 
     def named(self, name: str) -> LiveSession | None:
-        """The session that a name stands for or stood for: answers about it keep their order beyond its end."""
+        """The session that a name stands for, or stood for while answers about it keep their order beyond its end."""
         live = self.sessions.get(name)
         if live is not None:
             return live
-        return self._callers.ended.get((self.key, name))
+        ended = self._callers.ended.get((self.key, name))
+        return None if ended is None else ended.live()
 
     def add(self, name: str, field: str, model: LiveModel, idle_timeout_s: float, outbox: Outbox) -> LiveSession:
         """Take a session that is being opened, under a name that is free or, where none is given, made up.
@@ -143,7 +161,7 @@ class Caller:
         del self.sessions[live.name]
         live.end = end
         if end is not None:
-            self._callers.remember(live)
+            self._callers.remember(live, end)
         self._callers.drop_if_idle(self)
 
     def close_all(self) -> None:
@@ -157,12 +175,12 @@ class Callers:
     """All callers of the service.
 
     Attributes:
-        ended: Sessions that ended, by caller and name, the oldest first; bounded.
+        ended: How sessions ended, by caller and name, the oldest first; bounded.
     """
 
     def __init__(self) -> None:
         self._named: dict[str, Caller] = {}
-        self.ended: dict[tuple[str, str], LiveSession] = {}
+        self.ended: dict[tuple[str, str], Ended] = {}
 
     def enter(self, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Find or make the caller of a new stream.
@@ -191,22 +209,22 @@ class Callers:
         if caller.durable and not caller.num_streams and not caller.sessions:
             self._named.pop(caller.key, None)
 
-    def remember(self, live: LiveSession) -> None:
+    def remember(self, live: LiveSession, end: End) -> None:
         """Keep how a session ended, and forget the oldest end where there are too many."""
         key = (live.caller.key, live.name)
         self.ended.pop(key, None)
-        self.ended[key] = live
+        self.ended[key] = Ended(live.name, end, live.idle_timeout_s, ref(live))
         if len(self.ended) > MAX_REMEMBERED:
             del self.ended[next(iter(self.ended))]
 
 
-def end_error(live: LiveSession, field: str) -> ServiceError:
+def end_error(name: str, end: End, idle_timeout_s: float, field: str) -> ServiceError:
     """Say how a session ended."""
-    got = f"{field}: expected an open session, got {_shown(live.name)}"
-    if live.end is End.CLOSED:
+    got = f"{field}: expected an open session, got {_shown(name)}"
+    if end is End.CLOSED:
         return SessionClosed(f"{got}, closed before")
-    if live.end is End.EXPIRED:
-        return SessionExpired(f"{got}, which ended after {live.idle_timeout_s:g} s without a command")
+    if end is End.EXPIRED:
+        return SessionExpired(f"{got}, which ended after {idle_timeout_s:g} s without a command")
     return SessionNotFound(f"{got}, which ended when a step of it failed")
 
 

@@ -1,6 +1,8 @@
 """Whose sessions are whose, and what outlives a stream."""
 
+import gc
 import tracemalloc
+import weakref
 from typing import Any
 
 import grpc
@@ -9,9 +11,11 @@ import pytest
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.bridge import next_id
 from service.engine.interface import ForkSession, OpenSession, Priority, StepSession
-from service.errors import InvalidInput, Overloaded, SessionNotFound
+from service.errors import InvalidInput, Overloaded, SessionClosed, SessionExpired, SessionNotFound
 from service.rpc.callers import MAX_REMEMBERED, Callers, End
 from service.rpc.outbox import Outbox
+from service.rpc.pending import Pending
+from service.rpc.session_answers import stepped
 from service.settings import Settings
 from tests.service.rpc.refusal import refusal
 from tests.service.rpc.streams import Stream, message, number, opening, step_of
@@ -297,8 +301,29 @@ async def test_how_sessions_ended_is_remembered_of_so_many() -> None:
     for i in range(MAX_REMEMBERED + 5):
         caller.forget(caller.add(f"n{i}", "x", model, 1.0, outbox), End.CLOSED)
     assert len(everybody.ended) == MAX_REMEMBERED
-    assert caller.named("n4") is None
-    assert caller.named("n5") is not None
+    with pytest.raises(SessionNotFound):
+        caller.find("n4", "x")
+    with pytest.raises(SessionClosed):
+        caller.find("n5", "x")
+
+
+async def test_how_a_session_ended_keeps_nothing_of_its_model() -> None:
+    model, _ = make_model("lm", "language_model", Settings())
+    caller = Callers().enter([("carryover-caller", ALICE)])
+    live = caller.add("a", "x", model, 1.0, Outbox(8))
+    answered_last = Pending(live.outbox, 1, live, stepped)
+    caller.forget(live, End.EXPIRED)
+    model.bridge.unwatch_session(live.id)
+    kept, session = weakref.ref(model), weakref.ref(live)
+    del model, live
+    assert caller.named("a") is session()  # whose answer is on its way
+    assert session() is not None
+    del answered_last
+    assert caller.named("a") is session() is None
+    gc.collect()
+    assert kept() is None
+    with pytest.raises(SessionExpired, match="'a', which ended after 1 s"):
+        caller.find("a", "x")
 
 
 async def test_callers_who_have_nothing_are_forgotten() -> None:
