@@ -1,0 +1,203 @@
+"""Imported models in the engine: sums that plain Python keeps as well."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from export.manifest import DType, storage
+from service.engine.interface import (
+    CloseSession,
+    ExportSession,
+    ForkSession,
+    OpenSession,
+    RequestId,
+    RunTensors,
+    SessionState,
+    StepSession,
+    StepTensors,
+    TensorOutputs,
+)
+from service.engine.limits import EngineLimits
+from service.engine.schedule import ScheduleLimits
+from service.errors import InvalidInput, WrongTask
+from service.invariance import probe_invariance
+from service.profile import measure
+from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.tensor_models import INITIAL_TOTAL, write_accumulator, write_identity, write_padded
+
+Array = npt.NDArray[np.float32]
+ALL = ("total", "count", "twice")
+
+
+def step(
+    harness: Harness, session: int, values: Array, scale: float = 1.0, outputs: tuple[str, ...] = ALL
+) -> RequestId:
+    shared = {"scale": np.array(scale, np.float32)}
+    return harness.submit(StepTensors(harness.new_id(), session, {"values": values}, shared, len(values), outputs))
+
+
+def tensors(harness: Harness, request: RequestId) -> TensorOutputs:
+    value = harness.value(request)
+    assert isinstance(value, TensorOutputs)
+    return value
+
+
+def numbers(generator: random.Random, num_steps: int, width: int) -> Array:
+    return np.array([[generator.randrange(9) for _ in range(width)] for _ in range(num_steps)], np.float32)
+
+
+def test_one_session_counts(tmp_path: Path) -> None:
+    with running(open_tiny(tmp_path, write_accumulator(tmp_path))) as harness:
+        harness.open(1)
+        one = tensors(harness, step(harness, 1, np.array([[1, 2]], np.float32)))
+        assert one.tensors["total"].tolist() == [[INITIAL_TOTAL + 3]] and one.num_steps == 1
+        assert one.tensors["twice"].tolist() == [[1, 2, 1, 2]]
+        more = tensors(harness, step(harness, 1, np.array([[1], [2], [4]], np.float32), scale=10.0))
+        assert more.tensors["total"].tolist() == [[18], [38], [78]]
+        assert more.tensors["count"].tolist() == [2, 3, 4] and more.num_steps == 4
+        state = harness.value(harness.submit(ExportSession(harness.new_id(), 1)))
+        assert isinstance(state, SessionState)
+        assert {name: array.tolist() for name, array in state.tensors.items()} == {"total": [78.0], "count": 4}
+        harness.close(1)
+
+
+@pytest.mark.parametrize("num_runners", [1, 3])
+def test_sessions_of_all_kinds_side_by_side(tmp_path: Path, num_runners: int) -> None:
+    """Widths, scales, lengths and outputs differ; half of the sessions are out of the pool at any time."""
+    generator = random.Random(num_runners)
+    limits = EngineLimits(session_slots=12, max_sessions=100, max_host_bytes=10_000, batch=ScheduleLimits(max_rows=8))
+    with running(open_tiny(tmp_path, write_accumulator(tmp_path), 16), limits, num_runners=num_runners) as harness:
+        totals = {session: INITIAL_TOTAL for session in range(1, 25)}
+        counts = dict.fromkeys(totals, 0)
+        asked: list[tuple[RequestId, tuple[str, ...], Array, list[int], list[int]]] = []
+        for session in totals:
+            harness.open(session)
+        for turn in range(400):
+            session = generator.choice(list(totals))
+            values = numbers(generator, generator.choice([1, 1, 2, 5]), generator.choice([1, 3]))
+            scale = generator.choice([1, 2])
+            wanted = generator.choice([ALL, ("count",), ("twice", "total"), ()])
+            expected_totals, expected_counts = [], []
+            for row in values:
+                totals[session] += scale * int(row.sum())
+                counts[session] += 1
+                expected_totals.append(totals[session])
+                expected_counts.append(counts[session])
+            request = step(harness, session, values, scale, wanted)
+            asked.append((request, wanted, values, expected_totals, expected_counts))
+            if turn % 20 == 19:
+                forked = 100 + turn
+                harness.submit(ForkSession(harness.new_id(), session, forked))
+                totals[forked], counts[forked] = totals[session], counts[session]
+        for request, wanted, values, expected_totals, expected_counts in asked:
+            outputs = tensors(harness, request).tensors
+            expected = {
+                "total": [[total] for total in expected_totals],
+                "count": expected_counts,
+                "twice": np.concatenate([values, values], axis=1).tolist(),
+            }
+            assert {name: array.tolist() for name, array in outputs.items()} == {n: expected[n] for n in wanted}
+        ran = harness.engine.run_stats()
+        assert sum(run.rows * run.num_runs for run in ran.runs) == sum(len(values) for _, _, values, _, _ in asked)
+        assert max(run.rows for run in ran.runs) > 1
+        assert ran.num_waits >= len(asked) and ran.wait_s > 0
+        for session in totals:
+            assert harness.close(session) == counts[session]
+
+
+def test_what_is_left_out_of_an_initial_state_is_the_models(tmp_path: Path) -> None:
+    limits = EngineLimits(session_slots=2, max_sessions=2, max_host_bytes=100)
+    with running(open_tiny(tmp_path, write_accumulator(tmp_path)), limits) as harness:
+        initial = {"count": np.array(7, np.int64)}
+        harness.value(harness.submit(OpenSession(harness.new_id(), 1, initial)))
+        outputs = tensors(harness, step(harness, 1, np.array([[1]], np.float32))).tensors
+        assert outputs["count"].tolist() == [8] and outputs["total"].tolist() == [[INITIAL_TOTAL + 1]]
+        harness.close(1)
+
+
+def test_what_does_not_fit_is_refused_before_it_meets_others(tmp_path: Path) -> None:
+    good, scale = np.ones((1, 2), np.float32), {"scale": np.array(1, np.float32)}
+    with running(open_tiny(tmp_path, write_accumulator(tmp_path))) as harness:
+        harness.open(1)
+        for inputs, shared, outputs in (
+            ({"values": good.astype(np.float64)}, scale, ALL),
+            ({"values": good[0]}, scale, ALL),
+            ({"values": np.ones((2, 2), np.float32)}, scale, ALL),
+            ({"values": good, "more": good}, scale, ALL),
+            ({}, scale, ALL),
+            ({"values": good}, {}, ALL),
+            ({"values": good}, {"scale": np.ones(1, np.float32)}, ALL),
+            ({"values": good}, scale, ("total_pool_out",)),
+        ):
+            request = harness.submit(StepTensors(harness.new_id(), 1, inputs, shared, 1, outputs))
+            assert isinstance(harness.error(request), InvalidInput)
+        request = harness.submit(StepSession(harness.new_id(), 1, {"tokens": [1]}, 1, 0))
+        assert isinstance(harness.error(request), WrongTask)
+        request = harness.submit(RunTensors(harness.new_id(), {"values": good}, scale, 1, ALL))
+        assert isinstance(harness.error(request), WrongTask)
+        assert tensors(harness, step(harness, 1, good)).tensors["count"].tolist() == [1]
+        harness.submit(CloseSession(harness.new_id(), 1))
+
+
+def test_rows_of_several_lengths_share_a_run(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    with running(open_tiny(tmp_path, write_padded(tmp_path))) as harness:
+        asked = []
+        for _ in range(60):
+            rows, length = int(generator.integers(1, 4)), int(generator.integers(1, 9))
+            x = generator.integers(0, 9, (rows, length, 2)).astype(np.float32)
+            lengths = generator.integers(1, length + 1, rows)
+            request = RunTensors(harness.new_id(), {"x": x, "lengths": lengths}, {}, rows, ("sums", "doubled"))
+            asked.append((harness.submit(request), x, lengths))
+        for request, x, lengths in asked:
+            outputs = tensors(harness, request).tensors
+            assert outputs["doubled"].tolist() == (2 * x).tolist()
+            sums = [row[:length].sum(axis=0).tolist() for row, length in zip(x, lengths, strict=True)]
+            assert outputs["sums"].tolist() == sums
+        assert any(run.rows > 3 for run in harness.engine.run_stats().runs)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64",
+     "float16", "float32", "float64", "bfloat16", "string"],
+)  # fmt: skip
+def test_every_type_of_tensor_passes(tmp_path: Path, dtype: DType) -> None:
+    runner = open_tiny(tmp_path, write_identity(tmp_path, dtype))
+    assert measure(runner).max_sequences >= 1
+    assert probe_invariance(runner, (1, 2, 5), budget_s=0.01) == ()
+    values = [[b"", "wörd".encode()], [b"a\0b", b"c"]] if dtype == "string" else [[0, 1], [1, 0]]
+    x = np.array(values, dtype=storage(dtype))
+    with running(runner) as harness:
+        for rows in (x, x[:, :0]):
+            request = harness.submit(RunTensors(harness.new_id(), {"x": rows}, {}, 2, ("y",)))
+            y = tensors(harness, request).tensors["y"]
+            assert (y.dtype, y.shape, y.tolist()) == (rows.dtype, rows.shape, rows.tolist())
+
+
+def test_text_that_is_none_is_refused(tmp_path: Path) -> None:
+    with running(open_tiny(tmp_path, write_identity(tmp_path, "string"))) as harness:
+        x = np.array([[b"\xff"]], dtype=object)
+        assert isinstance(
+            harness.error(harness.submit(RunTensors(harness.new_id(), {"x": x}, {}, 1, ("y",)))), InvalidInput
+        )
+
+
+def test_a_stateful_model_is_measured_and_proved(tmp_path: Path) -> None:
+    runner = open_tiny(tmp_path, write_accumulator(tmp_path))
+    assert runner.read_rows([0])["total"].tolist() == [[INITIAL_TOTAL]]
+    assert measure(runner).step_seconds
+    assert probe_invariance(runner, (1, 2, 8), budget_s=0.01) == ()
+    assert runner.read_rows([0])["total"].tolist() == [[INITIAL_TOTAL]]
+
+
+def test_rows_of_unequal_sizes_do_not_share_a_run(tmp_path: Path) -> None:
+    with running(open_tiny(tmp_path, write_identity(tmp_path, "int32"))) as harness:
+        given = [np.full((1, 1 + i % 3), i, np.int32) for i in range(60)]
+        asked = [harness.submit(RunTensors(harness.new_id(), {"x": x}, {}, 1, ("y",))) for x in given]
+        for request, x in zip(asked, given, strict=True):
+            assert tensors(harness, request).tensors["y"].tolist() == x.tolist()
+        assert any(run.rows > 1 for run in harness.engine.run_stats().runs)
