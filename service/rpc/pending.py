@@ -130,9 +130,8 @@ class Pending:
         end = session.end
         broken = end is End.BROKEN and not isinstance(error, _HARMLESS)
         if isinstance(error, SessionNotFound) and end is not None and end is not End.BROKEN:
-            error = end_error(
-                session.name, end, session.idle_timeout_s, "session_id"
-            )  # sent before the caller could know
+            # Sent before the caller could know.
+            error = end_error(session.name, end, session.idle_timeout_s, "session_id")
         return failure(self.request_id, session.name, error, session_ended=broken)
 
 
