@@ -55,19 +55,23 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         ImportRefused: There is no such file, it is no regular file, it is empty, too large or may not be read.
     """
     try:
+        # Asked before it is opened too: opening some devices does something.
+        _check_regular(path, os.stat(path))
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise ImportRefused(f"{path}: expected an ONNX file, got nothing there") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ImportRefused(f"{path}: expected a file that can be read, got: {reason}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImportRefused(f"{path}: expected a regular file, got {_describe(status.st_mode)}")
+        _check_regular(path, status)
         if status.st_size > max_bytes:
             raise ImportRefused(f"{path}: size: expected at most {max_bytes} bytes, got {status.st_size}")
-        content = file.read(status.st_size + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            content = file.read(status.st_size + 1)
+    finally:
+        os.close(descriptor)
     if len(content) != status.st_size:
         raise ImportRefused(f"{path}: expected a file that stays as it is, got one that changes while it is read")
     if not content:
@@ -120,6 +124,11 @@ def _varint(content: bytes, position: int) -> tuple[int, int]:
     if len(content) - position < _MAX_VARINT_BYTES:
         raise ImportRefused(f"truncated: it ends within a number at byte {position}")
     raise ImportRefused(f"not an ONNX model: no number at byte {position}")
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImportRefused(f"{path}: expected a regular file, got {_describe(status.st_mode)}")
 
 
 def _describe(mode: int) -> str:

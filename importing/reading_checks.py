@@ -93,7 +93,9 @@ def _check_names(model: onnx.ModelProto, longest: int) -> None:
             raise ImportRefused(f"two {what}s are called {quote(double)}")
 
 
-def _check_name(name: str, what: str, longest: int) -> None:
+def _check_name(name: str | bytes, what: str, longest: int) -> None:
+    if isinstance(name, bytes):  # what protobuf gives where a name cannot be decoded
+        raise ImportRefused(f"{what} {quote(name)}: expected a name in UTF-8")
     if len(name) > longest:
         raise ImportRefused(f"{what} {quote(name)}: expected a name of at most {longest} characters, got {len(name)}")
     if not name.isprintable():
