@@ -8,7 +8,8 @@ int main(int count, char **arguments) {
     static const struct {
         const char *name;
         void (*run)(const Options *);
-    } workloads[] = {{"sessions", run_sessions}, {"grpc", run_grpc}, {"tags", run_tags}, {"http", run_http}};
+    } workloads[] = {{"sessions", run_sessions}, {"grpc", run_grpc}, {"tags", run_tags},
+                     {"infer-stream", run_infer_stream}, {"http", run_http}};
     signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; count > 1 && i < sizeof workloads / sizeof *workloads; i++) {
         if (strcmp(arguments[1], workloads[i].name)) continue;
@@ -16,5 +17,5 @@ int main(int count, char **arguments) {
         workloads[i].run(&options);
         return 0;
     }
-    die("expected sessions, grpc, tags or http, then --option value ..., got %s", count > 1 ? arguments[1] : "nothing");
+    die("expected sessions, grpc, tags, infer-stream or http, then --option value ..., got %s", count > 1 ? arguments[1] : "nothing");
 }

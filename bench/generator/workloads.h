@@ -12,6 +12,9 @@ void run_grpc(const Options *options);
 /* Tag requests from a file over bidirectional streams. */
 void run_tags(const Options *options);
 
+/* Requests of the Open Inference Protocol from a file over bidirectional streams. */
+void run_infer_stream(const Options *options);
+
 /* HTTP/1.1 POST from a file of bodies. */
 void run_http(const Options *options);
 
