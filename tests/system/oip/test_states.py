@@ -26,7 +26,7 @@ def test_states_are_given_only_when_they_are_asked_for(door: Door, fresh: Fresh)
     assert {name: array.tolist() for name, array in last.outputs.items()} == {"steps_out": [[3]]}
 
 
-def test_a_state_comes_in_the_shape_of_the_original(door: Door, fresh: Fresh) -> None:
+def test_a_state_comes_with_its_row_first(door: Door, fresh: Fresh) -> None:
     sequence = fresh()
     for i in range(1, 4):
         answer = door.infer(
@@ -38,7 +38,7 @@ def test_a_state_comes_in_the_shape_of_the_original(door: Door, fresh: Fresh) ->
         )
         sums, sums_of_sums = [i, 10 * i, 100 * i], [t * (i * (i + 1) // 2) for t in (1, 10, 100)]
         assert answer.outputs["OUTPUT"].tolist() == [[*sums, *sums_of_sums]]
-        assert answer.outputs["hn"].tolist() == [[sums], [sums_of_sums]]
+        assert answer.outputs["hn"].tolist() == [[sums, sums_of_sums]]
 
 
 @pytest.mark.parametrize("output", ["total", "total_pool_out", "NONSENSE"])
@@ -85,15 +85,17 @@ def test_states_that_a_start_leaves_out_are_the_models_own(door: Door, fresh: Fr
     assert counted(answer) == (1001, 1)
 
 
-def test_a_state_is_brought_in_the_shape_of_the_original(door: Door, fresh: Fresh) -> None:
-    sequence = fresh()
-    state = np.arange(6, dtype=np.float32).reshape(2, 1, 3)
+@pytest.mark.parametrize("shape", [(1, 2, 3), (2, 1, 3)], ids=["row first", "as in the original"])
+def test_a_state_is_brought_as_it_comes_or_as_the_original_has_it(
+    door: Door, fresh: Fresh, shape: tuple[int, ...]
+) -> None:
     answer = door.infer(
         "layered",
-        {"INPUT": np.ones((1, 3), np.float32), "h": state},
+        {"INPUT": np.ones((1, 3), np.float32), "h": np.arange(6, dtype=np.float32).reshape(shape)},
         ["OUTPUT"],
-        sequence_id=sequence,
+        sequence_id=fresh(),
         sequence_start=True,
+        sequence_end=True,
     )
     assert answer.outputs["OUTPUT"].tolist() == [[1, 2, 3, 4, 6, 8]]
 
