@@ -1,8 +1,8 @@
 """Why a file cannot be imported.
 
-    ImportRefused        the file, the options or the model itself; nothing was written
-      AmbiguousStates    which tensors are state cannot be told; lists the candidates
-      CheckFailed        what was made of the model does not do what the model does
+ImportRefused        the file, the options or the model itself; nothing was written
+├── AmbiguousStates   which tensors are state cannot be told; lists the candidates
+└── CheckFailed       what was made of the model does not do what the model does
 """
 
 

@@ -1,0 +1,243 @@
+"""Look into a model: find its rows, its free sizes and the shapes of what it gives, and prove each by running it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from importing.compare import difference, is_close
+from importing.draws import Draws
+from importing.errors import ImportRefused
+from importing.layout import Layout, OwnTensor, StateTensor
+from importing.output_shapes import Observation, row_shape
+from importing.pool_names import pool_names
+from importing.rows import Guess, fixed_axes, guesses
+from importing.session import RunFailed
+from importing.signature import Array, Dims, Value
+from importing.sizes import Search, is_shared
+from importing.walk import Conditions, Original, Walk, initial_row, stack
+
+_ROWS: Final = 3
+_STEPS: Final = 4
+# What a manifest's shapes mean something by: see `export.manifest`.
+_RESERVED: Final = frozenset("BTCSNP")
+
+
+class NotRows(Exception):
+    """Under a guess, rows of one run are not what they are alone; says where."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What was found.
+
+    Args:
+        layout: Of the model.
+        conditions: Under which it runs.
+    """
+
+    layout: Layout
+    conditions: Conditions
+
+
+def analyse(original: Original, search: Search, axes: Mapping[str, int | None]) -> Analysis:
+    """Find everything out.
+
+    Args:
+        original: The model.
+        search: For sizes with which it runs.
+        axes: By state's input, the axis that its owner says has the rows; None: to be found.
+
+    Raises:
+        ImportRefused: It runs under no sizes that were tried, or what is found cannot be served.
+    """
+    notes: list[str] = []
+    free = guesses(original.signature, axes)
+    for guess in free:
+        conditions = search.find(guess, batched=True)
+        if conditions is None:
+            continue
+        try:
+            output_axes = _prove_rows(original, search, conditions)
+        except (NotRows, RunFailed) as reason:
+            notes.append(str(reason))
+            continue
+        return _conclude(original, search, conditions, output_axes, ())
+    guess = _one_row(original, free, axes)
+    conditions = search.find(guess, batched=False)
+    if conditions is None:
+        raise ImportRefused(
+            f"expected sizes with which the model runs, got none (name them with --example NAME=VALUE; free are "
+            f"{search.free_names(guess) or 'none'}): {search.last_failure}"
+        )
+    why = f"its rows could not be told apart: {notes[0]}" if notes else "its batch is fixed"
+    return _conclude(original, search, conditions, {}, (f"runs unbatched, one row at a time: {why}",))
+
+
+def _one_row(original: Original, free: Sequence[Guess], axes: Mapping[str, int | None]) -> Guess:
+    """Where the one row of a run is; a free axis that is likely the rows is kept at one."""
+    fixed = fixed_axes(original.signature, axes)
+    if not free:
+        return fixed
+    return Guess({name: axis if axis is not None else fixed.axes[name] for name, axis in free[0].axes.items()})
+
+
+def _prove_rows(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:
+    """Run three sequences together and alone.
+
+    Returns:
+        By own output, which axis has the rows.
+
+    Raises:
+        NotRows: They differ.
+        RunFailed: Three rows do not run.
+    """
+    together, alone = Walk(original, conditions, _ROWS), [Walk(original, conditions, 1) for _ in range(_ROWS)]
+    found: dict[str, int] = {}
+    for _ in range(_STEPS):
+        rows = [search.draw_step(conditions, 1) for _ in range(_ROWS)]
+        got, expected = together.step(stack(rows)), [walk.step(row) for walk, row in zip(alone, rows, strict=True)]
+        for value in original.own_outputs:
+            each = [outputs[value.name] for outputs in expected]
+            axis = found.setdefault(value.name, _rows_axis(value.name, each, got[value.name]))
+            _compare_rows(f"output {value.name}", value, axis, each, got[value.name])
+        for pair in original.pairs:
+            value = original.signature.input(pair.input)
+            each = [walk.states[pair.input] for walk in alone]
+            rows_axis = conditions.guess.axes[pair.input]
+            assert rows_axis is not None
+            _compare_rows(f"state {pair.input}={pair.output}", value, rows_axis, each, together.states[pair.input])
+    return found
+
+
+def _rows_axis(name: str, alone: Sequence[Array], together: Array) -> int:
+    """The one axis that grows with the rows."""
+    shape = alone[0].shape
+    grown = [axis for axis, size in enumerate(shape) if together.ndim == len(shape) and together.shape[axis] != size]
+    if len(grown) != 1 or shape[grown[0]] != 1 or together.shape[grown[0]] != _ROWS:
+        raise NotRows(
+            f"output {name}: expected one axis to grow from 1 to {_ROWS} with the rows, got shapes {list(shape)} and "
+            f"{list(together.shape)}"
+        )
+    return grown[0]
+
+
+def _compare_rows(what: str, value: Value, axis: int, alone: Sequence[Array], together: Array) -> None:
+    for row, expected in enumerate(alone):
+        if together.ndim <= axis or together.shape[axis] != len(alone):
+            raise NotRows(f"{what}: expected {len(alone)} rows on axis {axis}, got {list(together.shape)}")
+        apart = difference(value.dtype, expected, np.take(together, [row], axis))
+        if not is_close(value.dtype, apart):
+            raise NotRows(f"{what}: expected each row as it is alone, got a difference of {apart:.3g}")
+
+
+def _conclude(
+    original: Original,
+    search: Search,
+    conditions: Conditions,
+    output_axes: Mapping[str, int],
+    notes: tuple[str, ...],
+) -> Analysis:
+    fixed = _state_sizes(original, search, conditions)
+    observed = _observe(original, search, conditions)
+    names = _public_names(search.free_names(conditions.guess), fixed)
+    guess = conditions.guess
+    inputs = [
+        OwnTensor(
+            value.name,
+            value.dtype,
+            guess.axes[value.name],
+            _public(_without(value.shape, guess.axes[value.name]), names),
+            is_shared(value, guess, conditions.batched),
+        )
+        for value in original.own_inputs
+    ]
+    outputs = []
+    for value in original.own_outputs:
+        axis = output_axes[value.name] if conditions.batched else _single_axis(value, observed)
+        shape = row_shape(value, axis, observed)
+        outputs.append(OwnTensor(value.name, value.dtype, axis, _public(shape, names)))
+    states = []
+    taken = {tensor.name for tensor in (*inputs, *outputs)}
+    for pair, name in zip(original.pairs, pool_names([p.input for p in original.pairs], taken), strict=True):
+        value = original.signature.input(pair.input)
+        axis, shape = guess.axes[pair.input], conditions.row_shape(value)
+        given = original.initial.get(pair.input)
+        initial = None if given is None else initial_row(value, shape, axis, given)
+        states.append(StateTensor(name, pair.input, pair.output, value.dtype, axis, shape, initial, pair.found))
+    layout = Layout(
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        states=tuple(states),
+        max_rows=None if conditions.batched else 1,
+        sizes={str(names[name]): size for name, size in conditions.sizes.items() if isinstance(names[name], str)},
+        shared=conditions.shared,
+        notes=notes,
+    )
+    return Analysis(layout, conditions)
+
+
+def _state_sizes(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:
+    """Sizes that states have, which a pool needs to know: the model must leave no choice of them."""
+    fixed = {}
+    for pair in original.pairs:
+        value = original.signature.input(pair.input)
+        for size in _without(value.shape, conditions.guess.axes[pair.input]):
+            if not isinstance(size, str) or size in fixed:
+                continue
+            fixed[size] = conditions.sizes[size]
+            other = search.another(conditions, size)
+            if other is not None:
+                raise ImportRefused(
+                    f"state {pair.input}={pair.output}: expected one size of {size}, got at least two that work "
+                    f"({conditions.sizes[size]} and {other.sizes[size]}): say which with --example {size}=SIZE"
+                )
+    return fixed
+
+
+def _observe(original: Original, search: Search, conditions: Conditions) -> list[Observation]:
+    """Run one row under these sizes, and again with each free size another."""
+    varied = [conditions]
+    for name in search.free_names(conditions.guess):
+        if (other := search.another(conditions, name)) is not None:
+            varied.append(other)
+    observed = []
+    for each in varied:
+        outputs = Walk(original, each, 1).step(search.draw_step(each, 1))
+        observed.append(Observation(each.sizes, {name: array.shape for name, array in outputs.items()}))
+    return observed
+
+
+def _single_axis(value: Value, observed: Sequence[Observation]) -> int | None:
+    """Which axis of an output has the one row: the first if it is one whatever the sizes are, or none."""
+    declared = value.dims[0] if value.dims else None
+    single = all(each.shapes[value.name][:1] == (1,) for each in observed)
+    return 0 if single and (declared is None or declared == 1 or declared not in observed[0].sizes) else None
+
+
+def _public_names(free: Sequence[str], fixed: Mapping[str, int]) -> dict[str, int | str]:
+    """What each free size is called in the manifest, where some names mean something; a number where it is fixed."""
+    return {name: fixed.get(name, f"size_{name}" if name in _RESERVED else name) for name in free}
+
+
+def _public(shape: Dims, names: Mapping[str, int | str]) -> Dims:
+    return tuple(names.get(size, size) if isinstance(size, str) else size for size in shape)
+
+
+def _without(shape: Dims, axis: int | None) -> Dims:
+    return tuple(size for index, size in enumerate(shape) if index != axis)
+
+
+def make_search(
+    original: Original,
+    ranges: Mapping[str, int],
+    sizes: Mapping[str, int],
+    shared: Mapping[str, float],
+    hints: Mapping[str, Sequence[float]],
+) -> Search:
+    """A search with draws that are the same for the same model."""
+    return Search(original, Draws(_SEED, ranges), sizes, shared, hints)
+
+
+_SEED: Final = 20260101

@@ -1,0 +1,72 @@
+"""What a graph tells of its inputs' values: how many an index may have, what a switch is compared with."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from importing.names import bodies
+from importing.signature import Array
+
+_THROUGH: Final = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+_COMPARES: Final = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_MOST_CONSTANT: Final = 16  # elements of what an input is compared with
+
+
+def index_ranges(model: onnx.ModelProto) -> dict[str, int]:
+    """By input, how many values from zero index whatever it is looked up in, as token ids do in an embedding."""
+    sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    sources = _sources(model.graph)
+    ranges: dict[str, int] = {}
+    for node in _nodes(model.graph):
+        if node.op_type != "Gather" or node.input[0] not in sizes or node.input[1] not in sources:
+            continue
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+        size, name = sizes[node.input[0]][axis], sources[node.input[1]]
+        ranges[name] = min(size, ranges.get(name, size))
+    return ranges
+
+
+def compared_values(model: onnx.ModelProto) -> dict[str, list[float]]:
+    """By input, the numbers that the graph compares it with, as it does with the sampling rates that it knows."""
+    sources = _sources(model.graph)
+    constants = _constants(model.graph)
+    found: dict[str, list[float]] = {}
+    for node in _nodes(model.graph):
+        if node.op_type not in _COMPARES:
+            continue
+        for one, other in (tuple(node.input), tuple(reversed(node.input))):
+            if one in sources and other in constants:
+                found.setdefault(sources[one], []).extend(float(x) for x in constants[other].ravel())
+    return found
+
+
+def _sources(graph: onnx.GraphProto) -> Mapping[str, str]:
+    """By value, the input that it is, but for its shape and type."""
+    sources = {info.name: info.name for info in graph.input}
+    for node in _nodes(graph):
+        if node.op_type in _THROUGH and node.input and node.input[0] in sources:
+            sources[node.output[0]] = sources[node.input[0]]
+    return sources
+
+
+def _constants(graph: onnx.GraphProto) -> Mapping[str, Array]:
+    """Small constants, by value."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in _nodes(graph):
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                tensors[node.output[0]] = attribute.t
+    small = {name: tensor for name, tensor in tensors.items() if np.prod(tensor.dims) <= _MOST_CONSTANT}
+    arrays = {name: numpy_helper.to_array(tensor) for name, tensor in small.items()}
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "iufb"}
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """All nodes, those of bodies included, each before what follows it."""
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from _nodes(body)

@@ -1,0 +1,116 @@
+"""Import a model: read it, find its states, rewrite it, prove that nothing has changed, put it into the repository."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from export.bundle import check_name
+from export.manifest import Manifest
+from export.publish import publish, staging
+from importing.analysis import analyse, make_search
+from importing.checks import Check, check
+from importing.errors import ImportRefused
+from importing.hints import compared_values, index_ranges
+from importing.layout import Layout
+from importing.options import parse_state
+from importing.pairs import Pair, StateOption, check_pairs
+from importing.reading import read_model
+from importing.rewrite import rewrite
+from importing.session import Session
+from importing.signature import read_signature
+from importing.walk import Original
+from importing.write import write_bundle, write_report
+
+_MOST_NAME: Final = 64
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A bundle that exists, and so has passed.
+
+    Args:
+        folder: `<repository>/<name>/<version>`.
+        manifest: As published.
+        layout: What was concluded.
+        checks: What was measured.
+    """
+
+    folder: Path
+    manifest: Manifest
+    layout: Layout
+    checks: Sequence[Check]
+
+
+def import_model(
+    file: Path,
+    repository: Path,
+    *,
+    name: str | None = None,
+    states: Sequence[StateOption | str] = (),
+    lengths: str | None = None,
+    examples: Mapping[str, float] | None = None,
+    allow_external: bool = False,
+    allow_custom: bool = False,
+    confirm: Callable[[Layout], bool] = lambda layout: True,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> ImportedModel:
+    """Import an ONNX file as the next version of a model.
+
+    Args:
+        file: The model.
+        repository: Where bundles live; made if need be.
+        name: Of the model; the file's own without one.
+        states: All of its states, as `StateOption` or as `--state` has them; none: found where they can be.
+        lengths: Of a stateless model, the input that says how long each row is.
+        examples: By name of a free size or of an input that all rows share, what works.
+        allow_external: Whether weights may lie in other files of the model's folder.
+        allow_custom: Whether operators may be none of ONNX's and ONNX Runtime's.
+        confirm: Asked before anything is written whether what was concluded is right.
+        on_progress: Told each stage in a line.
+
+    Raises:
+        ImportRefused: It cannot be imported, or was not confirmed; nothing was written.
+        BundleError: The repository cannot be written, or the name is not one.
+    """
+    name = default_name(file) if name is None else name
+    check_name(name)
+    options = [parse_state(state) if isinstance(state, str) else state for state in states]
+    on_progress(f"reading {file}")
+    model = read_model(file, allow_external, allow_custom)
+    signature = read_signature(model, frozenset(option.input for option in options))
+    pairs = tuple(Pair(option.input, option.output, "given") for option in options)
+    check_pairs(signature, pairs)
+    initial = {option.input: option.initial for option in options if option.initial is not None}
+    original = Original(signature, Session(model), pairs, initial)
+    on_progress("running it to find its rows and sizes")
+    inputs = {value.name for value in signature.inputs}
+    given = dict(examples or {})
+    search = make_search(
+        original,
+        index_ranges(model),
+        {size: int(number) for size, number in given.items() if size not in inputs},
+        {size: number for size, number in given.items() if size in inputs},
+        compared_values(model),
+    )
+    analysis = analyse(original, search, {option.input: option.axis for option in options})
+    if not confirm(analysis.layout):
+        raise ImportRefused("expected a yes, got none: nothing was written")
+    served, graph = rewrite(model, analysis.layout)
+    on_progress("comparing the rewritten model with the original")
+    checks = check(original, analysis, search, Session(served), graph)
+    with staging(repository) as bundle:
+        manifest = write_bundle(bundle, name, file, model, served, graph, analysis.layout)
+        write_report(bundle, analysis.layout, checks)
+        folder, manifest = publish(bundle, repository, manifest)
+    on_progress(f"published {folder}")
+    return ImportedModel(folder, manifest, analysis.layout, checks)
+
+
+def default_name(file: Path) -> str:
+    """What a model is called that nobody named: its file, in the letters that names have."""
+    name = re.sub(r"[^a-z0-9._-]+", "-", file.stem.lower()).strip("._-")[:_MOST_NAME]
+    if not name:
+        raise ImportRefused(f"{file}: expected a file name with letters or digits, or --name, got {file.name!r}")
+    return name

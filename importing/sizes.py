@@ -1,0 +1,159 @@
+"""Find sizes and shared values with which a model runs, since what is free is rarely free altogether.
+
+A frame of audio has its 512 samples, a state its width, a sampling rate its two values; the file does not say so.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from importing.draws import Draws
+from importing.errors import ImportRefused
+from importing.rows import Guess
+from importing.session import RunFailed
+from importing.signature import Array, Value
+from importing.walk import Conditions, Original, Walk
+
+# The smallest first: a step of one. The others are what frames, filter banks and hidden layers are like.
+_SIZES: Final = (
+    1, 2, 3, 4, 5, 8, 10, 16, 20, 24, 32, 40, 48, 64, 80, 96, 100, 128, 160, 192, 200, 256, 257, 320, 384, 400, 480,
+    512, 576, 640, 768, 800, 960, 1024, 1280, 1536, 1600, 1920, 2048, 3200, 4000, 4096, 8000, 16000,
+)  # fmt: skip
+_SHARED: Final[Mapping[str, tuple[float, ...]]] = {"int": (1, 0, 16000, 8000), "float": (1.0, 0.0), "bool": (1, 0)}
+_MOST_RUNS: Final = 400
+_MOST_S: Final = 60.0
+_STEPS: Final = 2
+
+
+class Search:
+    """Looks for conditions under which one model runs; bounded in runs and time over all guesses.
+
+    Args:
+        original: The model.
+        draws: Of inputs.
+        sizes: By name of a free size, what the caller says.
+        shared: By input that all rows share, what the caller says.
+        hints: By input, values that the graph compares it with.
+    """
+
+    def __init__(
+        self,
+        original: Original,
+        draws: Draws,
+        sizes: Mapping[str, int],
+        shared: Mapping[str, float],
+        hints: Mapping[str, Sequence[float]],
+    ) -> None:
+        self._original, self._draws = original, draws
+        self._given, self._given_shared, self._hints = sizes, shared, hints
+        self._runs, self._began_s = 0, time.monotonic()
+        self.last_failure = "nothing was tried"
+
+    def find(self, guess: Guess, batched: bool) -> Conditions | None:
+        """Find conditions under which one row can take steps; None where none of those tried do."""
+        shared = [value for value in self._original.own_inputs if is_shared(value, guess, batched)]
+        names = self.free_names(guess)
+        for sizes in self._sizes(names):
+            for values in itertools.product(*[self._shared_values(value) for value in shared]):
+                conditions = Conditions(
+                    guess, batched, sizes, {v.name: _fill(v, sizes, x) for v, x in zip(shared, values, strict=True)}
+                )
+                if self.works(conditions):
+                    return conditions
+                if self._spent():
+                    return None
+        return None
+
+    def works(self, conditions: Conditions, rows: int = 1) -> bool:
+        """Whether so many rows can take steps."""
+        self._runs += 1
+        try:
+            walk = Walk(self._original, conditions, rows)
+            for _ in range(_STEPS):
+                outputs = walk.step(self.draw_step(conditions, rows))
+        except RunFailed as failed:
+            self.last_failure = str(failed)
+            return False
+        if empty := [name for name, array in outputs.items() if not array.size]:
+            self.last_failure = f"output {empty[0]} is empty"
+            return False
+        return True
+
+    def another(self, conditions: Conditions, name: str) -> Conditions | None:
+        """Conditions with another size of that name; None where no other works or the caller has said which."""
+        if name in self._given:
+            return None
+        for size in _SIZES:
+            if size != conditions.sizes[name] and not self._spent():
+                other = _with_size(conditions, name, size, self._original)
+                if self.works(other):
+                    return other
+        return None
+
+    def draw_step(self, conditions: Conditions, rows: int) -> dict[str, Array]:
+        """Draw inputs of a step, rows first."""
+        return {
+            value.name: self._draws.draw(value, (rows, *conditions.row_shape(value)))
+            for value in self._original.own_inputs
+            if value.name not in conditions.shared
+        }
+
+    def free_names(self, guess: Guess) -> list[str]:
+        """Names of free sizes that are not the rows."""
+        return list(
+            dict.fromkeys(
+                size
+                for value in self._original.signature.inputs
+                for axis, size in enumerate(value.shape)
+                if isinstance(size, str) and axis != guess.axes[value.name]
+            )
+        )
+
+    def _sizes(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
+        """All alike first, then each on its own while the others are one."""
+        open_names = [name for name in names if name not in self._given]
+        given = {name: self._given[name] for name in names if name in self._given}
+        if not open_names:
+            yield given
+            return
+        for size in _SIZES:
+            yield given | dict.fromkeys(open_names, size)
+        if len(open_names) > 1:
+            for name in open_names:
+                for size in _SIZES[1:]:
+                    yield given | dict.fromkeys(open_names, 1) | {name: size}
+
+    def _shared_values(self, value: Value) -> list[float]:
+        if value.name in self._given_shared:
+            return [self._given_shared[value.name]]
+        kind = "bool" if value.dtype == "bool" else "int" if "int" in value.dtype else "float"
+        return list(dict.fromkeys([*self._hints.get(value.name, ()), *_SHARED[kind]]))[:8]
+
+    def _spent(self) -> bool:
+        return self._runs > _MOST_RUNS or time.monotonic() - self._began_s > _MOST_S
+
+
+def is_shared(value: Value, guess: Guess, batched: bool) -> bool:
+    """Whether all rows share an own input: it has no rows, and no room for them but as a run of its own."""
+    return guess.axes[value.name] is None and (batched or not value.shape)
+
+
+def _fill(value: Value, sizes: Mapping[str, int], content: float) -> Array:
+    if value.dtype == "string":
+        raise ImportRefused(f"input {value.name}: expected numbers where all rows share an input, got text")
+    shape = tuple(size if isinstance(size, int) else sizes[size] for size in value.shape)
+    if value.dtype == "bfloat16":
+        return np.full(shape, np.array(content, np.float32).view(np.uint32) >> 16, dtype=np.uint16)
+    return np.full(shape, content, dtype=value.dtype)
+
+
+def _with_size(conditions: Conditions, name: str, size: int, original: Original) -> Conditions:
+    sizes = {**conditions.sizes, name: size}
+    shared = {
+        key: _fill(original.signature.input(key), sizes, float(array.flat[0]) if array.size else 1)
+        for key, array in conditions.shared.items()
+    }
+    return Conditions(conditions.guess, conditions.batched, sizes, shared)

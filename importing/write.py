@@ -1,0 +1,130 @@
+"""Write what a bundle of an imported model holds, and describe it in a manifest."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+
+from export.manifest import GraphSpec, ImportedSpec, Manifest, Precision
+from importing.checks import Check
+from importing.errors import ImportRefused
+from importing.layout import Layout
+from importing.names import bodies
+from importing.signature import Array
+
+ORIGINAL_FOLDER: Final = "original"
+ORIGINAL_FILE: Final = "model.onnx"
+INITIAL_STATES_FILE: Final = "initial_states.npz"
+REPORT_FILE: Final = "import.json"
+_MOST_BYTES: Final = 2**31 - 1  # of one protobuf message
+_PACKAGES: Final = ("carryover", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
+_QUANTIZED: Final = frozenset(
+    {"ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger",
+     "MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
+)  # fmt: skip
+
+
+def write_bundle(
+    bundle: Path,
+    name: str,
+    file: Path,
+    model: onnx.ModelProto,
+    served: onnx.ModelProto,
+    graph: GraphSpec,
+    layout: Layout,
+) -> Manifest:
+    """Write the files of a staged bundle, all but the report and the manifest itself.
+
+    Args:
+        bundle: An empty folder.
+        name: Of the model in the repository.
+        file: The original.
+        model: The original, read.
+        served: The rewritten model.
+        graph: What that takes and gives.
+        layout: Of the original.
+
+    Returns:
+        The manifest; `export.publish` fills in the version and the file table.
+
+    Raises:
+        ImportRefused: The rewritten model is larger than a file may be.
+    """
+    _copy_original(bundle / ORIGINAL_FOLDER, file, model)
+    if served.ByteSize() > _MOST_BYTES:
+        raise ImportRefused(f"size: expected at most {_MOST_BYTES} bytes with all weights, got {served.ByteSize()}")
+    (bundle / graph.file).write_bytes(served.SerializeToString())
+    initial = {state.name: state.initial for state in layout.states if state.initial is not None}
+    if initial:
+        _write_arrays(bundle / INITIAL_STATES_FILE, initial)
+    public = {size for tensor in layout.inputs for size in tensor.shape}
+    return Manifest(
+        name=name,
+        version=1,
+        task="tensors",
+        precision=_precision(model.graph),
+        graphs={"step" if layout.states else "run": graph},
+        states=tuple(state.spec() for state in layout.states),
+        tokenizers={},
+        initial_states_file=INITIAL_STATES_FILE if initial else None,
+        imported=ImportedSpec(
+            original=f"{ORIGINAL_FOLDER}/{ORIGINAL_FILE}",
+            max_rows=layout.max_rows,
+            lengths_input=layout.lengths,
+            examples={size: number for size, number in layout.sizes.items() if size in public},
+            shared_examples={key: array.flat[0].item() for key, array in layout.shared.items() if array.size},
+        ),
+        data={
+            "file": file.name,
+            "producer": f"{model.producer_name} {model.producer_version}".strip(),
+            "ir_version": model.ir_version,
+            "opsets": {opset.domain or "ai.onnx": opset.version for opset in model.opset_import},
+        },
+        tool_versions=_tool_versions(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        files={},
+    )
+
+
+def write_report(bundle: Path, layout: Layout, checks: Sequence[Check]) -> None:
+    """Write what was concluded and measured."""
+    report = {
+        "states": [
+            {"input": s.input, "output": s.output, "batch_axis": s.axis, "shape": s.shape, "found": s.found}
+            for s in layout.states
+        ],
+        "notes": layout.notes,
+        "checks": [check.model_dump(mode="json") for check in checks],
+    }
+    text = json.dumps(report, ensure_ascii=False, indent=2, allow_nan=False)
+    (bundle / REPORT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _copy_original(folder: Path, file: Path, model: onnx.ModelProto) -> None:
+    """Copy the file, byte for byte, and what it keeps outside itself."""
+    folder.mkdir()
+    shutil.copyfile(file, folder / ORIGINAL_FILE)
+
+
+def _write_arrays(path: Path, arrays: dict[str, Array]) -> None:
+    # Names of states may be any that a keyword cannot be.
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def _precision(graph: onnx.GraphProto) -> Precision:
+    for node in graph.node:
+        if node.op_type in _QUANTIZED or any(_precision(body) == "int8" for body in bodies(node)):
+            return "int8"
+    return "fp32"
+
+
+def _tool_versions() -> dict[str, str]:
+    """Versions of what made the bundle, of those packages that are installed."""
+    installed = {str(found.metadata["Name"]).lower(): found.version for found in metadata.distributions()}
+    return {package: installed[package] for package in _PACKAGES if package in installed}
