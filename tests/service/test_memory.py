@@ -43,15 +43,15 @@ libc.malloc_info(0, out)
 libc.fflush(out)
 """
 TRIM = """
+class Loop: pass
+loop = Loop()
+loop.itself, loop.data = loop, b"x" * 30_000_000
+del loop
 blocks = [libc.malloc(60_000) for _ in range(1000)]  # too small to be mappings of their own
 for block in blocks:
     libc.memset(block, 1, 60_000)
 for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
     libc.free(block)
-class Loop: pass
-loop = Loop()
-loop.itself, loop.data = loop, b"x" * 30_000_000
-del loop
 before = resident()
 give_back()
 print(before - resident())
