@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from service.errors import ServiceError
 from service.http.body import Bodies
+from service.http.caller import token_of
 from service.http.fields import Fields, parameters, take
 from service.http.infer import Inference
 from service.http.infer_request import read_json
@@ -79,13 +80,13 @@ class Api:
     async def load(self, request: Request) -> Response:
         """Load a model, or load it again."""
         fields = await self._fields(request)
-        await self._core.load(request.path_params["model"], parameters(fields), _token(request))
+        await self._core.load(request.path_params["model"], parameters(fields), token_of(request))
         return Response()
 
     async def unload(self, request: Request) -> Response:
         """Take a model out of service."""
         fields = await self._fields(request)
-        await self._core.unload(request.path_params["model"], parameters(fields), _token(request))
+        await self._core.unload(request.path_params["model"], parameters(fields), token_of(request))
         return Response()
 
     async def _fields(self, request: Request) -> Fields:
@@ -123,7 +124,7 @@ def make_app(core: Core, regions: Regions, bodies: Bodies) -> Starlette:
         Route("/v2/systemsharedmemory/region/{region}/register", _answered(memory.register), methods=["POST"]),
         Route("/v2/systemsharedmemory/region/{region}/unregister", _answered(memory.unregister), methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_path})
+    return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_path, Exception: _failed})
 
 
 def _both(rest: str, endpoint: Endpoint, method: str = "GET") -> list[Route]:
@@ -150,10 +151,10 @@ def _no_such_path(request: Request, error: Exception) -> Response:
     return error_response(HttpError(error.status_code, HTTPStatus(error.status_code).phrase, headers=error.headers))
 
 
+def _failed(request: Request, error: Exception) -> Response:
+    """Answer where a bug has shown; the boundary logs it."""
+    return error_response(error)
+
+
 def _model(request: Request) -> tuple[str, str]:
     return request.path_params.get("model", ""), request.path_params.get("version", "")
-
-
-def _token(request: Request) -> str | None:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None

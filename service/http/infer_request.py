@@ -5,7 +5,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from service.http.fields import Fields, objects, parameters, take, unparsed, who
 from service.http.values import read_values
 from service.oip.codec import MAX_DIMENSIONS, check_datatype, decode, num_elements
 from service.oip.errors import OipError
-from service.oip.messages import InferRequest, RequestedOutput, Tensor
-from service.oip.shared_memory import Regions
-from service.oip.shared_memory_tensors import REGION, Place, place_of
+from service.oip.messages import InferRequest, Parameters, RequestedOutput, Tensor
+from service.oip.shared_memory_tensors import REGION, Place
+
+FindPlace = Callable[[str, Parameters], Place | None]
 
 BINARY_SIZE, BINARY, BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
 _SOURCES = "'data', 'binary_data_size' in 'parameters', 'shared_memory_region' in 'parameters'"
@@ -78,7 +79,7 @@ def read_header_length(text: str | None, body_bytes: int) -> int:
 
 
 def read_inference(
-    body: bytes, header_length: int, model_name: str, model_version: str, caller: str, regions: Regions
+    body: bytes, header_length: int, model_name: str, model_version: str, caller: str, find: FindPlace
 ) -> tuple[InferRequest, Forms]:
     """Read a body.
 
@@ -88,7 +89,7 @@ def read_inference(
         model_name: Of the path.
         model_version: Of the path; "": none was named.
         caller: Who asks.
-        regions: Of shared memory, that it may name.
+        find: Tells where in shared memory a tensor lies, of its name and parameters; None: nowhere.
 
     Raises:
         OipError: It is not what the protocol has.
@@ -97,12 +98,12 @@ def read_inference(
     options = dict(parameters(fields))
     binary = take(options, BINARY_OUTPUTS, bool, False)
     options.pop(BINARY_OUTPUTS, None)
-    outputs, forms = _outputs(fields, binary, regions)
+    outputs, forms = _outputs(fields, binary, find)
     request = InferRequest(
         model_name=model_name,
         model_version=model_version,
         id=take(fields, "id", str, ""),
-        inputs=_inputs(fields, memoryview(body)[header_length:], model_name, regions),
+        inputs=_inputs(fields, memoryview(body)[header_length:], model_name, find),
         outputs=outputs,
         parameters=options,
         caller=caller,
@@ -110,7 +111,7 @@ def read_inference(
     return request, forms
 
 
-def _inputs(fields: Fields, binary: memoryview, model: str, regions: Regions) -> tuple[Tensor, ...]:
+def _inputs(fields: Fields, binary: memoryview, model: str, find: FindPlace) -> tuple[Tensor, ...]:
     inputs: list[Tensor] = []
     at = 0
     for entry in objects(fields, "inputs"):
@@ -131,7 +132,7 @@ def _inputs(fields: Fields, binary: memoryview, model: str, regions: Regions) ->
             array = decode(binary[at : at + size], datatype, shape, name, model)
             at += size
         elif source == REGION:
-            place = place_of(regions, name, options)
+            place = find(name, options)
             assert place is not None
             array = decode(place.memory, datatype, shape, name, model)
         else:
@@ -165,7 +166,7 @@ def _shape(entry: Fields) -> list[int]:
     return shape
 
 
-def _outputs(fields: Fields, binary: bool, regions: Regions) -> tuple[tuple[RequestedOutput, ...], Forms]:
+def _outputs(fields: Fields, binary: bool, find: FindPlace) -> tuple[tuple[RequestedOutput, ...], Forms]:
     outputs: list[RequestedOutput] = []
     by_name: dict[str, bool] = {}
     places: dict[str, Place] = {}
@@ -175,7 +176,7 @@ def _outputs(fields: Fields, binary: bool, regions: Regions) -> tuple[tuple[Requ
         classes = whole(options, "classification", 0)
         if "classification" in options and not classes:
             raise unparsed("classification", "an integer above 0", classes, True)
-        place = place_of(regions, name, options)
+        place = find(name, options)
         by_name[name] = take(options, BINARY, bool, binary and place is None)
         if place is not None:
             for key, both in (("classification", classes > 0), (BINARY, by_name[name])):

@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from service.http.body import Bodies
+from service.http.caller import check_local
 from service.http.fields import take, whole
 from service.http.infer_request import read_json
 from service.oip.shared_memory import Regions
@@ -23,6 +24,7 @@ class SharedMemoryApi:
 
     async def status(self, request: Request) -> Response:
         """List the regions, or tell of one."""
+        check_local(request)
         found = self._regions.status(request.path_params.get("region", ""))
         return JSONResponse(
             [
@@ -33,6 +35,7 @@ class SharedMemoryApi:
 
     async def register(self, request: Request) -> Response:
         """Register a region."""
+        check_local(request)
         async with self._bodies.read(request) as body:
             fields = read_json(body)
         name, key = request.path_params["region"], take(fields, "key", str)
@@ -41,6 +44,7 @@ class SharedMemoryApi:
 
     async def unregister(self, request: Request) -> Response:
         """Forget a region, or all."""
+        check_local(request)
         async with self._bodies.read(request):
             self._regions.unregister(request.path_params.get("region", ""))
         return Response()
