@@ -9,22 +9,43 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from service.errors import InternalFailure, InvalidInput, Overloaded, ServiceError, ShuttingDown
+from service.oip.errors import OipError
 from service.rpc.status import describe
 
 log = logging.getLogger(__name__)
 
 ABORT_TIMEOUT_S = 1.0  # for a status, which waits behind what was written and not read
 RETRY_AFTER_S = 1.0  # a hint where nothing is known about when the next call ends
+DRAIN_POLL_S = 0.02  # between looks at whether what runs through several calls is over, only once it drains
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
+
+
+class Told(Protocol):
+    """What a caller is told of an error: a gRPC status."""
+
+    @property
+    def code(self) -> grpc.StatusCode:
+        """Its code."""
+
+    @property
+    def message(self) -> str:
+        """Its text."""
+
+    @property
+    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        """The trailing metadata that goes with it."""
+
+
+Describe = Callable[[Any], Told]
 
 
 @dataclass(frozen=True)
@@ -61,15 +82,24 @@ class Boundary:
         """Calls being answered."""
         return len(self._tasks)
 
-    async def drain(self, timeout_s: float) -> bool:
+    async def drain(self, timeout_s: float, is_over: Callable[[], bool] = lambda: True) -> bool:
         """Admit nothing more and wait for what is in flight; what takes longer is answered with SHUTTING_DOWN.
+
+        Args:
+            timeout_s: To wait at most.
+            is_over: Whether nothing is left that runs through several calls; those have handlers that admit them.
 
         Returns:
             Whether all calls ended by themselves within `timeout_s`.
         """
         self.draining.set()
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+                while not is_over():
+                    await asyncio.sleep(DRAIN_POLL_S)
+                    await self._idle.wait()
+                self._stopped = True
         except TimeoutError:
             self._stopped = True
             for task in self._tasks:
@@ -79,7 +109,14 @@ class Boundary:
         return True
 
     def handler(
-        self, behaviour: Behaviour, request: type[Message], *, client_streaming: bool, server_streaming: bool
+        self,
+        behaviour: Behaviour,
+        request: type[Message],
+        *,
+        client_streaming: bool,
+        server_streaming: bool,
+        describe: Describe = describe,
+        while_draining: bool = False,
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Make the handler of one method.
 
@@ -89,6 +126,8 @@ class Boundary:
             request: Class of the request message.
             client_streaming: As the method's descriptor says.
             server_streaming: As the method's descriptor says.
+            describe: Says what a caller is told about a ServiceError or an OipError.
+            while_draining: Whether it admits calls until the drain is over: what is new, the behaviour itself refuses.
         """
 
         def parse(data: bytes) -> Message | Malformed:
@@ -100,12 +139,12 @@ class Boundary:
         async def call(message: Any, context: Context) -> Any:
             task = self._enter()
             try:
-                self._admit()
+                self._admit(while_draining)
                 if isinstance(message, Malformed):
                     raise message.error()
                 return await behaviour(message, context)
             except BaseException as error:
-                await self._end_badly(context, error)
+                await self._end_badly(context, error, describe)
             finally:
                 self._leave(task)
 
@@ -127,24 +166,24 @@ class Boundary:
         self._idle.clear()
         return task
 
-    def _admit(self) -> None:
-        if self.draining.is_set():
+    def _admit(self, while_draining: bool) -> None:
+        if self.draining.is_set() and (self._stopped or not while_draining):
             raise ShuttingDown("the service is shutting down and admits nothing new")
         if len(self._tasks) > self._max_calls:
             raise Overloaded(f"expected at most {self._max_calls} calls at a time, got one more", RETRY_AFTER_S)
 
-    async def _end_badly(self, context: Context, error: BaseException) -> None:
+    async def _end_badly(self, context: Context, error: BaseException, describe: Describe) -> None:
         """Turn what a call raised into a status; called where it is handled.
 
         Raises:
             BaseException: The error itself, where gRPC ends the call or has ended it.
         """
-        if isinstance(error, ServiceError):
-            await _abort(context, error)
+        if isinstance(error, ServiceError | OipError):
+            await _abort(context, error, describe)
         elif isinstance(error, asyncio.CancelledError):  # by gRPC, where the caller has gone; or by `drain`
             if not self._stopped or context.done():
                 raise error
-            await _abort(context, ShuttingDown("the service shut down before the answer was ready"))
+            await _abort(context, ShuttingDown("the service shut down before the answer was ready"), describe)
         elif isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):  # already answered
             raise error
         elif context.done() or isinstance(error, grpc.aio.InternalError):  # a write to a caller that has gone
@@ -152,7 +191,7 @@ class Boundary:
             raise asyncio.CancelledError from None
         else:
             log.exception("a call failed")
-            await _abort(context, InternalFailure("see the log"))
+            await _abort(context, InternalFailure("see the log"), describe)
 
     def _leave(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
@@ -160,7 +199,7 @@ class Boundary:
             self._idle.set()
 
 
-async def _abort(context: Context, error: ServiceError) -> None:
+async def _abort(context: Context, error: ServiceError | OipError, describe: Describe) -> None:
     status = describe(error)
     if isinstance(error, InternalFailure):
         log.error("answered INTERNAL: %s", error)

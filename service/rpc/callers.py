@@ -188,11 +188,10 @@ class Callers:
         Raises:
             InvalidInput: It calls itself something that is not 16 to 128 printable ASCII characters.
         """
-        values = [value for key, value in metadata if key == CALLER_KEY]
-        if not values:
+        key = caller_key(metadata)
+        if key is None:
             caller = Caller(f"\n{next_id()}", False, self)  # no name that metadata could hold
         else:
-            key = _checked(values)
             caller = self._named.get(key) or self._named.setdefault(key, Caller(key, True, self))
         caller.num_streams += 1
         return caller
@@ -216,6 +215,16 @@ class Callers:
         self.ended[key] = Ended(live.name, end, live.idle_timeout_s, ref(live))
         if len(self.ended) > MAX_REMEMBERED:
             del self.ended[next(iter(self.ended))]
+
+
+def caller_key(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
+    """What a caller calls itself in the metadata of its call; None where it does not say.
+
+    Raises:
+        InvalidInput: Something that is not 16 to 128 printable ASCII characters.
+    """
+    values = [value for key, value in metadata if key == CALLER_KEY]
+    return _checked(values) if values else None
 
 
 def end_error(name: str, end: End, idle_timeout_s: float, field: str) -> ServiceError:

@@ -8,14 +8,18 @@ import grpc
 import grpc.aio
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.models import Models
+from service.oip.core import Core
+from service.oip.shared_memory import Regions
 from service.rpc.boundary import Behaviour, Boundary
 from service.rpc.callers import Callers
 from service.rpc.catalogue import get_model, list_models
 from service.rpc.generate import generate
+from service.rpc.oip.service import SERVICE as INFERENCE
+from service.rpc.oip.service import inference_handlers
+from service.rpc.reflection import add_reflection
 from service.rpc.score import score
 from service.rpc.session import session
 from service.rpc.tag import tag
@@ -39,10 +43,16 @@ class RpcServer:
     Args:
         settings: Where to listen, and the limits.
         models: What to serve.
+        core: The Open Inference Protocol; None: it is not served.
+        regions: Of shared memory that its requests may name; None: none.
     """
 
-    def __init__(self, settings: Settings, models: Models) -> None:
+    def __init__(
+        self, settings: Settings, models: Models, core: Core | None = None, regions: Regions | None = None
+    ) -> None:
         self._settings = settings
+        self._core = core
+        self._regions = regions or Regions(enabled=False)
         self._boundary = Boundary(settings.max_calls)
         self._health = health.aio.HealthServicer()
         self._models = models
@@ -85,7 +95,7 @@ class RpcServer:
     async def tell_health(self) -> None:
         """Say SERVING of the server, the service and each model; while it drains the server says what it said."""
         if not self._boundary.draining.is_set():
-            for name in ("", SERVICE.full_name, *self._models.by_name):
+            for name in ("", *self._services, *self._models.by_name):
                 await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self, linger_s: float = LINGER_S) -> bool:
@@ -98,7 +108,12 @@ class RpcServer:
             Whether everything ended within the drain timeout; what did not was told UNAVAILABLE.
         """
         await self._health.enter_graceful_shutdown()
-        finished = await self._boundary.drain(self._settings.drain_timeout_s)
+        core = self._core
+        if core is None:
+            finished = await self._boundary.drain(self._settings.drain_timeout_s)
+        else:
+            core.drain()
+            finished = await self._boundary.drain(self._settings.drain_timeout_s, lambda: not core.num_sequences)
         await asyncio.sleep(linger_s)
         await self._server.stop(CLOSING_GRACE_S)
         return finished
@@ -112,6 +127,11 @@ class RpcServer:
     def draining(self) -> bool:
         """Whether nothing new is admitted."""
         return self._boundary.draining.is_set()
+
+    @property
+    def _services(self) -> tuple[str, ...]:
+        """Full names of those that answer."""
+        return (SERVICE.full_name,) if self._core is None else (SERVICE.full_name, INFERENCE.full_name)
 
     def _add_methods(self) -> None:
         behaviours: dict[str, Behaviour] = {
@@ -135,9 +155,11 @@ class RpcServer:
         }
         assert not behaviours, f"the proto has no method {sorted(behaviours)}"
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),))
+        if self._core is not None:
+            inference = inference_handlers(self._core, self._regions, self._settings, self._boundary)
+            self._server.add_generic_rpc_handlers((inference,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection((*self._services, health.SERVICE_NAME), self._server)
 
     def _credentials(self) -> grpc.ServerCredentials | None:
         certificate, key = self._settings.tls_certificate, self._settings.tls_private_key

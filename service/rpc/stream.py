@@ -13,10 +13,9 @@ from typing import Any, Protocol
 import grpc.aio
 
 from service.errors import InvalidInput, Overloaded, ShuttingDown
-from service.rpc.boundary import RETRY_AFTER_S, Context, Malformed
+from service.rpc.boundary import DRAIN_POLL_S, RETRY_AFTER_S, Context, Malformed
 from service.rpc.outbox import Outbox, Owed
 
-DRAIN_POLL_S = 0.02  # only between the start of a shutdown and the end of the stream
 TURN_COMMANDS = 64  # taken from one message before others get a turn of the loop
 
 
@@ -99,11 +98,8 @@ class Stream:
                 return
             if isinstance(message, Malformed):
                 raise message.error()
-            commands = message.commands
-            if not commands:
-                raise InvalidInput("commands", "at least one", "none")
             turn = TURN_COMMANDS
-            for command in commands:
+            for command in self._commands_of(message):
                 if outbox.full:
                     await outbox.room()
                 if not turn:
@@ -112,16 +108,31 @@ class Stream:
                 turn -= 1
                 take(command)
 
+    def _commands_of(self, message: Any) -> Sequence[Any]:
+        """The commands of a message.
+
+        Raises:
+            InvalidInput: It has none.
+        """
+        commands: Sequence[Any] = message.commands
+        if not commands:
+            raise InvalidInput("commands", "at least one", "none")
+        return commands
+
+    async def _send(self, payloads: Sequence[bytes]) -> None:
+        """Send answers as one message: serialised ones put together are the message of all their events."""
+        await self._context.write(payloads[0] if len(payloads) == 1 else b"".join(payloads))
+
     async def _write(self) -> None:
         """Send what is ready, all together, until all commands have been answered and no more can come."""
-        context, outbox, time = self._context, self._outbox, self._loop.time
+        outbox, time = self._outbox, self._loop.time
         while True:
             while outbox.unsent:
                 payloads, num_bytes = outbox.batch()
                 self._writing_since_s = time()
                 if self._watch is None:
                     self._watch = self._loop.call_later(self._patience_s, self._look)
-                await context.write(payloads[0] if len(payloads) == 1 else b"".join(payloads))
+                await self._send(payloads)
                 self._writing_since_s = None
                 outbox.sent(len(payloads), num_bytes)
             if self._read_all and not outbox.in_flight:
