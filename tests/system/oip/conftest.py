@@ -1,20 +1,17 @@
-"""Counted models, imported as a person would, and servers of them. See docs/oip-scenarios.md."""
+"""Counted models, imported, and servers of them. See docs/oip-scenarios.md."""
 
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import onnx
 import pytest
 
 from bench.oip_models import SOURCES, Source
+from importing.pipeline import import_model
 from tests.system.oip.doors import AioDoor, Door, GrpcDoor, HttpDoor, StreamDoor
 from tests.system.oip.server import Server, running
 
-IMPORT_TIMEOUT_S = 100
 _ids = itertools.count(1000)
 
 
@@ -24,33 +21,22 @@ def fresh() -> Callable[[], int]:
     return lambda: next(_ids)
 
 
-def import_model(name: str, source: Source, folder: Path, repository: Path) -> None:
-    """Write a model and import it with the command."""
-    file = folder / f"{name}.onnx"
+def add_model(name: str, source: Source, repository: Path) -> None:
+    """Import a model as the next version of its name."""
+    file = repository.parent / "files" / f"{name}.onnx"
+    file.parent.mkdir(exist_ok=True)
     onnx.save(source.build(), file)
-    states = [argument for state in source.states for argument in ("--state", state)]
-    command = [sys.executable, "-m", "carryover", "import-onnx", str(file), "--repository", str(repository)]
-    done = subprocess.run(
-        [*command, "--name", name, *states, "--yes"],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
+    import_model(file, repository, name=name, states=source.states)
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All models of `bench.oip_models`."""
-    folder = tmp_path_factory.mktemp("oip")
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(
-            lambda name: import_model(name, SOURCES[name], folder, folder / "repository"), sorted(SOURCES)
-        ):
-            pass
-    return folder / "repository"
+    repository = tmp_path_factory.mktemp("oip") / "repository"
+    repository.mkdir()
+    for name, source in SOURCES.items():
+        add_model(name, source, repository)
+    return repository
 
 
 @pytest.fixture(scope="session")
