@@ -48,7 +48,6 @@ class Core:
         shared_memory: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._models = models
         self._control = control
         self._directory = Directory(models, control)
         self._sequences = Sequences()
@@ -206,8 +205,7 @@ class Core:
             OipError: It is not served.
         """
         face = self._directory.find(name, version).face
-        served = [entry.version for entry in self._control.index(True) if entry.name == name and entry.version]
-        return model_metadata(face, served or [face.model.manifest.version])
+        return model_metadata(face, self._directory.versions(name))
 
     def model_config(self, name: str, version: str = "") -> dict[str, object]:
         """Describe how a model is served, as ModelConfig does.
@@ -223,17 +221,8 @@ class Core:
         Raises:
             OipError: What is named is not served.
         """
-        if name and version:
-            found = [self._directory.find(name, version)]
-        else:
-            if name:
-                self._directory.find(name, "")
-            ready = [entry for entry in self._control.index(True) if name in ("", entry.name) and entry.version]
-            found = [self._directory.find(entry.name, str(entry.version)) for entry in ready]
-        return [
-            served.statistics.describe(served.name, served.version, served.bridge.engine.run_stats())
-            for served in found
-        ]
+        found = [self._directory.find(name, version)] if name and version else self._directory.all(name)
+        return [one.statistics.describe(one.name, one.version, one.bridge.engine.run_stats()) for one in found]
 
     # ------------------------------------------------------------------------------------------------------ repository
 

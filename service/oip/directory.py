@@ -41,11 +41,24 @@ class Directory:
         self._served[name, model.manifest.version] = served
         return served
 
+    def versions(self, name: str) -> list[int]:
+        """The versions of a model that are served, oldest first."""
+        return sorted(self._models.versions(name))
+
+    def all(self, name: str = "") -> list[Served]:
+        """All that is served, or all versions of one model.
+
+        Raises:
+            OipError: There is no such model.
+        """
+        if name:
+            self.find(name, "")
+        found = [model.manifest for model in self._models if name in ("", model.manifest.name)]
+        return [self.find(manifest.name, str(manifest.version)) for manifest in found]
+
     def _forget_gone(self) -> None:
         for name, version in list(self._served):
-            try:
-                self._models.find(name, version)
-            except ModelNotFound:
+            if version not in self._models.versions(name):
                 del self._served[name, version]
 
     def _not_found(self, name: str, version: int) -> OipError:

@@ -17,6 +17,7 @@ from service.oip.messages import Tensor
 
 Shape = tuple[int, ...]
 Key = tuple[tuple[str, str, Shape], ...]  # of each input: name, type, shape
+TIME = "T"  # the symbol of the dimension that lengths are about
 _NONE: Mapping[str, Any] = {}
 
 
@@ -29,6 +30,7 @@ class Rules(NamedTuple):
         states: May be given too.
         is_sequence: Whether a request has one row, of one sequence, and may have several steps of it.
         max_rows: Rows of a request, or steps of one.
+        lengths: The input with the true lengths of rows along TIME, which may be left out; None: there is none.
     """
 
     model: str
@@ -36,6 +38,7 @@ class Rules(NamedTuple):
     states: Mapping[str, Port]
     is_sequence: bool
     max_rows: int
+    lengths: str | None = None
 
 
 class Layout(NamedTuple):
@@ -47,6 +50,7 @@ class Layout(NamedTuple):
         is_plain: Whether they can be taken as they are: none is timed, shared or a state.
         shared: By name, the shape of those that all rows share.
         states: By name, the shape of the states that are given.
+        longest: Size along TIME, where rows have lengths; 0: they have none.
     """
 
     num_rows: int
@@ -54,6 +58,7 @@ class Layout(NamedTuple):
     is_plain: bool
     shared: Mapping[str, Shape]
     states: Mapping[str, Shape]
+    longest: int = 0
 
     def split(self, tensors: Sequence[Tensor]) -> tuple[Tensors, Tensors, StateTensors | None]:
         """Sort the inputs of a request: with rows first, shared by all rows, and states."""
@@ -101,16 +106,19 @@ def lay_out(rules: Rules, key: Key) -> Layout:
     is_timed = rules.is_sequence and any(
         len(shape) > len(rules.inputs[name].dims) + 1 for name, shape in shapes.items()
     )
-    steps = {shape[1] for shape in shapes.values() if len(shape) > 1} if is_timed else {1}
+    skipped = 2 if is_timed else 1
     for name, shape in shapes.items():
-        skipped = 2 if is_timed else 1
-        if not _fits(rules.inputs[name].dims, shape[skipped:], sizes) or len(shape) < skipped or len(steps) > 1:
+        if len(shape) < skipped or not _fits(rules.inputs[name].dims, shape[skipped:], sizes):
             raise _bad_shape(rules, rules.inputs[name], shape, sizes)
     if is_timed:
-        (num_rows,) = steps
+        num_rows = next(iter(shapes.values()))[1]
+        for name, shape in shapes.items():
+            if shape[1] != num_rows:
+                raise _bad(f"input '{name}' steps along time do not match other inputs for '{rules.model}'")
     if not 1 <= num_rows <= rules.max_rows:
         raise _bad_count(rules, num_rows)
-    return Layout(num_rows, is_timed, not (is_timed or shared or states), shared, states)
+    longest = 0 if rules.lengths is None else sizes.get(TIME, 0)
+    return Layout(num_rows, is_timed, not (is_timed or shared or states), shared, states, longest)
 
 
 def _check_names(rules: Rules, names: Sequence[str]) -> None:
@@ -118,8 +126,8 @@ def _check_names(rules: Rules, names: Sequence[str]) -> None:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise _bad(f"input '{twice}' already exists in request for model '{rules.model}'")
-    missing = [name for name in rules.inputs if name not in given]
-    if len(given) != len(rules.inputs):
+    missing = [name for name in rules.inputs if name not in given and name != rules.lengths]
+    if len(given) > len(rules.inputs) or len(given) + (rules.lengths not in (None, *given)) < len(rules.inputs):
         raise _bad(
             f"expected {len(rules.inputs)} inputs but got {len(given)} inputs for model '{rules.model}'. "
             f"Got input(s) [{_quoted(given)}], but missing required input(s) [{_quoted(missing)}]. "

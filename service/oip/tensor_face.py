@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from export.manifest import TensorSpec
 from service.engine.interface import (
     AnyRequest,
@@ -22,7 +24,7 @@ from service.oip.datatypes import DATATYPE
 from service.oip.errors import OipError
 from service.oip.face import Port
 from service.oip.layout import Layout, Rules, is_finite, lay_out
-from service.oip.messages import InferRequest, RequestedOutput, Tensor
+from service.oip.messages import DATATYPES, InferRequest, RequestedOutput, Tensor
 from service.oip.wanted import Selection, select
 
 _MOST_KNOWN = 256  # layouts, and selections, that are remembered
@@ -56,7 +58,8 @@ class TensorFace:
                     self._state_of[name] = state.name
         self.max_batch_size = manifest.imported.max_rows or model.max_batch_rows or 1
         most = model.limits.max_input_tokens if self.is_stateful else self.max_batch_size
-        self._rules = Rules(manifest.name, self.inputs, self.states, self.is_stateful, most)
+        self._lengths = manifest.imported.lengths_input
+        self._rules = Rules(manifest.name, self.inputs, self.states, self.is_stateful, most, self._lengths)
         self._layouts: dict[Any, Layout] = {}
         self._selections: dict[tuple[RequestedOutput, ...], Selection] = {}
 
@@ -69,12 +72,27 @@ class TensorFace:
             layout = lay_out(self._rules, key)
             _remember(self._layouts, key, layout)
         inputs, shared, given = layout.split(tensors)
+        if self._lengths is not None:
+            inputs = self._with_lengths(self._lengths, inputs, layout)
         initial = None if given is None else self._initial(given, start)
         selection = self._selections.get(request.outputs)
         if selection is None:
             selection = select(self._rules.model, request.outputs, self.outputs, self.state_outputs, self._state_of)
             _remember(self._selections, request.outputs, selection)
         return PreparedTensors(inputs, shared, layout, selection, initial)
+
+    def _with_lengths(self, name: str, inputs: Tensors, layout: Layout) -> Tensors:
+        """Make sure of the lengths of the rows: a wrong one could break the run of everybody in the batch."""
+        lengths = inputs.get(name)
+        if lengths is None:
+            dtype = DATATYPES[self.inputs[name].datatype]
+            return {**inputs, name: np.full(layout.num_rows, layout.longest, dtype)}
+        if lengths.min() < 0 or lengths.max() > layout.longest:
+            raise OipError(
+                "invalid_argument",
+                f"input '{name}' for model '{self._rules.model}' must have lengths of 0 to {layout.longest}",
+            )
+        return inputs
 
     def _initial(self, given: StateTensors, start: bool) -> StateTensors:
         for name, array in given.items():

@@ -113,8 +113,9 @@ async def test_answers_of_one_id_keep_their_order_over_a_restart(world: World) -
         answers.append(begin(request))
         answers[-1].add_done_callback(lambda _, name=name: order.append(name))  # type: ignore[misc]
     by_session: dict[int, list[int]] = {}
-    for request in engine.submitted:
-        by_session.setdefault(request.session, []).append(request.id)  # type: ignore[union-attr]
+    for submitted in engine.submitted:
+        assert isinstance(submitted, OpenSession | StepTensors | CloseSession)
+        by_session.setdefault(submitted.session, []).append(submitted.id)
     first, second, third = by_session.values()
     for request_id in (*third, *second):
         engine.release(request_id)

@@ -1,7 +1,7 @@
 """A core with models on fake engines, and requests to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,7 +124,7 @@ def make_world(loop: Any, *manifests: Manifest, **settings: Any) -> World:
         bridge = Bridge(FakeEngine, loop)
         assert isinstance(bridge.engine, FakeEngine)
         engines[manifest.name, manifest.version] = bridge.engine
-        limits = Limits.of(manifest, Settings(**settings), 100)
+        limits = replace(Limits.of(manifest, Settings(**settings), 100), max_sessions=100)
         models.put(LiveModel(manifest, {}, bridge, limits, "CPUExecutionProvider", 4, max_batch_rows=16))
     control = FakeControl(models)
     core = Core(models, control, version="1.2.3", sequence_idle_timeout_s=IDLE_TIMEOUT_S)

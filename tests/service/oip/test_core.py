@@ -1,0 +1,314 @@
+"""Models without state, and what the protocol tells of models and servers."""
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service import errors
+from service.engine.interface import Priority, RunTensors
+from service.errors import DeadlineExceeded, InternalFailure, Overloaded, RequestCancelled, ShuttingDown
+from service.oip.errors import OipError
+from service.oip.failures import to_oip
+from service.oip.messages import InferRequest, RequestedOutput, Tensor
+from tests.service.oip.world import (
+    Entry,
+    World,
+    accumulator,
+    identity,
+    make_manifest,
+    make_world,
+    outputs_of,
+    spec,
+    step,
+    tensor,
+)
+
+
+@pytest.fixture
+async def world() -> World:
+    return make_world(asyncio.get_running_loop())
+
+
+def run(
+    values: Any = ((1, 2, 3),), outputs: tuple[RequestedOutput, ...] = (), version: str = "", **parameters: Any
+) -> InferRequest:
+    return InferRequest("same", version, "r1", (tensor("x", values),), outputs, parameters)
+
+
+def refusal(world: World, request: InferRequest) -> tuple[str, str]:
+    with pytest.raises(OipError) as caught:
+        world.core.begin(request)
+    return caught.value.code, caught.value.message
+
+
+async def test_an_answer_says_which_model_and_request_it_is_of(world: World) -> None:
+    response = await world.core.begin(run([[1, 2, 3], [4, 5, 6]]))
+    assert (response.model_name, response.model_version, response.id) == ("same", "1", "r1")
+    assert outputs_of(response) == {"y": [[1, 2, 3], [4, 5, 6]]}
+    assert response.outputs[0].datatype == "FP32"
+
+
+async def test_a_model_without_state_takes_no_notice_of_sequences(world: World) -> None:
+    assert outputs_of(await world.core.begin(run(sequence_id=7))) == {"y": [[1, 2, 3]]}
+
+
+async def test_priority_and_timeout_go_to_the_engine(world: World) -> None:
+    engine = world.engines["same", 1]
+    engine.hold = True
+    before = time.monotonic()
+    answer = world.core.begin(run(priority=1, timeout=2_000_000))
+    (request,) = engine.submitted
+    assert isinstance(request, RunTensors)
+    assert request.priority is Priority.HIGH
+    assert request.deadline_s is not None
+    assert before + 2 <= request.deadline_s <= time.monotonic() + 2
+    engine.fail(answer.work, DeadlineExceeded("late"))
+    with pytest.raises(OipError, match=r"^Request timeout expired$") as caught:
+        await answer
+    assert caught.value.code == "unavailable"
+
+
+@pytest.mark.parametrize(
+    ("error", "parameters", "expected"),
+    [
+        (Overloaded("full", 1), {}, ("unavailable", "[request id: r1] Exceeds maximum queue size: full")),
+        (DeadlineExceeded("late"), {"timeout": 1}, ("unavailable", "Request timeout expired")),
+        (DeadlineExceeded("late"), {}, ("deadline_exceeded", "late")),
+        (InternalFailure("secret"), {}, ("internal", "the service failed; its log says why")),
+        (
+            ShuttingDown("bye"),
+            {},
+            ("unavailable", "Request for unknown model: 'same' version 1 is not at ready state"),
+        ),
+    ],
+)
+async def test_what_the_engine_refuses_is_told_at_once(
+    world: World, error: errors.ServiceError, parameters: Any, expected: tuple[str, str]
+) -> None:
+    world.engines["same", 1].refusals = [error]
+    assert refusal(world, run(**parameters)) == expected
+
+
+async def test_cancelling_stops_the_work(world: World) -> None:
+    engine = world.engines["same", 1]
+    engine.hold = True
+    answer, other = world.core.begin(run()), world.core.begin(run())
+    answer.cancel()
+    assert engine.cancelled == [answer.work]
+    engine.release_all()
+    assert (await other).id == "r1"
+    assert answer.cancelled()
+
+
+async def test_classes_of_an_output_may_be_asked_for(world: World) -> None:
+    response = await world.core.begin(run([[1, 9, 3]], (RequestedOutput("y", 2),)))
+    assert outputs_of(response) == {"y": [[b"9.000000:1", b"3.000000:2"]]}
+    assert response.outputs[0].datatype == "BYTES"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ((RequestedOutput("z"),), "unexpected inference output 'z' for model 'same'"),
+        ((RequestedOutput("y"), RequestedOutput("y")), "output 'y' already requested for model 'same'"),
+        ((RequestedOutput("y", -1),), "output 'y' classification must be 1 to 2147483647, got -1"),
+    ],
+)
+async def test_an_output_that_is_not_there_is_refused(
+    world: World, outputs: tuple[RequestedOutput, ...], message: str
+) -> None:
+    assert refusal(world, run(outputs=outputs)) == ("invalid_argument", message)
+
+
+async def test_what_has_no_order_has_no_classes() -> None:
+    world = make_world(asyncio.get_running_loop(), identity("bool"))
+    inputs = (Tensor("x", "BOOL", np.zeros((1, 3), np.bool_)),)
+    request = InferRequest("same", "", "", inputs, (RequestedOutput("y", 1),))
+    assert refusal(world, request)[1] == "class result not available for output 'y' due to unsupported type 'BOOL'"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "expected"),
+    [
+        ("none", "", ("not_found", "Request for unknown model: 'none' is not found")),
+        ("", "", ("not_found", "Request for unknown model: '' is not found")),
+        ("none", "3", ("not_found", "Request for unknown model: 'none' is not found")),
+        ("sums", "9", ("not_found", "Request for unknown model: 'sums' version 9 is not found")),
+        ("late", "", ("not_found", "Request for unknown model: 'late' has no available versions")),
+        ("late", "2", ("unavailable", "Request for unknown model: 'late' version 2 is not at ready state")),
+        (
+            "sums",
+            "x",
+            (
+                "invalid_argument",
+                "failed to get model version from specified version string 'x', version should be an integral value "
+                "> 0",
+            ),
+        ),
+    ],
+)  # fmt: skip
+async def test_a_model_that_is_not_served_is_told_in_the_words_of_the_reference_server(
+    world: World, name: str, version: str, expected: tuple[str, str]
+) -> None:
+    world.control.others.append(Entry("late", 2, "LOADING", "opening"))
+    assert refusal(world, InferRequest(name, version, "", ())) == expected
+    for ask in (world.core.model_metadata, world.core.model_config):
+        with pytest.raises(OipError) as caught:
+            ask(name, version)
+        assert (caught.value.code, caught.value.message) == expected
+    if version != "x":
+        assert not world.core.model_ready(name, version)
+
+
+async def test_lengths_that_are_left_out_are_those_of_full_rows_and_wrong_ones_are_refused() -> None:
+    manifest = make_manifest(
+        "same", "run", [spec("x", "float32", "B", "T"), spec("n", "int32", "B")], [spec("y", "float32", "B", "T")]
+    )
+    assert manifest.imported is not None
+    imported = manifest.imported.model_copy(update={"lengths_input": "n"})
+    world = make_world(asyncio.get_running_loop(), manifest.model_copy(update={"imported": imported}))
+    await world.core.begin(run([[1, 2], [3, 4]]))
+    (request,) = world.engines["same", 1].submitted
+    assert isinstance(request, RunTensors)
+    assert request.inputs["n"].tolist() == [2, 2]
+    assert request.inputs["n"].dtype == np.int32
+    for lengths in ([1, 3], [-1, 1]):
+        inputs = (tensor("x", [[1, 2], [3, 4]]), tensor("n", lengths, np.int32, "INT32"))
+        assert refusal(world, InferRequest("same", "", "", inputs)) == (
+            "invalid_argument",
+            "input 'n' for model 'same' must have lengths of 0 to 2",
+        )
+
+
+async def test_what_cannot_be_made_an_answer_is_our_own_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = world.engines["same", 1]
+    engine.hold = True
+    answer = world.core.begin(run())
+    request = engine.held[answer.work]
+    assert isinstance(request, RunTensors)
+    engine.held[answer.work] = RunTensors(request.id, {"x": np.zeros(1)}, {}, 1, ())  # gives no output
+    engine.release(answer.work)
+    with pytest.raises(OipError, match="its log says why"):
+        await answer
+
+
+async def test_the_server_advertises_what_it_has(world: World) -> None:
+    metadata = world.core.server_metadata()
+    assert (metadata["name"], metadata["version"]) == ("carryover", "1.2.3")
+    extensions = metadata["extensions"]
+    assert isinstance(extensions, list)
+    assert {"sequence", "statistics", "classification"} <= set(extensions)
+    assert not {"system_shared_memory", "cuda_shared_memory", "trace", "logging"} & set(extensions)
+
+
+async def test_metadata_tells_the_inputs_as_clients_send_them() -> None:
+    world = make_world(asyncio.get_running_loop(), accumulator(1), accumulator(3))
+    assert world.core.model_metadata("sums") == {
+        "name": "sums",
+        "versions": ["1", "3"],
+        "platform": "onnxruntime_onnx",
+        "inputs": [
+            {"name": "values", "datatype": "FP32", "shape": [-1, -1]},
+            {"name": "scale", "datatype": "FP32", "shape": [-1, 1]},
+        ],
+        "outputs": [
+            {"name": "total", "datatype": "FP32", "shape": [-1, 1]},
+            {"name": "count", "datatype": "INT64", "shape": [-1]},
+        ],
+    }
+
+
+async def test_a_configuration_says_how_a_model_is_batched(world: World) -> None:
+    config = world.core.model_config("sums")
+    assert config["sequence_batching"] == {
+        "max_sequence_idle_microseconds": 7_500_000,
+        "oldest": {"max_candidate_sequences": 100},
+        "state": [
+            {"input_name": "total_in", "output_name": "total_out", "data_type": "TYPE_FP32", "dims": [1]},
+            {"input_name": "count_in", "output_name": "count_out", "data_type": "TYPE_INT64", "dims": []},
+        ],
+    }
+    assert "dynamic_batching" not in config
+    assert config["max_batch_size"] == 16
+    assert config["input"] == [
+        {"name": "values", "data_type": "TYPE_FP32", "dims": [-1]},
+        {"name": "scale", "data_type": "TYPE_FP32", "dims": [1]},
+    ]
+    stateless = world.core.model_config("same")
+    assert stateless["dynamic_batching"] == {"priority_levels": 3, "default_priority_level": 2}
+    assert "sequence_batching" not in stateless
+    assert stateless["max_batch_size"] == 4
+    assert stateless["model_transaction_policy"] == {"decoupled": False}
+
+
+async def test_statistics_count_requests_and_what_ran(world: World) -> None:
+    begin = world.core.begin
+    await begin(step(1, [[1], [2]], start=True))
+    await begin(step(1, [1]))
+    world.engine.refusals = [Overloaded("full", 1)]
+    refusal(world, step(1, [1]))
+    world.engine.hold = True
+    begin(step(1, [1])).cancel()
+    (told,) = world.core.statistics("sums")
+    counts: Any = told["inference_stats"]
+    assert (told["name"], told["version"]) == ("sums", "1")
+    assert (told["inference_count"], told["execution_count"]) == (3, 3)
+    assert (counts["success"]["count"], counts["fail"]["count"]) == (2, 2)
+    assert counts["success"]["ns"] > 0
+    assert counts["queue"] == {"count": 6, "ns": 125_000_000}
+    assert counts["compute_infer"] == {"count": 3, "ns": 750_000_000}
+    batches: Any = told["batch_stats"]
+    assert [(batch["batch_size"], batch["compute_infer"]) for batch in batches] == [
+        (1, {"count": 2, "ns": 250_000_000}),
+        (4, {"count": 1, "ns": 500_000_000}),
+    ]
+    assert abs(int(str(told["last_inference"])) - time.time() * 1000) < 60_000
+
+
+async def test_statistics_are_of_all_models_or_of_those_that_are_named() -> None:
+    world = make_world(asyncio.get_running_loop(), accumulator(1), accumulator(3), identity())
+    told = [(one["name"], one["version"]) for one in world.core.statistics()]
+    assert told == [("same", "1"), ("sums", "1"), ("sums", "3")]
+    assert [one["version"] for one in world.core.statistics("sums")] == ["1", "3"]
+    assert [one["version"] for one in world.core.statistics("sums", "3")] == ["3"]
+    with pytest.raises(OipError, match=r"^Request for unknown model: 'none' is not found$"):
+        world.core.statistics("none")
+
+
+async def test_counts_begin_again_with_a_version_that_is_loaded_again(world: World) -> None:
+    await world.core.begin(run())
+    world.models.put(make_world(asyncio.get_running_loop(), identity()).models.by_name["same"])
+    (told,) = world.core.statistics("same")
+    assert told["inference_count"] == 0
+
+
+async def test_the_index_tells_what_is_not_served_too(world: World) -> None:
+    world.control.others += [Entry("late", 2, "LOADING", ""), Entry("poor", 0, "UNAVAILABLE", "no bundle")]
+    assert world.core.repository_index() == [
+        {"name": "late", "version": "2", "state": "LOADING", "reason": ""},
+        {"name": "poor", "version": "", "state": "UNAVAILABLE", "reason": "no bundle"},
+        {"name": "same", "version": "1", "state": "READY", "reason": ""},
+        {"name": "sums", "version": "1", "state": "READY", "reason": ""},
+    ]
+    assert [entry["name"] for entry in world.core.repository_index(ready=True)] == ["same", "sums"]
+
+
+async def test_loading_is_up_to_who_controls_the_repository(world: World) -> None:
+    await world.core.load("a", {}, "secret")
+    await world.core.unload("b", {"unload_dependents": True}, None)
+    assert world.control.calls == [("load", "a", "secret"), ("unload", "b", None)]
+
+
+def test_every_error_of_the_service_has_a_code_and_its_own_fault_is_not_shown() -> None:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ServiceError)]
+    for kind in kinds:
+        error = kind.__new__(kind)
+        Exception.__init__(error, "told")
+        told = to_oip(error)
+        expected_internal = kind in (errors.ServiceError, InternalFailure)
+        assert (told.code == "internal") is expected_internal
+        assert ("told" in told.message) is (not expected_internal and kind is not ShuttingDown)
+    assert to_oip(RequestCancelled("gone")).code == "cancelled"
