@@ -1,0 +1,182 @@
+"""Write a bundle as a model of the reference server's repository, so that nobody is locked in.
+
+    <directory>/<name>/config.pbtxt
+    <directory>/<name>/<version>/model.onnx
+    <directory>/<name>/initial_state/<state>      raw values of states that do not start as zeros
+
+States are implicit ones: the server keeps them by sequence and batches steps of several sequences, each of which copies
+its state in and out. A tagger that sees whole sentences becomes a model without state.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import onnx
+
+from export.bundle import load_manifest
+from export.manifest import Manifest, StateSpec
+from export.triton.config import Config, State, Tensor
+from export.triton.errors import TritonError
+from export.triton.signature import signature
+from export.triton.unpool import ExplicitState, start_from_zeros, unpool
+
+# Rows of one run where the model sets no bound.
+MAX_BATCH_SIZE: Final = 64
+_ROWS: Final = "B"
+
+
+@dataclass(frozen=True)
+class TritonModel:
+    """What was written.
+
+    Args:
+        folder: `<directory>/<name>`.
+        notes: What the reference server will not do with it that the service does; a line each.
+    """
+
+    folder: Path
+    notes: tuple[str, ...]
+
+
+def write_repository(bundle: Path, directory: Path) -> TritonModel:
+    """Write a bundle into a repository of the reference server, as the bundle's own version.
+
+    Args:
+        bundle: `<repository>/<name>/<version>`, as published.
+        directory: The other repository; made if need be.
+
+    Raises:
+        BundleError: The bundle is not what it should be.
+        TritonError: The model cannot be expressed there, or the directory has another model of that name and version.
+    """
+    manifest = load_manifest(bundle)
+    model, explicit, notes = _graph(bundle, manifest)
+    inputs, outputs = signature(model)
+    batched = _is_batched(manifest, inputs, outputs)
+    if not batched:
+        notes += ("it is not batched: runs of the reference server take the step of one sequence at a time",)
+    names = {name for state in explicit for name in (state.input, state.output)}
+    files = _initial_files(bundle, manifest)
+    config = Config(
+        name=manifest.name,
+        max_batch_size=_max_rows(manifest) if batched else 0,
+        inputs=tuple(tensor for tensor in inputs if tensor.name not in names),
+        outputs=tuple(tensor for tensor in outputs if tensor.name not in names),
+        states=tuple(_state(state, batched, state.spec.name in files) for state in explicit),
+    )
+    if not config.inputs or not config.outputs:
+        raise TritonError(f"model {manifest.name}: expected inputs and outputs besides its states, got none")
+    with _publishing(directory, manifest) as folder:
+        (folder / "config.pbtxt").write_text(config.text(), encoding="ascii")
+        version = folder / str(manifest.version)
+        version.mkdir()
+        onnx.save_model(model, version / "model.onnx")
+        for name, data in files.items():
+            (folder / "initial_state").mkdir(exist_ok=True)
+            (folder / "initial_state" / name).write_bytes(data)
+    return TritonModel(directory / manifest.name, notes)
+
+
+def _graph(bundle: Path, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[ExplicitState, ...], tuple[str, ...]]:
+    """The graph to write, its states, and what is lost."""
+    if manifest.memories:
+        raise TritonError(
+            f"model {manifest.name}: expected states of a fixed size, got an attention memory, which grows with the "
+            "source, and a search that runs several rows of a request: the reference server's sequences have neither"
+        )
+    pooled = tuple(state for state in manifest.states if state.pool_input is not None)
+    if "step" in manifest.graphs:
+        model = onnx.load_model(bundle / manifest.graphs["step"].file)
+        return *unpool(model, pooled), ()
+    if "run" in manifest.graphs:
+        return onnx.load_model(bundle / manifest.graphs["run"].file), (), ()
+    spec = manifest.graphs["sequence"]
+    rows_of = next(tensor.name for tensor in spec.inputs if tensor.shape[0] == _ROWS)
+    model = start_from_zeros(onnx.load_model(bundle / spec.file), manifest.states, rows_of)
+    lost = ("its outputs are the scores of each tag: the search for the best sequence of tags is the client's",)
+    return model, (), lost if manifest.crf_file else ()
+
+
+def _is_batched(manifest: Manifest, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> bool:
+    """Whether all that a run takes and gives has rows first, and any number of them."""
+    if _max_rows(manifest) == 1:
+        return False
+    return all(tensor.shape and tensor.shape[0] == -1 for tensor in (*inputs, *outputs)) and not _shared(manifest)
+
+
+def _shared(manifest: Manifest) -> tuple[str, ...]:
+    """Inputs that have one value for all rows."""
+    if manifest.imported is None:
+        return ()
+    (graph,) = manifest.graphs.values()
+    pools = {state.pool_input for state in manifest.states}
+    own = (tensor for tensor in graph.inputs if tensor.name not in pools)
+    return tuple(tensor.name for tensor in own if not tensor.shape or tensor.shape[0] != _ROWS)
+
+
+def _max_rows(manifest: Manifest) -> int:
+    if manifest.imported is None or manifest.imported.max_rows is None:
+        return MAX_BATCH_SIZE
+    return min(MAX_BATCH_SIZE, manifest.imported.max_rows)
+
+
+def _state(state: ExplicitState, batched: bool, from_file: bool) -> State:
+    return State(
+        input=state.input,
+        output=state.output,
+        dtype=state.spec.dtype,
+        dims=state.shape if batched else (1, *state.shape),
+        initial_file=state.spec.name if from_file else None,
+    )
+
+
+def _initial_files(bundle: Path, manifest: Manifest) -> dict[str, bytes]:
+    """By state that does not start as zeros, its raw values."""
+    wanted: list[StateSpec] = [state for state in manifest.states if state.initial == "file"]
+    if not wanted:
+        return {}
+    assert manifest.initial_states_file is not None
+    with np.load(bundle / manifest.initial_states_file, allow_pickle=False) as arrays:
+        files = {}
+        for state in wanted:
+            array = np.ascontiguousarray(arrays[state.name])
+            files[state.name] = array.astype(array.dtype.newbyteorder("<")).tobytes()
+        return files
+
+
+@contextmanager
+def _publishing(directory: Path, manifest: Manifest) -> Iterator[Path]:
+    """Give a folder to fill, and bring what is in it to where it belongs, the version last."""
+    home = directory / manifest.name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=directory) as scratch:
+            folder = Path(scratch) / manifest.name
+            folder.mkdir()
+            yield folder
+            if not home.exists():
+                os.rename(folder, home)
+                return
+            _check_same(home, folder, manifest.version)
+            os.rename(folder / str(manifest.version), home / str(manifest.version))
+    except OSError as error:
+        raise TritonError(f"directory {directory}: expected a folder that can be written, got {error}") from error
+
+
+def _check_same(home: Path, folder: Path, version: int) -> None:
+    """What all versions of a model share must be the same; a version that is there stays."""
+    if (home / str(version)).exists():
+        raise TritonError(f"{home}: expected no version {version}, got one")
+    for path in (path for path in folder.rglob("*") if path.is_file() and path.parent.name != str(version)):
+        there = home / path.relative_to(folder)
+        if not there.is_file() or there.read_bytes() != path.read_bytes():
+            raise TritonError(
+                f"{there}: expected what version {version} needs, which all versions share, got another: "
+                "write it to another directory"
+            )
