@@ -57,6 +57,9 @@ class Bridge:
     Args:
         connect: Makes the engine, given where to publish its events.
         loop: The loop that everything else of this object is used on.
+
+    Attributes:
+        retired: Whether the sessions were ended because the model is served no more.
     """
 
     def __init__(self, connect: Callable[[Publish], EngineDoor], loop: asyncio.AbstractEventLoop) -> None:
@@ -65,6 +68,7 @@ class Bridge:
         self._sessions: dict[SessionId, SessionSink] = {}
         self._arrived: deque[Sequence[Event]] = deque()  # published and not delivered
         self._delivering = False  # whether a delivery is on its way
+        self.retired = False
         self.engine = connect(self._publish)
 
     @property
@@ -153,6 +157,19 @@ class Bridge:
             self.submit(CloseSession(next_id(), session), _DISCARD)
         except (ShuttingDown, InternalFailure):
             log.debug("session %d ends with its engine", session)
+
+    def end_sessions(self) -> int:
+        """End every session behind what it has asked for so far; who watches them is told at once.
+
+        Returns:
+            How many there were.
+        """
+        self.retired = True
+        watched = list(self._sessions.items())
+        for session, sink in watched:
+            _guarded(sink.ended, SessionEnded(session, False, 0))
+            self.close_session(session)
+        return len(watched)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """Take the events of one turn of the engine; called on the engine's threads."""

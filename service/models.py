@@ -1,6 +1,6 @@
 """The models that are being served, as the calls see them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -122,20 +122,48 @@ class Refused(NamedTuple):
 
 
 class Models:
-    """The models of a server, one version of each.
+    """The models of a server, of each one version or more.
 
     Args:
         models: All of them.
         refused: Bundles that are not served.
+
+    Attributes:
+        by_name: The newest version of each that is served.
+        refused: As given.
     """
 
-    def __init__(self, models: Iterable[LiveModel], refused: Iterable[Refused] = ()) -> None:
-        self.by_name = {model.manifest.name: model for model in models}
+    def __init__(self, models: Iterable[LiveModel] = (), refused: Iterable[Refused] = ()) -> None:
+        self.by_name: dict[str, LiveModel] = {}
+        self._versions: dict[str, dict[int, LiveModel]] = {}
         self.refused = tuple(refused)
+        for model in models:
+            self.put(model)
+
+    def __iter__(self) -> Iterator[LiveModel]:
+        """All that are served, by name and version."""
+        return iter([model for name in sorted(self._versions) for _, model in sorted(self._versions[name].items())])
+
+    def versions(self, name: str) -> Mapping[int, LiveModel]:
+        """The versions of a model that are served; none where there is no such model."""
+        return self._versions.get(name, {})
 
     def put(self, model: LiveModel) -> None:
-        """Serve a model, in place of the version that was served so far."""
-        self.by_name[model.manifest.name] = model
+        """Serve a model, in place of the same version of it if that is served."""
+        name = model.manifest.name
+        versions = self._versions.setdefault(name, {})
+        versions[model.manifest.version] = model
+        self.by_name[name] = versions[max(versions)]
+
+    def remove(self, model: LiveModel) -> None:
+        """Serve a model no more."""
+        name = model.manifest.name
+        versions = self._versions[name]
+        del versions[model.manifest.version]
+        if versions:
+            self.by_name[name] = versions[max(versions)]
+        else:
+            del self._versions[name], self.by_name[name]
 
     def find(self, name: str, version: int = 0, field: str = "model") -> LiveModel:
         """Find the model that a request names.
@@ -157,12 +185,14 @@ class Models:
         if model is None:
             served = ", ".join(sorted(self.by_name)[:10]) or "none"
             raise ModelNotFound(f"{field}.name: expected a model that is served ({served}), got {name!r}")
-        if version not in (0, model.manifest.version):
-            raise ModelNotFound(
-                f"{field}.version: expected {model.manifest.version}, the version of {name!r} that is served, "
-                f"got {version}"
-            )
-        return model
+        if version == 0:
+            return model
+        versions = self._versions[name]
+        if version not in versions:
+            served = ", ".join(map(str, sorted(versions)[-10:]))
+            which = f"the version of {name!r} that is served" if len(versions) == 1 else f"a served version of {name!r}"
+            raise ModelNotFound(f"{field}.version: expected {served}, {which}, got {version}")
+        return versions[version]
 
     def find_for(self, task: Task, name: str, version: int = 0) -> LiveModel:
         """Find the model that a request names and that must have a certain task.

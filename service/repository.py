@@ -1,10 +1,7 @@
-"""Which models are served: the newest version of each that can be, and why the others cannot.
-
-A broken bundle never keeps another from serving.
-"""
+"""The models that lie in a repository: where, opened, and why those that are broken cannot be served."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -68,61 +65,64 @@ class RefusedBundle:
     reason: str
 
 
-@dataclass(frozen=True)
-class Repository:
-    """What was found.
-
-    Args:
-        models: By name, the newest version that opens.
-        refused: Versions newer than that, or all of a model that has none.
-    """
-
-    models: Mapping[str, ServedModel]
-    refused: tuple[RefusedBundle, ...]
-
-
-def open_repository(folder: Path, config: RunnerConfig, served: Mapping[str, int] | None = None) -> Repository:
-    """Open the newest version of every model that can be opened; older ones are not looked at.
-
-    Args:
-        folder: Holds `<name>/<version>/`.
-        config: How to run each.
-        served: By name the versions that are served already: only newer ones are opened.
+def list_models(folder: Path) -> dict[str, list[BundlePath]]:
+    """Find the bundles of a repository: by name, the newest first.
 
     Raises:
         BundleError: The folder is none.
+    """
+    found: dict[str, list[BundlePath]] = {}
+    for path in reversed(list_versions(folder)):
+        found.setdefault(path.name, []).append(path)
+    return dict(sorted(found.items()))
+
+
+def open_bundle(
+    path: BundlePath, config: RunnerConfig, opened: Callable[[Runner], None] | None = None
+) -> ServedModel | RefusedBundle:
+    """Open one version of a model, and see what it does on this machine before anybody relies on it.
+
+    Args:
+        path: Where it lies.
+        config: How to run it.
+        opened: Called with the runner before it is measured, which may take a while: closing it ends that.
+
+    Returns:
+        The model; or why it cannot be served, whatever is wrong with it.
+
+    Raises:
         ProviderUnavailable: CUDA was insisted on and does not work.
     """
-    models: dict[str, ServedModel] = {}
-    refused = []
-    for path in reversed(list_versions(folder)):
-        if path.name in models or path.version <= (served or {}).get(path.name, 0):
-            continue
-        kind: RefusalKind = "bundle"
+    kind: RefusalKind = "bundle"
+    try:
+        manifest, tokenizers, crf = _read(path)
+        kind = "graphs"
+        runner = open_runner(path.folder, manifest, config)
         try:
-            manifest, tokenizers, crf = _read(path)
-            kind = "graphs"
-            models[path.name] = _open(path.folder, manifest, tokenizers, crf, config)
-        except ProviderUnavailable:
+            if opened is not None:
+                opened(runner)
+            return _measured(path.folder, runner, tokenizers, crf, config)
+        except BaseException:
+            runner.close()
             raise
-        except Exception as error:  # whatever is wrong with one bundle, the others serve
-            expected = isinstance(error, BundleError)
-            _log.debug("%s is refused", path.folder, exc_info=not expected)
-            refused.append(RefusedBundle(path.name, path.version, kind, first_line(error)))
-    return Repository(dict(sorted(models.items())), tuple(reversed(refused)))
+    except ProviderUnavailable:
+        raise
+    except Exception as error:
+        expected = isinstance(error, BundleError)
+        _log.debug("%s is refused", path.folder, exc_info=not expected)
+        return RefusedBundle(path.name, path.version, kind, first_line(error))
 
 
-def _open(
-    folder: Path, manifest: Manifest, tokenizers: Mapping[str, Tokenizer], crf: Crf | None, config: RunnerConfig
+def _measured(
+    folder: Path, runner: Runner, tokenizers: Mapping[str, Tokenizer], crf: Crf | None, config: RunnerConfig
 ) -> ServedModel:
-    """Open the graphs, and see what they do on this machine before anybody relies on them."""
-    runner = open_runner(folder, manifest, config)
+    """What runs cost, and whether company changes answers."""
     profile = load_or_measure(folder, runner, config.threads)
     num_ids = {name: len(tokenizer.vocabulary) for name, tokenizer in tokenizers.items()}
     # The step graph of an encoder-decoder reads target ids as `tokens`; only a language model has `targets`.
     num_ids["tokens"] = num_ids["targets"] = num_ids.get("tokens") or num_ids.get("target", 0)
     variances = probe_invariance(runner, batch_sizes(profile.max_rows), num_ids)
-    return ServedModel(manifest, tokenizers, runner, crf, profile, variances)
+    return ServedModel(runner.manifest, tokenizers, runner, crf, profile, variances)
 
 
 def _read(path: BundlePath) -> tuple[Manifest, Mapping[str, Tokenizer], Crf | None]:

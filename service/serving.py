@@ -1,44 +1,43 @@
-"""The models that are being served, each with its engine, and how a newer version takes the place of an older one.
+"""The models that are being served, and how versions of them come and go under load.
 
-A reload reads the repository again. A model with a newer version is opened beside the old one; what is asked from then
-on goes to the new one, and the old one is closed when the sessions and requests that it has are over: no session
-changes its model in its middle.
+A version is opened and measured beside what is served. Once it answers, what is asked from then on goes to it, in one
+turn of the event loop; the version that it replaces ends with the sessions and requests that it has: no session changes
+its model in its middle. What cannot be opened changes nothing.
 """
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import logging
-import os
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from service.bridge import Bridge
-from service.decoding.viterbi import viterbi
-from service.engine.engine import Engine
-from service.engine.interface import Publish
-from service.engine.limits import EngineLimits
-from service.engine.schedule import ScheduleLimits
-from service.models import Limits, LiveModel, Models, Refused
-from service.repository import Repository, ServedModel, open_repository
-from service.runner import CPU, Runner, RunnerConfig
+from export.bundle import BundlePath
+from service.choosing import Broken, Choice, Chooser, Served
+from service.errors import ShuttingDown
+from service.launching import Running, launch, runner_config
+from service.models import Models, Refused
+from service.opening import Opener
+from service.repository import RefusedBundle, ServedModel
+from service.retirement import retire
 from service.settings import Settings
+from service.states import Key, VersionState
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.5  # between looks at whether an old version is still in use
+_CHANGES_S: Final = 10.0  # that changes under way get to end when the service closes
 
 
-def runner_config(settings: Settings) -> RunnerConfig:
-    """How the settings want graphs to be run."""
-    return RunnerConfig(settings.provider, settings.threads, settings.num_slots, settings.num_memory_rows)
+class Update(NamedTuple):
+    """What has come of looking at a model.
 
+    Args:
+        num_new: Versions that were opened.
+        refused: Those that could not be.
+    """
 
-def default_runners(provider: str) -> int:
-    """Runs side by side where the settings leave it open: one a core that this process may use, one on a GPU."""
-    return len(os.sched_getaffinity(0)) if provider == CPU else 1
+    num_new: int
+    refused: tuple[RefusedBundle, ...]
 
 
 class Serving:
@@ -46,173 +45,182 @@ class Serving:
 
     Args:
         settings: Of the service.
-        repository: What was opened at start.
         on_stopped: Called on a runner thread with the name of a model whose engine a bug has ended.
+        on_change: Called after other models are served than before.
 
     Attributes:
         models: As the calls see them.
-        failed: Whether a bug has ended an engine.
     """
 
-    def __init__(self, settings: Settings, repository: Repository, on_stopped: Callable[[str], None]) -> None:
+    def __init__(
+        self, settings: Settings, on_stopped: Callable[[str], None], on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        self.models = Models()
         self._settings = settings
-        self._on_stopped = on_stopped
-        self._loop = asyncio.get_running_loop()
-        self._engines: dict[str, Engine] = {}
-        self._runners: dict[Engine, Runner] = {}  # of each engine; closed after it, whoever remembers the model
-        self._old: list[Engine] = []
-        self._retiring: set[asyncio.Task[None]] = set()
-        self._reloading = asyncio.Lock()
-        live = [self._start(model) for model in repository.models.values()]
-        self.models = Models(live, _refused(repository))
+        self._on_stopped, self._on_change = on_stopped, on_change
+        self._served: dict[Key, Served] = {}
+        self._retiring: dict[asyncio.Task[None], Running] = {}
+        self._loading: set[Key] = set()
+        self._broken: dict[Path, Broken] = {}  # by folder
+        self._unloaded: set[Key] = set()
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._opener = Opener(runner_config(settings))
+        self._chooser = Chooser(self._opener, self._launch, self._note_loading)
+        self._closing = False
 
     @property
     def failed(self) -> bool:
         """Whether a bug has ended an engine."""
-        return any(engine.failed for engine in (*self._engines.values(), *self._old))
+        return any(running.engine.failed for running in self._all())
 
-    async def reload(self) -> None:
-        """Read the repository again: start newer versions, and retire those that they replace.
+    def states(self) -> list[VersionState]:
+        """How the versions stand that are served, come, go, are broken or were unloaded; by name and version."""
+        states = {key: VersionState(*key, "UNAVAILABLE", "unloaded") for key in self._unloaded}
+        reasons = {(bundle.name, bundle.version): bundle.reason for bundle, _ in self._broken.values()}
+        states |= {key: VersionState(*key, "UNAVAILABLE", reason) for key, reason in reasons.items()}
+        ends = "ends with the sessions and requests that it has"
+        states |= {running.key: VersionState(*running.key, "UNLOADING", ends) for running in self._retiring.values()}
+        states |= {key: VersionState(*key, "LOADING") for key in self._loading}
+        # Last: what is being replaced is ready until then, and after an attempt that failed.
+        states |= {key: VersionState(*key, "READY", reasons.get(key, "")) for key in self._served}
+        return [states[key] for key in sorted(states)]
 
-        A model whose folder is gone, or whose newest version cannot be opened, is served as before. Whatever goes wrong
-        is logged and changes nothing.
+    async def update(self, name: str, found: Sequence[BundlePath], *, keep_gone: bool, retry: bool) -> Update:
+        """Serve those versions of a model that its policy wants. One change of a model at a time.
+
+        Args:
+            name: Of the model.
+            found: Its versions in the repository, the newest first.
+            keep_gone: Whether versions that are served and lie there no more count as if they did.
+            retry: Whether to open what could not be opened before and is as it was then.
+
+        Raises:
+            ProviderUnavailable: CUDA was insisted on and does not work.
+            ShuttingDown: The service has begun to stop. Nothing was changed.
         """
-        async with self._reloading:
-            served = {name: model.manifest.version for name, model in self.models.by_name.items()}
-            config = runner_config(self._settings)
+        async with self._turn(name):
+            served = self._versions(name)
+            candidates = [*found]
+            if keep_gone:
+                gone = served.keys() - {path.version for path in found}
+                candidates += [BundlePath(name, version, self._folder(name, version)) for version in gone]
+                candidates.sort(key=lambda path: path.version or float("inf"), reverse=True)
+            choice = Choice()
             try:
-                found = await asyncio.to_thread(open_repository, self._settings.repository, config, served)
-            except Exception as error:
-                log.error("could not reload %s: %s", self._settings.repository, error)
-                return
-            report(found, self._settings)
-            for name, model in found.models.items():
-                old, live = self._engines.get(name), self.models.by_name.get(name)
-                self.models.put(self._start(model))
-                if old is not None and live is not None:
-                    self._old.append(old)
-                    task = self._loop.create_task(self._retire(live, old))
-                    self._retiring.add(task)
-                    task.add_done_callback(self._retiring.discard)
-            self.models.refused = tuple(_refused(found))
-            log.info("reloaded: %d models are new", len(found.models))
+                policy = self._settings.policy_of(name)
+                await self._chooser.choose(choice, candidates, policy, served, {} if retry else self._broken)
+                self._check_open()
+            except BaseException:
+                await asyncio.gather(*(running.close() for running in choice.opened))
+                raise
+            self._switch(name, choice)
+            return Update(len(choice.opened), tuple(bundle for bundle, _ in choice.broken.values()))
+
+    async def withdraw(self, name: str) -> None:
+        """Serve a model no more: what runs is finished, what is new finds nothing."""
+        async with self._turn(name):
+            self._switch(name, Choice())
+
+    def forget_unloaded(self, there: Iterable[Key]) -> None:
+        """Tell no more of unloaded versions that lie in the repository no more.
+
+        Args:
+            there: Those that do.
+        """
+        self._unloaded.intersection_update(there)
 
     async def close(self) -> None:
         """Stop all engines; what has not finished fails with ShuttingDown."""
-        for task in self._retiring:
-            task.cancel()
-        await asyncio.gather(*map(self._close, (*self._engines.values(), *self._old)))
+        self._closing = True
+        self._opener.close()
+        changing = [asyncio.ensure_future(turn.acquire()) for turn in self._turns.values() if turn.locked()]
+        if changing:
+            _, late = await asyncio.wait(changing, timeout=_CHANGES_S)
+            for waiting in late:
+                log.warning("a model that is still being opened after %g s is left behind", _CHANGES_S)
+                waiting.cancel()
+        for retiring in self._retiring:
+            retiring.cancel()
+        await asyncio.gather(*(running.close() for running in self._all()))
 
-    async def _close(self, engine: Engine) -> None:
-        await asyncio.to_thread(engine.close)
-        if runner := self._runners.pop(engine, None):
-            runner.close()
-            await asyncio.to_thread(_give_memory_back)
-
-    async def _retire(self, live: LiveModel, engine: Engine) -> None:
-        name, version = live.manifest.name, live.manifest.version
-        log.info("model %s version %d: ends with the sessions and requests that it has", name, version)
-        while not engine.failed:
-            stats = engine.stats()
-            # What has just been submitted shows at the bridge before it shows in the engine's counts.
-            if stats.sessions + stats.waiting + stats.running + live.bridge.unanswered == 0:
-                break
-            await asyncio.sleep(_LOOK_S)
-        await self._close(engine)
-        self._old.remove(engine)
-        log.info("model %s version %d: ended", name, version)
-
-    def _start(self, model: ServedModel) -> LiveModel:
-        """Start a model's engine and connect it to the loop."""
-        settings, manifest, runner = self._settings, model.manifest, model.runner
-        max_sessions = settings.session_limit(runner.state_bytes)
-        batch = _batch_limits(model, settings)
-        limits = EngineLimits(
-            session_slots=settings.session_slots,
-            max_sessions=max_sessions,
-            max_host_bytes=settings.max_host_state_bytes,
-            max_marks=settings.max_marks,
-            kept_answers=settings.kept_answers,
-            max_waiting=settings.max_waiting,
-            max_queue_delay_s=settings.max_queue_delay_ms / 1000,
-            fill_delay_s=settings.fill_delay_ms / 1000,
-            batching=settings.batching,
-            batch=batch,
+    def _switch(self, name: str, choice: Choice) -> None:
+        """Serve what was chosen and nothing else of a model: one turn of the loop, without a moment of neither."""
+        before = {version: served.running for version, served in self._versions(name).items()}
+        after = {version: served.running for version, served in choice.served.items()}
+        for version in before.keys() - after.keys():
+            del self._served[name, version]
+        for version, served in choice.served.items():
+            self._served[name, version] = served
+            self._unloaded.discard((name, version))
+        for running in choice.opened:
+            self.models.put(running.live)
+        for version, running in before.items():
+            if after.get(version) is not running:
+                if version not in after:
+                    self.models.remove(running.live)
+                self._retire(running)
+        self._broken = {folder: why for folder, why in self._broken.items() if why.bundle.name != name} | choice.broken
+        self.models.refused = tuple(
+            sorted(Refused(why.name, why.version, why.kind) for why, _ in self._broken.values())
         )
-        num_runners = settings.runners or default_runners(runner.provider)
-        if num_runners > 1 and runner.provider != CPU:
-            # Rows of a pool on a device are read and written by way of the whole pool: no two at a time.
-            log.warning("model %s: runs one at a time on %s, not %d", manifest.name, runner.provider, num_runners)
-            num_runners = 1
+        if before != after:
+            self._on_change()
 
-        def connect(publish: Publish) -> Engine:
-            on_stopped = partial(self._on_stopped, manifest.name)
-            engine = Engine(runner, limits, publish, on_stopped, num_runners=num_runners)
-            engine.start()
-            self._engines[manifest.name] = engine
-            self._runners[engine] = runner
-            return engine
+    def _retire(self, running: Running) -> None:
+        task = asyncio.get_running_loop().create_task(retire(running, self._settings.retire_timeout_s))
+        self._retiring[task] = running
 
-        crf = model.crf
-        return LiveModel(
-            manifest=manifest,
-            tokenizers=model.tokenizers,
-            bridge=Bridge(connect, self._loop),
-            limits=Limits.of(manifest, settings, max_sessions),
-            provider=runner.provider,
-            state_bytes=runner.state_bytes,
-            warnings=runner.warnings,
-            decode_tags=None
-            if crf is None
-            else partial(viterbi, start=crf.start, end=crf.end, transitions=crf.transitions),
-            batch_invariant=not model.variances,
-            max_batch_rows=batch.max_rows,
-        )
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._retiring[task]
+            if running.key not in self._served:
+                self._unloaded.add(running.key)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("model %s version %d: ended badly", *running.key, exc_info=error)
 
+        task.add_done_callback(ended)
 
-def _give_memory_back() -> None:
-    """Return to the system what a version that ended took: by itself the allocator keeps some of it for each."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
-        ctypes.CDLL(None).malloc_trim(0)
+    def _launch(self, model: ServedModel) -> Running:
+        running = launch(model, self._settings, self._on_stopped, asyncio.get_running_loop())
+        _report(model, self._settings)
+        return running
 
+    @contextmanager
+    def _note_loading(self, path: BundlePath) -> Iterator[None]:
+        self._loading.add((path.name, path.version))
+        try:
+            yield
+        finally:
+            self._loading.discard((path.name, path.version))
 
-def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:
-    """What was measured of a model, unless the settings say otherwise."""
-    limits = model.profile.limits(ScheduleLimits())
-    if rows := settings.max_batch_rows:
-        tokens = max(limits.max_chunk, 2 * rows)
-        limits = replace(limits, max_rows=rows, max_sequences=rows, max_chunk_tokens=tokens)
-    if settings.max_batch_tokens:
-        limits = replace(limits, max_padded_tokens=settings.max_batch_tokens)
-    if settings.max_chunk:
-        limits = replace(limits, max_chunk=min(settings.max_chunk, limits.max_chunk))
-    return limits
+    def _turn(self, name: str) -> asyncio.Lock:
+        return self._turns.setdefault(name, asyncio.Lock())
+
+    def _versions(self, name: str) -> dict[int, Served]:
+        return {version: served for (one, version), served in self._served.items() if one == name}
+
+    def _all(self) -> list[Running]:
+        return [*(served.running for served in self._served.values()), *self._retiring.values()]
+
+    def _folder(self, name: str, version: int) -> Path:
+        return self._settings.repository / name / str(version)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise ShuttingDown("the service is shutting down and loads no model")
 
 
-def report(repository: Repository, settings: Settings) -> None:
-    """Log one line a model and one a refused bundle."""
-    for model in repository.models.values():
-        manifest, runner = model.manifest, model.runner
-        log.info(
-            "model %s version %d: %s, %s, %s, %d slots of %d state bytes, answers %s the company they are in",
-            manifest.name,
-            manifest.version,
-            manifest.task,
-            manifest.precision,
-            runner.provider,
-            settings.num_slots,
-            runner.state_bytes,
-            "may depend on" if model.variances else "do not depend on",
-        )
-        for warning in (*runner.warnings, *model.variances):
-            log.warning("model %s version %d: %s", manifest.name, manifest.version, warning)
-    for bundle in repository.refused:
-        log.warning("refused %s version %d: %s", bundle.name, bundle.version, bundle.reason)
-
-
-def _refused(repository: Repository) -> list[Refused]:
-    """What callers are told of refused bundles, and nothing of this machine: the whole reason is for the log."""
-    return [Refused(bundle.name, bundle.version, bundle.kind) for bundle in repository.refused]
+def _report(model: ServedModel, settings: Settings) -> None:
+    manifest, runner = model.manifest, model.runner
+    log.info(
+        "model %s version %d: %s, %s, %s, %d slots of %d state bytes, answers %s the company they are in",
+        manifest.name,
+        manifest.version,
+        manifest.task,
+        manifest.precision,
+        runner.provider,
+        settings.num_slots,
+        runner.state_bytes,
+        "may depend on" if model.variances else "do not depend on",
+    )
+    for warning in (*runner.warnings, *model.variances):
+        log.warning("model %s version %d: %s", manifest.name, manifest.version, warning)

@@ -18,9 +18,9 @@ _PRECISION = {"fp32": pb.PRECISION_FP32, "int8": pb.PRECISION_INT8}
 
 
 async def list_models(models: Models, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-    """Tell what is served, by name, and what was refused."""
+    """Tell what is served, by name and version, and what was refused."""
     return pb.ListModelsResponse(
-        models=[_describe(model) for _, model in sorted(models.by_name.items())],
+        models=[_describe(model) for model in models],
         refused=[
             pb.RefusedModel(model=pb.ModelRef(name=bundle.name, version=bundle.version), reason=_REFUSAL[bundle.kind])
             for bundle in models.refused

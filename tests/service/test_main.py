@@ -69,7 +69,7 @@ class Running:
 def start(repository: Path, before: str = "", /, **settings: object) -> subprocess.Popen[str]:
     """Start a server process that runs some Python first."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
-    chosen = {"port": 0, "provider": "cpu", "repository": repository} | settings
+    chosen = {"port": 0, "provider": "cpu", "repository": repository, "http_port": 0} | settings
     environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in chosen.items()}
     return subprocess.Popen(
         [sys.executable, "-c", SERVE.format(before=before)],

@@ -13,8 +13,8 @@ from export.bundle import BundleError, hash_files, write_manifest
 from export.manifest import MANIFEST_FILE, DecodingDefaults, Manifest
 from models.symbols import BOS, EOS, PAD, UNK
 from models.vocabulary import Vocabulary
-from service.repository import RefusedBundle, open_repository
-from service.runner import ProviderUnavailable, RunnerConfig
+from service.repository import RefusedBundle, ServedModel, list_models, open_bundle
+from service.runner import ProviderUnavailable, Runner, RunnerConfig
 from tests.service import tiny_models as tiny
 
 CONFIG = RunnerConfig("cpu", 1, 16, 32)
@@ -44,28 +44,47 @@ def add_bundle(
     return folder
 
 
+def open_all(repository: Path) -> dict[tuple[str, int], ServedModel | RefusedBundle]:
+    paths = [path for versions in list_models(repository).values() for path in versions]
+    return {(path.name, path.version): open_bundle(path, CONFIG) for path in paths}
+
+
+def opened(repository: Path, name: str = "g2p", version: int = 1) -> ServedModel:
+    model = open_all(repository)[name, version]
+    assert isinstance(model, ServedModel)
+    return model
+
+
+def refused(repository: Path) -> list[RefusedBundle]:
+    return [one for one in open_all(repository).values() if isinstance(one, RefusedBundle)]
+
+
 def rehash(folder: Path) -> None:
     content = json.loads((folder / MANIFEST_FILE).read_text())
     content["files"] = {name: entry.model_dump() for name, entry in hash_files(folder).items()}
     (folder / MANIFEST_FILE).write_text(json.dumps(content))
 
 
-def test_the_newest_version_of_each_model_is_opened(tmp_path: Path) -> None:
+def test_models_are_listed_with_the_newest_version_first(tmp_path: Path) -> None:
     for version in (2, 10, 9):
-        add_bundle(tmp_path, "g2p", version)
+        (tmp_path / "g2p" / str(version)).mkdir(parents=True)
+    (tmp_path / "a" / "1").mkdir(parents=True)
+    found = {name: [path.version for path in paths] for name, paths in list_models(tmp_path).items()}
+    assert list(found.items()) == [("a", [1]), ("g2p", [10, 9, 2])]
+
+
+def test_a_bundle_is_opened_with_all_that_it_holds(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "g2p", 10)
     add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
-    repository = open_repository(tmp_path, CONFIG)
-    assert {name: model.manifest.version for name, model in repository.models.items()} == {"g2p": 10, "tags": 1}
-    assert repository.refused == ()
-    g2p, tags = repository.models["g2p"], repository.models["tags"]
-    assert g2p.tokenizers["target"].vocabulary == WORDS and g2p.crf is None
+    g2p, tags = opened(tmp_path, "g2p", 10), opened(tmp_path, "tags")
+    assert (g2p.manifest.version, g2p.tokenizers["target"].vocabulary, g2p.crf) == (10, WORDS, None)
     assert tags.crf is not None and tags.crf.end.tolist() == [1.0] * 7
     feeds = {"source": np.array([[4]]), "lengths": np.array([1]), "source_rows": np.array([[8]])}
     g2p.runner.run("encode", feeds | {"write_slots": np.array([2])}, ())
     assert g2p.runner.read_pool("hash_pool")[2] == 4
 
 
-def test_broken_bundles_are_refused_with_one_line_and_the_others_serve(tmp_path: Path) -> None:
+def test_broken_bundles_are_refused_with_one_line(tmp_path: Path) -> None:
     add_bundle(tmp_path, "g2p", 1)
     bit_flipped = add_bundle(tmp_path, "g2p", 2) / "step.onnx"
     content = bytearray(bit_flipped.read_bytes())
@@ -80,16 +99,18 @@ def test_broken_bundles_are_refused_with_one_line_and_the_others_serve(tmp_path:
     rehash(swapped)
     (add_bundle(tmp_path, "lost", 1) / "encode.onnx").unlink()
     add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
-    repository = open_repository(tmp_path, CONFIG)
-    assert {name: model.manifest.version for name, model in repository.models.items()} == {"g2p": 1, "tags": 1}
-    assert [(refusal.name, refusal.version) for refusal in repository.refused] == [
+    found = open_all(tmp_path)
+    assert {key for key, one in found.items() if isinstance(one, ServedModel)} == {("g2p", 1), ("tags", 1)}
+    refusals = sorted(refused(tmp_path), key=lambda refusal: (refusal.name, refusal.version))
+    assert [(one.name, one.version) for one in refusals] == [
         ("g2p", 2),
         ("g2p", 3),
         ("g2p", 4),
         ("g2p", 5),
         ("lost", 1),
     ]
-    reasons = [refusal.reason for refusal in repository.refused]
+    assert [one.kind for one in refusals] == ["bundle", "graphs", "bundle", "graphs", "bundle"]
+    reasons = [refusal.reason for refusal in refusals]
     assert all(reason and "\n" not in reason for reason in reasons)
     for reason, expected in zip(reasons, ["SHA-256", "", "JSON", "step.onnx: inputs", "no file"], strict=True):
         assert expected in reason
@@ -109,31 +130,30 @@ def test_bundles_that_the_engine_could_not_search_are_refused(
 ) -> None:
     defaults = DecodingDefaults(top_k=tiny.TOP_K, **({"max_beam_size": 3} | decoding))
     add_bundle(tmp_path, "g2p", 1, words=words, decoding=defaults)
-    [refusal] = open_repository(tmp_path, CONFIG).refused
+    [refusal] = refused(tmp_path)
     assert isinstance(refusal, RefusedBundle) and reason in refusal.reason
 
 
-def test_what_is_served_already_is_not_opened_again(tmp_path: Path) -> None:
-    for version in (1, 2, 3):
-        add_bundle(tmp_path, "g2p", version)
-    (tmp_path / "g2p" / "3" / "step.onnx").write_bytes(b"cut short")
-    (tmp_path / "g2p" / "1" / "step.onnx").write_bytes(b"not looked at")
-    add_bundle(tmp_path, "new", 1)
-    repository = open_repository(tmp_path, CONFIG, {"g2p": 2, "gone": 7})
-    assert list(repository.models) == ["new"]
-    assert [(refusal.name, refusal.version) for refusal in repository.refused] == [("g2p", 3)]
-    repository = open_repository(tmp_path, CONFIG, {"g2p": 1, "new": 1})
-    assert {name: model.manifest.version for name, model in repository.models.items()} == {"g2p": 2}
-    assert not open_repository(tmp_path, CONFIG, {"g2p": 3, "new": 1}).models
+def test_closing_the_runner_ends_the_measuring(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "g2p", 1)
+    [path] = list_models(tmp_path)["g2p"]
+    closed = []
+
+    def close(runner: Runner) -> None:
+        runner.close()
+        closed.append(runner)
+
+    refusal = open_bundle(path, CONFIG, close)
+    assert isinstance(refusal, RefusedBundle) and refusal.kind == "graphs"
+    assert len(closed) == 1
 
 
 def test_what_a_model_costs_and_whether_company_changes_its_answers_is_known_when_it_opens(tmp_path: Path) -> None:
     add_bundle(tmp_path, "g2p", 1)
     add_bundle(tmp_path, "tags", 1, tiny.write_tagger)
-    models = open_repository(tmp_path, CONFIG).models
-    assert set(models) == {"g2p", "tags"}
-    assert all(model.profile.max_rows >= 1 for model in models.values())
-    assert models["tags"].variances == ()
+    models = [opened(tmp_path), opened(tmp_path, "tags")]
+    assert all(model.profile.max_rows >= 1 for model in models)
+    assert models[1].variances == ()
 
 
 def write_scoring_language_model(folder: Path, table: npt.NDArray[np.float32]) -> Manifest:
@@ -154,7 +174,7 @@ def test_a_vocabulary_that_is_not_the_graphs_is_refused(
 ) -> None:
     vocabulary = Vocabulary((PAD, UNK, BOS, EOS, *words), 4)
     add_bundle(tmp_path, "other", 1, write, vocabulary)
-    [refusal] = open_repository(tmp_path, CONFIG).refused
+    [refusal] = refused(tmp_path)
     assert reason.format(len(vocabulary)) in refusal.reason
 
 
@@ -163,15 +183,14 @@ def test_crf_scores_of_other_tags_are_refused(tmp_path: Path) -> None:
     few, square = np.zeros(6, dtype=np.float32), np.zeros((6, 6), dtype=np.float32)
     np.savez(folder / "crf.npz", start=few, end=few, transitions=square)
     rehash(folder)
-    [refusal] = open_repository(tmp_path, CONFIG).refused
+    [refusal] = refused(tmp_path)
     assert "CRF: expected scores of 7 tags, got 6" in refusal.reason
 
 
-def test_an_empty_repository_serves_nothing_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
-    repository = open_repository(tmp_path, CONFIG)
-    assert not repository.models and not repository.refused
+def test_an_empty_repository_has_no_models_and_a_missing_one_is_an_error(tmp_path: Path) -> None:
+    assert list_models(tmp_path) == {}
     with pytest.raises(BundleError, match="expected a folder, got nothing there"):
-        open_repository(tmp_path / "nowhere", CONFIG)
+        list_models(tmp_path / "nowhere")
 
 
 def test_cuda_that_is_insisted_on_and_missing_is_nobodys_bundles_fault(
@@ -180,4 +199,4 @@ def test_cuda_that_is_insisted_on_and_missing_is_nobodys_bundles_fault(
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
     add_bundle(tmp_path, "g2p", 1)
     with pytest.raises(ProviderUnavailable):
-        open_repository(tmp_path, RunnerConfig("cuda", 1, 16, 32))
+        open_bundle(list_models(tmp_path)["g2p"][0], RunnerConfig("cuda", 1, 16, 32))

@@ -1,0 +1,153 @@
+"""From an opened bundle to a model that answers: its engine, its limits, its way to the event loop."""
+
+import asyncio
+import contextlib
+import ctypes
+import gc
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from export.manifest import Manifest
+from service.bridge import Bridge
+from service.decoding.viterbi import viterbi
+from service.engine.engine import Engine
+from service.engine.interface import Publish
+from service.engine.limits import EngineLimits
+from service.engine.schedule import ScheduleLimits
+from service.models import Limits, LiveModel
+from service.repository import ServedModel
+from service.runner import CPU, Runner, RunnerConfig
+from service.settings import Settings
+from service.states import Key
+
+log = logging.getLogger(__name__)
+
+
+def runner_config(settings: Settings) -> RunnerConfig:
+    """How the settings want graphs to be run."""
+    return RunnerConfig(settings.provider, settings.threads, settings.num_slots, settings.num_memory_rows)
+
+
+def default_runners(provider: str) -> int:
+    """Runs side by side where the settings leave it open: one a core that this process may use, one on a GPU."""
+    return len(os.sched_getaffinity(0)) if provider == CPU else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Running:
+    """One version of a model that answers.
+
+    Args:
+        live: As the calls see it.
+        engine: That of its bridge.
+        runner: That of its engine; closed after it, whoever remembers the model.
+    """
+
+    live: LiveModel
+    engine: Engine
+    runner: Runner
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of its bundle."""
+        return self.live.manifest
+
+    @property
+    def key(self) -> Key:
+        """Name and version."""
+        return self.manifest.name, self.manifest.version
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has sessions, or requests without an answer."""
+        stats = self.engine.stats()
+        # What has just been submitted shows at the bridge before it shows in the engine's counts.
+        return stats.sessions + stats.waiting + stats.running + self.live.bridge.unanswered > 0
+
+    async def close(self) -> None:
+        """Stop the engine and give back what it took; what has not finished fails with ShuttingDown."""
+        await asyncio.to_thread(self.engine.close)
+        self.runner.close()
+        await asyncio.to_thread(_give_memory_back)
+
+
+def launch(
+    model: ServedModel, settings: Settings, on_stopped: Callable[[str], None], loop: asyncio.AbstractEventLoop
+) -> Running:
+    """Start a model's engine and connect it to the loop.
+
+    Args:
+        model: Opened.
+        settings: Of the service.
+        on_stopped: Called on a runner thread with the model's name if a bug ends its engine.
+        loop: That of the calls.
+    """
+    manifest, runner = model.manifest, model.runner
+    max_sessions = settings.session_limit(runner.state_bytes)
+    batch = _batch_limits(model, settings)
+    limits = EngineLimits(
+        session_slots=settings.session_slots,
+        max_sessions=max_sessions,
+        max_host_bytes=settings.max_host_state_bytes,
+        max_marks=settings.max_marks,
+        kept_answers=settings.kept_answers,
+        max_waiting=settings.max_waiting,
+        max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+        fill_delay_s=settings.fill_delay_ms / 1000,
+        batching=settings.batching,
+        batch=batch,
+    )
+    num_runners = settings.runners or default_runners(runner.provider)
+    if num_runners > 1 and runner.provider != CPU:
+        # Rows of a pool on a device are read and written by way of the whole pool: no two at a time.
+        log.warning("model %s: runs one at a time on %s, not %d", manifest.name, runner.provider, num_runners)
+        num_runners = 1
+    engines: list[Engine] = []
+
+    def connect(publish: Publish) -> Engine:
+        engine = Engine(runner, limits, publish, partial(on_stopped, manifest.name), num_runners=num_runners)
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    crf = model.crf
+    live = LiveModel(
+        manifest=manifest,
+        tokenizers=model.tokenizers,
+        bridge=Bridge(connect, loop),
+        limits=Limits.of(manifest, settings, max_sessions),
+        provider=runner.provider,
+        state_bytes=runner.state_bytes,
+        warnings=runner.warnings,
+        decode_tags=None
+        if crf is None
+        else partial(viterbi, start=crf.start, end=crf.end, transitions=crf.transitions),
+        batch_invariant=not model.variances,
+        max_batch_rows=batch.max_rows,
+    )
+    return Running(live, engines[0], runner)
+
+
+def _give_memory_back() -> None:
+    """Return to the system what a version that ended took: by itself the allocator keeps some of it for each."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:
+    """What was measured of a model, unless the settings say otherwise."""
+    limits = model.profile.limits(ScheduleLimits())
+    if rows := settings.max_batch_rows:
+        tokens = max(limits.max_chunk, 2 * rows)
+        limits = replace(limits, max_rows=rows, max_sequences=rows, max_chunk_tokens=tokens)
+    if settings.max_batch_tokens:
+        limits = replace(limits, max_padded_tokens=settings.max_batch_tokens)
+    if settings.max_chunk:
+        limits = replace(limits, max_chunk=min(settings.max_chunk, limits.max_chunk))
+    return limits
