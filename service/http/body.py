@@ -62,18 +62,18 @@ class Bodies:
     async def _read(self, request: Request, taken: list[int]) -> bytes:
         limits = self._limits
         unpack = _Unpacker(request, limits.max_bytes)
-        declared = _declared_bytes(request)
+        declared, chunks = _declared_bytes(request), request.stream()
         if declared > limits.max_bytes:
-            raise await self._too_long(request, declared)
+            raise await self._too_long(chunks, declared, "expect" not in request.headers)
         parts: list[bytes] = []
         start, received = time.monotonic(), 0
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(limits.timeout_s) as timeout:
-                async for chunk in request.stream():
+                async for chunk in chunks:
                     received += len(chunk)
                     if received > limits.max_bytes:
-                        raise await self._too_long(request, received)
+                        raise await self._too_long(chunks, received, True)
                     part = unpack(chunk)
                     self._take(len(part))
                     taken.append(len(part))
@@ -93,14 +93,14 @@ class Bodies:
             raise HttpError(503, full, close=True, headers={"retry-after": "1"})
         self.held += num_bytes
 
-    async def _too_long(self, request: Request, got: int) -> HttpError:
+    async def _too_long(self, chunks: AsyncIterator[bytes], got: int, is_coming: bool) -> HttpError:
         """Read on for a while, or the sender would find its connection reset and never see the answer."""
         limits = self._limits
-        if "expect" not in request.headers:
+        if is_coming:
             discarded = 0
             try:
                 async with asyncio.timeout(limits.timeout_s):
-                    async for chunk in request.stream():
+                    async for chunk in chunks:
                         discarded += len(chunk)
                         if discarded > MAX_DISCARDED * limits.max_bytes:
                             break

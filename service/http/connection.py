@@ -93,6 +93,8 @@ class Connection(H11Protocol):
         super().on_response_complete()
         if self.transport.is_closing():
             self._expect_reading()
+        elif not self._busy and self.conn.trailing_data[0]:  # a part of the next head came early
+            self._expect_head()
 
     def timeout_keep_alive_handler(self) -> None:
         """End a connection that has been idle for too long."""

@@ -38,8 +38,8 @@ async def test_a_caller_that_calls_itself_something_impossible_is_refused(tmp_pa
 
 async def test_what_is_asked_for_comes_and_nothing_else(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
-        asked = {"outputs": [{"name": "count"}, {"name": "total_out"}]}
-        _, answer = await world.infer(step([1], start=True, **asked))
+        asked = [{"name": "count"}, {"name": "total_out"}]
+        _, answer = await world.infer(step([1], start=True, outputs=asked))
         names = [(tensor["name"], tensor["datatype"], tensor["shape"]) for tensor in answer["outputs"]]
         assert names == [("count", "INT64", [1]), ("total_out", "FP32", [1, 1])]
         assert output(answer, "total_out") == [INITIAL_TOTAL + 1]

@@ -1,0 +1,300 @@
+"""What a connection may cost: slow, silent, greedy and vanishing callers, and the end of the service."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.http import body as body_module
+from service.http import server as server_module
+from tests.service.http.world import PATIENCE_S, SUM, World, output, serving, step
+from tests.service.tensor_models import INITIAL_TOTAL
+
+Reader = asyncio.StreamReader
+
+
+def post(body: Any, path: str = f"/v2/models/{SUM}/infer", **headers: str) -> bytes:
+    """The bytes of a request."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: x",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
+    if "transfer_encoding" not in headers and "content_length" not in headers:
+        lines.append(f"Content-Length: {len(data)}")
+    return "\r\n".join([*lines, "", ""]).encode() + data
+
+
+async def answer(reader: Reader) -> tuple[int, Any]:
+    """One answer, and its JSON."""
+    async with asyncio.timeout(PATIENCE_S):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        (length,) = (int(line.partition(":")[2]) for line in head if line.startswith("content-length:"))
+        data = await reader.readexactly(length)
+    return int(head[0].split()[1]), json.loads(data) if data else None
+
+
+async def ended(reader: Reader) -> bytes:
+    """What comes until the other side ends the connection."""
+    async with asyncio.timeout(PATIENCE_S):
+        try:
+            return await reader.read(-1)
+        except ConnectionResetError:
+            return b""
+
+
+async def arrived(world: World) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await world.gate.arrived.wait()
+    world.gate.arrived.clear()
+
+
+async def cancelled(world: World) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        await world.gate.told.wait()
+
+
+async def test_a_caller_that_goes_cancels_its_request_and_its_sequence(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        await world.infer(step([1], start=True))
+        world.gate.shut = True
+        _, writer = await world.knock()
+        writer.write(post(step([2])))
+        await arrived(world)
+        assert world.server.in_flight == 1
+        writer.close()
+        await cancelled(world)
+        world.gate.open()
+        status, gone = await world.infer(step([3]))
+        assert status == 400 and "START flag" in gone["error"]
+        assert world.server.in_flight == 0 and world.core.num_sequences == 0
+
+
+async def test_requests_on_one_connection_are_answered_in_order(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        reader, writer = await world.knock()
+        writer.write(b"".join(post(step([value], start=value == 1)) for value in (1, 2, 3, 4)))
+        totals = [output((await answer(reader))[1], "total") for _ in range(4)]
+        assert totals == [[INITIAL_TOTAL + total] for total in (1, 3, 6, 10)]
+        writer.close()
+
+
+async def test_a_head_that_never_ends_ends_the_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HEAD_TIMEOUT_S", 0.05)
+    async with serving(tmp_path) as world:
+        for begun in (b"", b"GET /v2 HT", post(step([1], start=True)) + b"GET /v2"):
+            reader, writer = await world.knock()
+            writer.write(begun)
+            if begun.startswith(b"POST"):
+                assert (await answer(reader))[0] == 200
+            assert await ended(reader) == b""
+            writer.close()
+
+
+async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+    async with serving(tmp_path, slow_reader_timeout_s=0.1) as world:
+        reader, writer = await world.knock()
+        writer.write(post(b"{", content_length="1000"))
+        status, told = await answer(reader)
+        assert status == 408 and told["error"] == "expected the whole body within 0.1 s, got 1 bytes"
+        assert await ended(reader) == b""
+        writer.close()
+
+
+async def test_a_body_may_take_longer_while_it_comes_fast_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(body_module, "LEAST_BYTES_PER_S", 1)
+    async with serving(tmp_path, slow_reader_timeout_s=0.2) as world:
+        reader, writer = await world.knock()
+        request = post(step([1], start=True))
+        writer.write(request[:-10])
+        await writer.drain()
+        assert await asyncio.wait_for(world.get("/v2/health/live"), PATIENCE_S) == (200, {"live": True})
+        await asyncio.sleep(0.4)  # longer than the time that a body without bytes would have
+        writer.write(request[-10:])
+        assert (await answer(reader))[0] == 200
+        writer.close()
+
+
+async def test_who_uploads_too_much_gets_to_read_why(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_message_bytes=1024) as world:
+        reader, writer = await world.knock()
+        writer.write(post(bytes(3000)))
+        status, told = await answer(reader)
+        assert (status, told["error"]) == (413, "expected a body of at most 1024 bytes, got 3000 or more")
+        assert await ended(reader) == b""
+        writer.close()
+        reader, writer = await world.knock()
+        chunks = b"".join(b"%x\r\n%s\r\n" % (500, bytes(500)) for _ in range(4)) + b"0\r\n\r\n"
+        writer.write(post(chunks, transfer_encoding="chunked"))
+        assert (await answer(reader))[0] == 413
+        writer.close()
+
+
+async def test_who_asks_before_uploading_too_much_need_not_upload(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_message_bytes=1024) as world:
+        reader, writer = await world.knock()
+        writer.write(post(b"", content_length="3000", expect="100-continue"))
+        assert (await answer(reader))[0] == 413
+        assert await ended(reader) == b""
+        writer.close()
+
+
+async def test_bodies_in_chunks_are_read(tmp_path: Path) -> None:
+    data = json.dumps(step([4], start=True)).encode()
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (data[:7], data[7:])) + b"0\r\n\r\n"
+    async with serving(tmp_path) as world:
+        reader, writer = await world.knock()
+        writer.write(post(chunks, transfer_encoding="chunked"))
+        status, told = await answer(reader)
+        assert status == 200 and output(told, "total") == [INITIAL_TOTAL + 4]
+        writer.close()
+
+
+async def test_what_is_not_http_is_told_so(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        for garbage in (
+            b"\x16\x03\x01\x02\x00\x01\x00\n\r\n\r\n",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000,
+        ):
+            reader, writer = await world.knock()
+            writer.write(garbage)
+            status, told = await answer(reader)
+            assert status == 400 and "error" in told
+            assert await ended(reader) == b""
+            writer.close()
+
+
+async def test_a_body_that_breaks_off_into_garbage_is_the_end_of_its_request(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        reader, writer = await world.knock()
+        writer.write(post(b'5\r\n{"inp\r\nnonsense\r\n', transfer_encoding="chunked"))
+        assert (await answer(reader))[0] == 400
+        assert await ended(reader) == b""
+        writer.close()
+        assert (await world.get("/v2/health/live"))[0] == 200
+        assert world.server.in_flight == 0
+
+
+async def test_of_too_many_connections_an_idle_one_gives_way(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_calls=2) as world:  # and four connections
+        idle = [await world.knock() for _ in range(4)]
+        for reader, writer in idle:
+            writer.write(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await answer(reader))[0] == 200
+        reader, writer = await world.knock()
+        writer.write(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await answer(reader))[0] == 200
+        assert await ended(idle[0][0]) == b""
+        idle[1][1].write(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await answer(idle[1][0]))[0] == 200
+        for _, each in (*idle, (reader, writer)):
+            each.close()
+
+
+async def test_more_requests_than_may_be_answered_at_a_time_are_refused_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_calls=1) as world:
+        world.gate.shut = True
+        waiting = asyncio.ensure_future(world.infer(step([1], start=True)))
+        await arrived(world)
+        status, told = await world.get("/v2")
+        assert status == 503 and told["error"] == "expected at most 1 requests at a time, got one more"
+        world.gate.open()
+        assert (await waiting)[0] == 200
+        assert (await world.get("/v2"))[0] == 200
+
+
+async def test_more_bytes_than_may_be_held_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "LEAST_HELD_BYTES", 0)
+    async with serving(tmp_path, max_message_bytes=1024) as world:  # and twice as much in all
+        world.gate.shut = True
+        big = {"pad": "x" * 700}
+        waiting = []
+        for sequence in (1, 2):
+            waiting.append(asyncio.ensure_future(world.infer({**step([1], sequence, start=True), **big})))
+            await arrived(world)
+        status, told = await world.infer({**step([1], 3, start=True), **big})
+        assert status == 503 and told["error"] == "expected at most 2048 bytes of requests at a time, got more"
+        world.gate.open()
+        assert [(await answered)[0] for answered in waiting] == [200, 200]
+        assert (await world.infer({**step([1], 3, start=True), **big}))[0] == 200
+
+
+async def test_who_does_not_read_its_answer_is_cut_off(tmp_path: Path) -> None:
+    """The answer is too large for the buffers between, so that it has to be waited for."""
+    async with serving(tmp_path, ["uint8"], slow_reader_timeout_s=0.3, max_message_bytes=2**26) as world:
+        size = 2**25
+        header = {
+            "inputs": [
+                {"name": "x", "datatype": "UINT8", "shape": [1, size], "parameters": {"binary_data_size": size}}
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+        text = json.dumps(header).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port, limit=1)
+        path = "/v2/models/same-uint8/infer"
+        writer.write(post(text + bytes(size), path, inference_header_content_length=str(len(text))))
+        with pytest.raises(ValueError, match="limit"):  # the head has come; the rest waits
+            await reader.readline()
+        while world.server.in_flight:  # not one byte of the rest is read
+            await asyncio.sleep(0.01)
+        assert (await world.get("/v2/health/live"))[0] == 200
+        writer.close()
+
+
+async def test_the_service_ends_when_what_it_has_begun_is_answered(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.gate.shut = True
+        waiting = asyncio.ensure_future(world.infer(step([1], start=True)))
+        await arrived(world)
+        other, writer = await world.knock()
+        stopping = asyncio.ensure_future(world.server.stop())
+        writer.write(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await answer(other) == (400, {"ready": False})
+        status, told = await world.infer(step([1], 2, start=True))
+        assert status == 503 and told["error"].startswith("Server is stopping")
+        assert not stopping.done()
+        world.gate.open()
+        assert output((await waiting)[1], "total") == [INITIAL_TOTAL + 1]
+        assert await asyncio.wait_for(stopping, PATIENCE_S) is True
+        assert await ended(other) == b""
+        with pytest.raises(OSError):
+            await world.knock()
+        writer.close()
+
+
+async def test_what_takes_longer_than_the_end_may_is_told_so(tmp_path: Path) -> None:
+    async with serving(tmp_path, drain_timeout_s=0.05) as world:
+        world.gate.shut = True
+        waiting = asyncio.ensure_future(world.infer(step([1], start=True)))
+        await arrived(world)
+        assert await asyncio.wait_for(world.server.stop(), PATIENCE_S) is False
+        status, told = await waiting
+        assert status == 503 and told["error"] == "the service shut down before the answer was ready"
+        assert world.gate.cancelled
+
+
+async def test_a_second_server_on_the_port_is_an_error(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        settings = world.server._settings.model_copy(update={"http_port": world.port})
+        other = server_module.HttpServer(settings, world.core, world.regions)
+        with pytest.raises(OSError, match=f"127.0.0.1:{world.port}: expected an address to listen on"):
+            await other.start()
+        await other.stop(linger_s=0)
+
+
+async def test_no_connection_is_remembered(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        for _ in range(3):
+            reader, writer = await world.knock()
+            writer.write(b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            await answer(reader)
+            assert await ended(reader) == b""
+            writer.close()
+        connections = world.server._connections
+        assert not connections.state.connections and not connections.idle
