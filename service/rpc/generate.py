@@ -11,8 +11,8 @@ from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority, real, whole
 from service.rpc.detokenize import Detokenizer
 from service.rpc.reference import find_model_for, reference
-from service.rpc.text import begin_id, encode
 from service.rpc.transduce import FINISH, output_limit
+from service.text import begin_id, encode
 
 MAX_TEMPERATURE = 10.0
 MAX_REPETITION_PENALTY = 10.0

@@ -12,7 +12,7 @@ from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority
 from service.rpc.reference import find_model_for, reference
 from service.rpc.tag import check_count
-from service.rpc.text import encode, scored_ids
+from service.text import encode, scored_ids
 
 OUTPUT = "target_log_probs"
 

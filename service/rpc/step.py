@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.errors import InvalidInput
 from service.models import LiveModel
-from service.rpc.text import step_ids, tagger_arrays
+from service.text import step_ids, tagger_arrays
 
 StepInputs = Mapping[str, Sequence[int] | Sequence[Sequence[int]]]
 

@@ -13,7 +13,7 @@ from service.models import LiveModel, Models
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority
 from service.rpc.reference import find_model_for
-from service.rpc.text import tagger_arrays
+from service.text import tagger_arrays
 
 _OUTPUTS = ("emissions",)
 

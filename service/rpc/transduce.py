@@ -10,7 +10,7 @@ from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority, real, whole
 from service.rpc.detokenize import Detokenizer
 from service.rpc.reference import find_model_for, reference
-from service.rpc.text import encode
+from service.text import encode
 
 MAX_LENGTH_PENALTY = 2.0
 FINISH = {"end": pb.FINISH_REASON_END, "length": pb.FINISH_REASON_LENGTH}

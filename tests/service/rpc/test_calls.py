@@ -9,7 +9,7 @@ import pytest
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import Decode, Generate, Priority, Request, RunSequence
 from service.rpc.score import text_score
-from service.rpc.text import tagger_arrays
+from service.text import tagger_arrays
 from tests.service.rpc.fake_engine import run_sequence
 from tests.service.rpc.refusal import drained
 from tests.service.rpc.world import World, lowercased
