@@ -10,9 +10,9 @@ its state in and out. A tagger that sees whole sentences becomes a model without
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from export.manifest import Manifest, StateSpec
 from export.triton.config import Config, State, Tensor
 from export.triton.errors import TritonError
 from export.triton.signature import signature
-from export.triton.unpool import ExplicitState, start_from_zeros, unpool
+from export.triton.unpool import start_from_zeros, unpool
 
 # Rows of one run where the model sets no bound.
 MAX_BATCH_SIZE: Final = 64
@@ -56,19 +56,21 @@ def write_repository(bundle: Path, directory: Path) -> TritonModel:
         TritonError: The model cannot be expressed there, or the directory has another model of that name and version.
     """
     manifest = load_manifest(bundle)
-    model, explicit, notes = _graph(bundle, manifest)
+    model, states, notes = _graph(bundle, manifest)
     inputs, outputs = signature(model)
-    batched = _is_batched(manifest, inputs, outputs)
-    if not batched:
+    max_batch_size = _max_batch_size(manifest, inputs, outputs)
+    if not max_batch_size:
         notes += ("it is not batched: runs of the reference server take the step of one sequence at a time",)
-    names = {name for state in explicit for name in (state.input, state.output)}
+        model, states = _whole(bundle, manifest, model, states)
+        inputs, outputs = signature(model)
+    names = {name for state in states for name in (state.input, state.output)}
     files = _initial_files(bundle, manifest)
     config = Config(
         name=manifest.name,
-        max_batch_size=_max_rows(manifest) if batched else 0,
+        max_batch_size=max_batch_size,
         inputs=tuple(tensor for tensor in inputs if tensor.name not in names),
         outputs=tuple(tensor for tensor in outputs if tensor.name not in names),
-        states=tuple(_state(state, batched, state.spec.name in files) for state in explicit),
+        states=states,
     )
     if not config.inputs or not config.outputs:
         raise TritonError(f"model {manifest.name}: expected inputs and outputs besides its states, got none")
@@ -83,17 +85,17 @@ def write_repository(bundle: Path, directory: Path) -> TritonModel:
     return TritonModel(directory / manifest.name, notes)
 
 
-def _graph(bundle: Path, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[ExplicitState, ...], tuple[str, ...]]:
-    """The graph to write, its states, and what is lost."""
+def _graph(bundle: Path, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[State, ...], tuple[str, ...]]:
+    """The graph with its rows first, its states, and what is lost."""
     if manifest.memories:
         raise TritonError(
             f"model {manifest.name}: expected states of a fixed size, got an attention memory, which grows with the "
             "source, and a search that runs several rows of a request: the reference server's sequences have neither"
         )
-    pooled = tuple(state for state in manifest.states if state.pool_input is not None)
     if "step" in manifest.graphs:
         model = onnx.load_model(bundle / manifest.graphs["step"].file)
-        return *unpool(model, pooled), ()
+        model, explicit = unpool(model, (state for state in manifest.states if state.pool_input is not None))
+        return model, tuple(_state(s.spec, s.input, s.output, s.shape) for s in explicit), ()
     if "run" in manifest.graphs:
         return onnx.load_model(bundle / manifest.graphs["run"].file), (), ()
     spec = manifest.graphs["sequence"]
@@ -103,11 +105,36 @@ def _graph(bundle: Path, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[Exp
     return model, (), lost if manifest.crf_file else ()
 
 
-def _is_batched(manifest: Manifest, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> bool:
-    """Whether all that a run takes and gives has rows first, and any number of them."""
-    if _max_rows(manifest) == 1:
-        return False
-    return all(tensor.shape and tensor.shape[0] == -1 for tensor in (*inputs, *outputs)) and not _shared(manifest)
+def _whole(
+    bundle: Path, manifest: Manifest, model: onnx.ModelProto, states: tuple[State, ...]
+) -> tuple[onnx.ModelProto, tuple[State, ...]]:
+    """The graph and states of a model that runs one row at a time, the batch axis being a size like any other.
+
+    That is the original as it came, but where one of its states is a single number, which is no state there.
+    """
+    if manifest.imported is None or not all(_original_shape(spec) for spec in manifest.states):
+        return model, tuple(replace(state, dims=(1, *state.dims)) for state in states)
+    original = onnx.load_model(bundle / manifest.imported.original)
+    return original, tuple(
+        _state(spec, str(spec.sequence_input), str(spec.sequence_output), _original_shape(spec))
+        for spec in manifest.states
+    )
+
+
+def _original_shape(spec: StateSpec) -> tuple[int, ...]:
+    """What the original takes as the state of one row."""
+    if spec.batch_axis is None:
+        return spec.shape
+    return *spec.shape[: spec.batch_axis], 1, *spec.shape[spec.batch_axis :]
+
+
+def _max_batch_size(manifest: Manifest, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> int:
+    """Rows of a run; 0 where not all that it takes and gives has rows first, and any number of them."""
+    rows = MAX_BATCH_SIZE
+    if manifest.imported is not None and manifest.imported.max_rows is not None:
+        rows = min(rows, manifest.imported.max_rows)
+    free = all(tensor.shape and tensor.shape[0] == -1 for tensor in (*inputs, *outputs))
+    return rows if free and rows > 1 and not _shared(manifest) else 0
 
 
 def _shared(manifest: Manifest) -> tuple[str, ...]:
@@ -120,20 +147,8 @@ def _shared(manifest: Manifest) -> tuple[str, ...]:
     return tuple(tensor.name for tensor in own if not tensor.shape or tensor.shape[0] != _ROWS)
 
 
-def _max_rows(manifest: Manifest) -> int:
-    if manifest.imported is None or manifest.imported.max_rows is None:
-        return MAX_BATCH_SIZE
-    return min(MAX_BATCH_SIZE, manifest.imported.max_rows)
-
-
-def _state(state: ExplicitState, batched: bool, from_file: bool) -> State:
-    return State(
-        input=state.input,
-        output=state.output,
-        dtype=state.spec.dtype,
-        dims=state.shape if batched else (1, *state.shape),
-        initial_file=state.spec.name if from_file else None,
-    )
+def _state(spec: StateSpec, source: str, target: str, dims: tuple[int, ...]) -> State:
+    return State(source, target, spec.dtype, dims, initial_file=spec.name if spec.initial == "file" else None)
 
 
 def _initial_files(bundle: Path, manifest: Manifest) -> dict[str, bytes]:

@@ -76,9 +76,15 @@ def _unpool_state(graph: onnx.GraphProto, state: StateSpec) -> ExplicitState:
     graph.node.remove(scatters[0])
     _remove(graph.input, (pool,))
     _remove(graph.output, (result,))
-    taken = _names(graph)
-    source = _free_name(state.sequence_input or state.name, taken - {rows})
-    target = _free_name(state.sequence_output or f"{state.name}_out", (taken | {source}) - {new_rows})
+    source, target = state.sequence_input or state.name, state.sequence_output or f"{state.name}_out"
+    outside = {value.name for value in (*graph.input, *graph.output)}
+    if taken := {source, target} & outside or (source == target and {source}):
+        raise TritonError(f"state {state.name}: expected names that are free, got {sorted(taken)}")
+    # Inside, the original may go by the very names, in the layout that it has.
+    if rows != source:
+        _rename(graph, source)
+    if new_rows != target:
+        _rename(graph, target)
     _join(graph, source, rows, [-1] if not state.shape else None, first=True)
     _join(graph, new_rows, target, [-1, 1] if not state.shape else None, first=False)
     shape: list[int | str | None] = ["B", *(state.shape or (1,))]
@@ -138,12 +144,18 @@ def _ints(name: str, values: list[int]) -> onnx.NodeProto:
 def reads(node: onnx.NodeProto) -> set[str]:
     """Names that a node reads, those that its bodies may take from around them included."""
     found = {name for name in node.input if name}
-    for attribute in node.attribute:
-        for body in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            found |= {value.name for value in body.output}
-            for inner in body.node:
-                found |= reads(inner)
+    for body in _bodies(node):
+        found |= {value.name for value in body.output}
+        for inner in body.node:
+            found |= reads(inner)
     return found
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
@@ -173,8 +185,29 @@ def _free_name(base: str, taken: set[str]) -> str:
     name, number = base, 0
     while name in taken:
         number += 1
-        name = f"{base}_rows{number if number > 1 else ''}"
+        name = f"{base}_{number}"
     return name
+
+
+def _rename(graph: onnx.GraphProto, old: str) -> None:
+    """Call a value inside a graph something else, so that its name is free."""
+    new = _free_name(f"{old}_inside", _names(graph))
+    for tensor in graph.initializer:
+        tensor.name = new if tensor.name == old else tensor.name
+    _rename_in_nodes(graph, old, new)
+
+
+def _rename_in_nodes(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+        for body in _bodies(node):
+            own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+            if old in own.union(*(inner.output for inner in body.node)):
+                continue  # what it calls so is its own
+            for value in body.output:
+                value.name = new if value.name == old else value.name
+            _rename_in_nodes(body, old, new)
 
 
 def _remove(values: "_Values", names: Iterable[str]) -> None:
