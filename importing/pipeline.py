@@ -12,6 +12,7 @@ from export.publish import publish, staging
 from importing.analysis import analyse, make_search
 from importing.checks import Check, check
 from importing.errors import ImportRefused
+from importing.finding import find_pairs
 from importing.hints import compared_values, index_ranges
 from importing.layout import Layout
 from importing.options import parse_state
@@ -49,6 +50,7 @@ def import_model(
     *,
     name: str | None = None,
     states: Sequence[StateOption | str] = (),
+    stateless: bool = False,
     lengths: str | None = None,
     examples: Mapping[str, float] | None = None,
     allow_external: bool = False,
@@ -63,6 +65,7 @@ def import_model(
         repository: Where bundles live; made if need be.
         name: Of the model; the file's own without one.
         states: All of its states, as `StateOption` or as `--state` has them; none: found where they can be.
+        stateless: Whether it has no states, whatever its inputs look like.
         lengths: Of a stateless model, the input that says how long each row is.
         examples: By name of a free size or of an input that all rows share, what works.
         allow_external: Whether weights may lie in other files of the model's folder.
@@ -76,11 +79,15 @@ def import_model(
     """
     name = default_name(file) if name is None else name
     check_name(name)
+    if states and stateless:
+        raise ImportRefused(f"expected states or none, got --stateless and {len(states)} states")
     options = [parse_state(state) if isinstance(state, str) else state for state in states]
     on_progress(f"reading {file}")
     model = read_model(file, allow_external, allow_custom)
     signature = read_signature(model, frozenset(option.input for option in options))
     pairs = tuple(Pair(option.input, option.output, "given") for option in options)
+    if not (pairs or stateless):
+        pairs = find_pairs(model, signature)
     check_pairs(signature, pairs)
     initial = {option.input: option.initial for option in options if option.initial is not None}
     original = Original(signature, Session(model), pairs, initial)

@@ -23,7 +23,7 @@ _SIZES: Final = (
     512, 576, 640, 768, 800, 960, 1024, 1280, 1536, 1600, 1920, 2048, 3200, 4000, 4096, 8000, 16000,
 )  # fmt: skip
 _SHARED: Final[Mapping[str, tuple[float, ...]]] = {"int": (1, 0, 16000, 8000), "float": (1.0, 0.0), "bool": (1, 0)}
-_MOST_RUNS: Final = 400
+_MOST_RUNS: Final = 2000
 _MOST_S: Final = 60.0
 _STEPS: Final = 2
 
@@ -56,8 +56,9 @@ class Search:
         """Find conditions under which one row can take steps; None where none of those tried do."""
         shared = [value for value in self._original.own_inputs if is_shared(value, guess, batched)]
         names = self.free_names(guess)
-        for sizes in self._sizes(names):
-            for values in itertools.product(*[self._shared_values(value) for value in shared]):
+        # A value that the graph itself names matters more than a size that happens to work without.
+        for values in itertools.product(*[self._shared_values(value) for value in shared]):
+            for sizes in self._sizes(names):
                 conditions = Conditions(
                     guess, batched, sizes, {v.name: _fill(v, sizes, x) for v, x in zip(shared, values, strict=True)}
                 )

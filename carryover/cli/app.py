@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from carryover.cli import bench, call, demo, evaluate, export, models, serve, train
+from carryover.cli import bench, call, demo, evaluate, export, import_onnx, models, serve, train
 from carryover.cli.errors import INTERRUPTED, report
 from carryover.cli.help import flow
 
 HELP = """Train recurrent sequence models, export them to ONNX, serve them over gRPC with their state kept in place.
 
 The road: train CONFIG, export RUN --repository DIR, serve --repository DIR, call MODEL TEXT. `carryover demo` goes
-down all of it with real data in a few minutes.
+down all of it with real data in a few minutes. A model from elsewhere joins it with import-onnx FILE --repository DIR.
 
 Exit status: 0 done, 1 failed (one line on standard error says why), 2 wrong usage, 130 interrupted.
 """
@@ -53,7 +53,7 @@ def carryover(
     """Take the options that come before the command; see HELP."""
 
 
-for module in (demo, train, evaluate, export, serve, call, models, bench):
+for module in (demo, train, evaluate, export, import_onnx, serve, call, models, bench):
     module.register(app)
 
 
