@@ -149,6 +149,12 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=8.0, ge=0, le=3600, description="seconds that running requests get to finish after SIGTERM"
     )
+    drain_idle_s: float = Field(
+        default=1.0,
+        ge=0,
+        le=3600,
+        description="seconds without a request after which sessions and sequences are not waited for after SIGTERM",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
 
     @field_validator("load_models", mode="before")

@@ -39,7 +39,7 @@ def serving(repository: Path, environment: Mapping[str, str] | None = None) -> I
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "CARRYOVER_HTTP": "false", **(environment or {})},
         start_new_session=True,  # Ctrl-C is for the command, which then stops the service
     )
     log: deque[str] = deque(maxlen=20)

@@ -10,6 +10,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos.carryover.v1 import carryover_pb2 as pb
+from service.listening import check_address
 from service.models import Models
 from service.oip.core import Core
 from service.oip.shared_memory import Regions
@@ -56,6 +57,7 @@ class RpcServer:
         self._boundary = Boundary(settings.max_calls)
         self._health = health.aio.HealthServicer()
         self._models = models
+        self._told: set[str] = set()  # of what health has told something
         options = [
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.max_send_message_length", -1),  # answers are bounded by the limits on what was asked
@@ -85,9 +87,10 @@ class RpcServer:
                 port = self._server.add_insecure_port(address)
             else:
                 port = self._server.add_secure_port(address, credentials)
-        except RuntimeError as error:
+        except RuntimeError:  # its text is gRPC's own, and does not say why
+            check_address(self._settings.host, self._settings.port)
             expected = "an address to listen on" + ("" if credentials is None else ", and PEM files for TLS")
-            raise OSError(f"{address}: expected {expected}, got: {error}") from None
+            raise OSError(f"{address}: expected {expected}, got something else") from None
         await self._server.start()
         await self.tell_health()
         return int(port)

@@ -21,6 +21,7 @@ async def session(
     try:
         outbox = Outbox(settings.max_requests_in_flight_per_stream)
         commands = SessionCommands(models, settings, caller, draining, outbox, deadline_s(context))
-        await Stream(commands, outbox, settings.slow_reader_timeout_s, draining, context).serve()
+        patience_s, quiet_s = settings.slow_reader_timeout_s, settings.drain_idle_s
+        await Stream(commands, outbox, patience_s, draining, context, quiet_s).serve()
     finally:
         callers.leave(caller)

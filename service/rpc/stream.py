@@ -42,17 +42,26 @@ class Stream:
         patience_s: Seconds that the caller may take to read a message.
         draining: Set once the service admits nothing new.
         context: gRPC's stream.
+        quiet_s: Seconds without a message after which, once nothing new is admitted, what is open does not count.
     """
 
     def __init__(
-        self, commands: Commands, outbox: Outbox, patience_s: float, draining: asyncio.Event, context: Context
+        self,
+        commands: Commands,
+        outbox: Outbox,
+        patience_s: float,
+        draining: asyncio.Event,
+        context: Context,
+        quiet_s: float = 0.0,
     ) -> None:
         self._commands = commands
         self._outbox = outbox
         self._patience_s = patience_s
         self._draining = draining
         self._context = context
+        self._quiet_s = quiet_s
         self._loop = asyncio.get_running_loop()
+        self._num_read = 0  # messages
         self._read_all = False
         self._writing_since_s: float | None = None  # on the loop's clock
         self._watch: asyncio.TimerHandle | None = None
@@ -98,6 +107,7 @@ class Stream:
                 return
             if isinstance(message, Malformed):
                 raise message.error()
+            self._num_read += 1
             turn = TURN_COMMANDS
             for command in self._commands_of(message):
                 if outbox.full:
@@ -146,9 +156,14 @@ class Stream:
             ShuttingDown: Always, when it is time.
         """
         await self._draining.wait()
+        num_read, quiet_since_s = self._num_read, self._loop.time()
         while self._outbox.in_flight or self._commands.has_open:
+            if self._outbox.in_flight or self._num_read != num_read:
+                num_read, quiet_since_s = self._num_read, self._loop.time()
+            elif self._loop.time() >= quiet_since_s + self._quiet_s:  # whoever has it open is not in its middle
+                break
             await asyncio.sleep(DRAIN_POLL_S)
-        raise ShuttingDown("the service is shutting down and this stream has nothing open")
+        raise ShuttingDown("the service is shutting down and this stream has nothing open, or nothing to do")
 
     async def _first_of(self, parts: Iterable[asyncio.Task[None]]) -> None:
         """Wait until one of some parts has ended, well or not.

@@ -113,7 +113,10 @@ with serving(Path("repository")) as address, Client(address) as client:
 
 def test_ctrl_c_stops_the_service_in_order(spelling: Home) -> None:
     command = [sys.executable, "-u", "-m", "carryover", "serve", "--repository", "repository", "--port", "0"]
-    process = subprocess.Popen(command, cwd=spelling.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "CARRYOVER_HTTP_PORT": "0"}
+    process = subprocess.Popen(
+        command, cwd=spelling.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline().startswith("serving on 127.0.0.1:")
     process.send_signal(signal.SIGINT)

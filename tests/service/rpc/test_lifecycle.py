@@ -1,6 +1,7 @@
 """Health, reflection, cancelling, deadlines and the orderly end."""
 
 import asyncio
+import re
 import socket
 import time
 from pathlib import Path
@@ -177,6 +178,37 @@ async def test_draining_ends_a_stream_whose_last_session_expires() -> None:
         assert (await refusal(stream.read())).reason == "SHUTTING_DOWN"
 
 
+async def test_draining_does_not_wait_for_sessions_that_nobody_steps() -> None:
+    async with serving(drain_timeout_s=30, drain_idle_s=0.2) as world:
+        idle: Any = world.stub.Session()
+        await idle.write(message(1, open=opening("lm")))
+        await only(idle)
+        busy: Any = world.stub.Session()
+        await busy.write(message(1, open=opening("lm")))
+        session = (await only(busy)).opened.session_id
+        engine = world.engines["lm"]
+        engine.hold = True
+        step = pb.StepSession(session_id=session, token_ids=[4])
+        await busy.write(message(2, step=step))
+        await wait_until(lambda: len(engine.held) == 1)
+        before = time.monotonic()
+        stopping = asyncio.create_task(world.server.stop())
+        assert (await refusal(idle.read())).reason == "SHUTTING_DOWN"
+        assert 0.15 < time.monotonic() - before < 5
+        assert not stopping.done()  # what is in flight is waited for, however long it takes
+        engine.hold = False
+        engine.release(next(iter(engine.held)))
+        assert (await only(busy)).stepped.num_steps == 1
+        for num_steps in range(2, 40):  # one at a time, each soon after the other, for longer than an idle one has
+            await busy.write(message(num_steps + 1, step=step))
+            assert (await only(busy)).stepped.num_steps == num_steps
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - before > 0.4
+        assert (await refusal(busy.read())).reason == "SHUTTING_DOWN"
+        assert await stopping is True
+        assert time.monotonic() - before < 10
+
+
 async def test_a_watch_of_the_health_does_not_hold_up_the_end() -> None:
     async with serving(drain_timeout_s=10) as world:
         stub: Any = health_pb2_grpc.HealthStub(world.channel)
@@ -226,5 +258,6 @@ async def test_tls_files_that_are_none_are_an_error(tmp_path: Path, world: World
 
 async def test_a_port_in_use_is_an_error(world: World) -> None:
     second = RpcServer(Settings.model_validate({"port": world.port}), world.models)
-    with pytest.raises(OSError, match=f"127.0.0.1:{world.port}: expected an address to listen on"):
+    expected = f"127.0.0.1:{world.port}: expected an address to listen on, got: Address already in use"
+    with pytest.raises(OSError, match=f"^{re.escape(expected)}$"):
         await second.start()
