@@ -158,6 +158,7 @@ class Answer(asyncio.Future[InferResponse]):
             assert outcome is not None
             self._served.statistics.failed(took_ns)
             self.set_exception(outcome)
+            self.exception()  # has been seen: whoever went away in the meantime leaves nothing to warn of
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Stop the work on it. The sequence that it belongs to ends with all that it has pending: it lacks a step."""
