@@ -1,9 +1,6 @@
 """From an opened bundle to a model that answers: its engine, its limits, its way to the event loop."""
 
 import asyncio
-import contextlib
-import ctypes
-import gc
 import logging
 import os
 from collections.abc import Callable
@@ -17,6 +14,7 @@ from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
+from service.memory import give_back
 from service.models import Limits, LiveModel
 from service.repository import ServedModel
 from service.runner import CPU, Runner, RunnerConfig
@@ -71,7 +69,7 @@ class Running:
         """Stop the engine and give back what it took; what has not finished fails with ShuttingDown."""
         await asyncio.to_thread(self.engine.close)
         self.runner.close()
-        await asyncio.to_thread(_give_memory_back)
+        await asyncio.to_thread(give_back)
 
 
 def launch(
@@ -129,15 +127,6 @@ def launch(
         max_batch_rows=batch.max_rows,
     )
     return Running(live, engines[0], runner)
-
-
-def _give_memory_back() -> None:
-    """Return to the system what a version that ended took: by itself the allocator keeps some of it for each."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-    with contextlib.suppress(OSError, AttributeError):  # not every C library has it
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:

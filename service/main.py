@@ -9,7 +9,6 @@ the other models finish what they have, and whoever supervises the process start
 """
 
 import asyncio
-import gc
 import importlib.metadata
 import logging
 import signal
@@ -23,6 +22,7 @@ from export.bundle import BundleError
 from service.control import Control
 from service.http.server import HttpServer
 from service.listening import check_address
+from service.memory import give_back, use_one_heap
 from service.models import Models
 from service.oip.core import Core
 from service.oip.shared_memory import Regions
@@ -45,6 +45,7 @@ def serve(settings: Settings) -> int:
         Exit status: 0 after an orderly end, 1 where it could not start or a model broke (the log says why).
     """
     logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
+    use_one_heap()
     try:
         return uvloop.run(_serve(settings))
     except (BundleError, RunnerError, OSError) as error:
@@ -94,9 +95,8 @@ async def _serve(settings: Settings) -> int:
         doors.append(opened)
         # A runner thread gets the interpreter back from the event loop within this time after each run of a graph.
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        # What has been loaded stays: the collector need not look at it again in the middle of a request.
-        gc.collect()
-        gc.freeze()
+        # What opening took goes back, and the collector need not look at what stays in the middle of a request.
+        give_back()
         await stop.wait()
         for number in SIGNALS:  # a second signal ends the process at once
             loop.remove_signal_handler(number)
