@@ -10,19 +10,21 @@ from typing import Final
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from export.manifest import GraphSpec, ImportedSpec, Manifest, Precision
 from importing.checks import Check
 from importing.errors import ImportRefused
 from importing.layout import Layout
 from importing.names import bodies
+from importing.reading_external import external_files, load_external
 from importing.signature import Array
 
 ORIGINAL_FOLDER: Final = "original"
 ORIGINAL_FILE: Final = "model.onnx"
 INITIAL_STATES_FILE: Final = "initial_states.npz"
 REPORT_FILE: Final = "import.json"
-_MOST_BYTES: Final = 2**31 - 1  # of one protobuf message
+MOST_BYTES: Final = 2**31 - 1  # of one protobuf message
 _PACKAGES: Final = ("carryover", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 _QUANTIZED: Final = frozenset(
     {"ConvInteger", "DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger",
@@ -57,8 +59,8 @@ def write_bundle(
         ImportRefused: The rewritten model is larger than a file may be.
     """
     _copy_original(bundle / ORIGINAL_FOLDER, file, model)
-    if served.ByteSize() > _MOST_BYTES:
-        raise ImportRefused(f"size: expected at most {_MOST_BYTES} bytes with all weights, got {served.ByteSize()}")
+    if served.ByteSize() > MOST_BYTES:
+        raise ImportRefused(f"size: expected at most {MOST_BYTES} bytes with all weights, got {served.ByteSize()}")
     (bundle / graph.file).write_bytes(served.SerializeToString())
     initial = {state.name: state.initial for state in layout.states if state.initial is not None}
     if initial:
@@ -107,9 +109,22 @@ def write_report(bundle: Path, layout: Layout, checks: Sequence[Check]) -> None:
 
 
 def _copy_original(folder: Path, file: Path, model: onnx.ModelProto) -> None:
-    """Copy the file, byte for byte, and what it keeps outside itself."""
+    """Copy the file, byte for byte, and the files that it keeps weights in; check that this is what was read."""
     folder.mkdir()
     shutil.copyfile(file, folder / ORIGINAL_FILE)
+    try:
+        copy = onnx.ModelProto.FromString((folder / ORIGINAL_FILE).read_bytes())
+        for name in external_files(copy):
+            target = folder / name
+            if target.exists():
+                raise ImportRefused(f"external data: expected another name than {ORIGINAL_FILE}, got {name!r}")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file.resolve().parent / name, target)
+        load_external(copy, folder, True, MOST_BYTES)
+    except (DecodeError, OSError) as error:
+        raise ImportRefused(f"{file}: expected the file that was read before, got another: {error}") from None
+    if copy != model:
+        raise ImportRefused(f"{file}: expected the file that was read before, got another: it changed meanwhile")
 
 
 def _write_arrays(path: Path, arrays: dict[str, Array]) -> None:

@@ -14,6 +14,7 @@ USER_ERRORS = frozenset(
         "carryover.client.errors.CarryoverError",
         "export.bundle.BundleError",
         "export.report.ParityError",
+        "export.triton.errors.TritonError",
         "importing.errors.ImportRefused",
         "models.data.errors.DataError",
         "models.training.errors.ConfigError",

@@ -54,6 +54,12 @@ def import_onnx(
             show_default="found",
         ),
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also write it, as it came, to a model repository that Triton Inference Server loads."
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="What is concluded is right; do not ask.")] = False,
     allow_external: Annotated[
         bool, typer.Option("--allow-external", help="Read weights from other files, inside the model's folder.")
@@ -74,6 +80,7 @@ def import_onnx(
         stateless=stateless,
         lengths=lengths,
         examples=dict(parse_example(text) for text in example or ()),
+        triton=triton,
         yes=yes,
         allow_external=allow_external,
         allow_custom=allow_custom,

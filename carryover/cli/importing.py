@@ -11,6 +11,7 @@ from rich.table import Table
 
 from carryover.cli.console import make_console
 from carryover.cli.errors import CommandError
+from export.triton.repository import write_repository
 from importing.checks import Check
 from importing.layout import Layout, StateTensor
 from importing.pipeline import import_model
@@ -25,6 +26,7 @@ def run_import(
     stateless: bool,
     lengths: str | None,
     examples: Mapping[str, float],
+    triton: Path | None,
     yes: bool,
     allow_external: bool,
     allow_custom: bool,
@@ -39,12 +41,14 @@ def run_import(
         stateless: Whether there are none.
         lengths: Input with the length of each row.
         examples: Sizes and values that work.
+        triton: Repository of the reference server to write it to as well.
         yes: Whether not to ask.
         allow_external: Whether weights may lie in other files.
         allow_custom: Whether operators may be custom.
 
     Raises:
         ImportRefused: It cannot be imported.
+        TritonError: It was imported, but cannot be written for the reference server.
         CommandError: States were found and nobody confirmed them.
     """
     console = make_console()
@@ -75,6 +79,11 @@ def run_import(
         on_progress=lambda line: console.print(escape(line), soft_wrap=True),
     )
     console.print(measured(imported.checks))
+    if triton is not None:
+        written = write_repository(imported.folder, triton)
+        console.print(escape(f"wrote {written.folder}"), soft_wrap=True)
+        for note in written.notes:
+            console.print(escape(note), soft_wrap=True)
 
 
 def conclusion(layout: Layout) -> list[Table]:
