@@ -75,6 +75,11 @@ class Answer(asyncio.Future[InferResponse]):
         self._states: SessionState | None = None
         self._failure: ServiceError | None = None
         self._outcome: InferResponse | OipError | None = None
+        served.traffic.last_ns = self._began_ns
+
+    def submitted(self) -> None:
+        """Note that the engine has its work."""
+        self._served.traffic.num_unanswered += 1
 
     @property
     def is_known(self) -> bool:
@@ -151,6 +156,7 @@ class Answer(asyncio.Future[InferResponse]):
         if self.done():
             return
         outcome, took_ns = self._outcome, time.monotonic_ns() - self._began_ns
+        self._served.traffic.num_unanswered -= 1
         if isinstance(outcome, InferResponse):
             self._served.statistics.succeeded(self._prepared.num_rows, took_ns)
             self.set_result(outcome)
@@ -164,6 +170,7 @@ class Answer(asyncio.Future[InferResponse]):
         """Stop the work on it. The sequence that it belongs to ends with all that it has pending: it lacks a step."""
         if not super().cancel(msg):
             return False
+        self._served.traffic.num_unanswered -= 1
         self._served.statistics.failed(time.monotonic_ns() - self._began_ns)
         if self.sequence is None:
             self.stop()

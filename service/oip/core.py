@@ -23,6 +23,7 @@ from service.oip.messages import InferRequest, Parameters
 from service.oip.options import Options, read_options
 from service.oip.sequences import Key, Sequence, Sequences
 from service.oip.served import Served
+from service.oip.statistics import NS_PER_S
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,13 @@ class Core:
     def num_sequences(self) -> int:
         """Sequences that are open, or have answers to give."""
         return len(self._sequences)
+
+    def is_quiet(self, idle_s: float) -> bool:
+        """Whether all requests are answered, and there was none for so many seconds if sequences are open."""
+        traffic = self._directory.traffic
+        if traffic.num_unanswered:
+            return False
+        return not len(self._sequences) or time.monotonic_ns() - traffic.last_ns >= idle_s * NS_PER_S
 
     def drain(self) -> None:
         """Take nothing new from now on; sequences that have begun may go on."""
@@ -123,6 +131,7 @@ class Core:
             served.bridge.submit(prepared.run(work, options.priority, deadline_s), answer)
         except DeadlineExceeded as error:  # it would wait for longer
             raise (OipError("unavailable", REQUEST_TIMEOUT) if has_timeout else to_oip(error)) from None
+        answer.submitted()
         return answer
 
     def _start(self, request: InferRequest, options: Options, key: Key, served: Served, prepared: Prepared) -> Answer:
@@ -168,6 +177,7 @@ class Core:
         return answer
 
     def _submitted(self, answer: Answer, options: Options, sequence: Sequence, prepared: Prepared) -> None:
+        answer.submitted()
         sequence.pending.append(answer)
         if prepared.needs_state:
             export = next_id()

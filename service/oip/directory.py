@@ -5,7 +5,7 @@ from service.models import LiveModel, Models
 from service.oip.control import ModelControl
 from service.oip.errors import OipError
 from service.oip.face import Face
-from service.oip.served import Served
+from service.oip.served import Served, Traffic
 from service.oip.tensor_face import TensorFace
 
 
@@ -15,9 +15,13 @@ class Directory:
     Args:
         models: That are served.
         control: Knows of those that are not, too.
+
+    Attributes:
+        traffic: Of requests to all of them.
     """
 
     def __init__(self, models: Models, control: ModelControl) -> None:
+        self.traffic = Traffic()
         self._models = models
         self._control = control
         self._served: dict[tuple[str, int], Served] = {}
@@ -37,7 +41,7 @@ class Directory:
         if served is not None and served.model is model:
             return served
         self._forget_gone()
-        served = Served(face_of(model))
+        served = Served(face_of(model), self.traffic)
         self._served[name, model.manifest.version] = served
         return served
 

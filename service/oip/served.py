@@ -6,6 +6,21 @@ from service.oip.face import Face
 from service.oip.statistics import Statistics
 
 
+class Traffic:
+    """What is going on in the whole server.
+
+    Attributes:
+        num_unanswered: Requests that have no answer yet.
+        last_ns: When the last request came, on time.monotonic_ns.
+    """
+
+    __slots__ = ("last_ns", "num_unanswered")
+
+    def __init__(self) -> None:
+        self.num_unanswered = 0
+        self.last_ns = 0
+
+
 class Served:
     """What the requests to one version of a model need.
 
@@ -16,14 +31,16 @@ class Served:
         name: Of the model.
         version: As answers tell it.
         statistics: Of its requests.
+        traffic: Of the server.
     """
 
-    __slots__ = ("bridge", "face", "model", "name", "statistics", "version")
+    __slots__ = ("bridge", "face", "model", "name", "statistics", "traffic", "version")
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: Face, traffic: Traffic) -> None:
         self.face = face
         self.model: LiveModel = face.model
         self.bridge: Bridge = face.model.bridge
         self.name = face.model.manifest.name
         self.version = str(face.model.manifest.version)
         self.statistics = Statistics()
+        self.traffic = traffic

@@ -195,6 +195,27 @@ async def test_what_cannot_be_made_an_answer_is_our_own_fault(world: World, monk
         await answer
 
 
+async def test_a_server_is_quiet_when_nothing_is_unanswered_and_open_sequences_say_nothing(world: World) -> None:
+    core, engine = world.core, world.engine
+    assert core.is_quiet(3600)
+    engine.hold = True
+    answers = [core.begin(run()), core.begin(step(1, [1], start=True)), core.begin(step(2, [1], start=True))]
+    await answers[0]
+    assert not core.is_quiet(0)
+    answers[1].cancel()
+    assert not core.is_quiet(0)
+    engine.hold = False
+    engine.release_all()
+    await answers[2]
+    assert core.is_quiet(0)
+    assert not core.is_quiet(3600)
+    await core.begin(step(2, [1], end=True))
+    assert core.is_quiet(3600)
+    engine.refusals = [Overloaded("full", 1)]
+    refusal(world, step(3, [1], start=True))
+    assert core.is_quiet(3600)
+
+
 async def test_the_server_advertises_what_it_has(world: World) -> None:
     metadata = world.core.server_metadata()
     assert (metadata["name"], metadata["version"]) == ("carryover", "1.2.3")
