@@ -328,15 +328,14 @@ class Engine:
             self._roster.check_integrity(len(self._in_flight))
 
     def _publish(self) -> None:
-        events = self._roster.events
+        turn = self._roster.turn
+        events = turn.events
         if not events:
             return
-        self._roster.events = []
         now = self._clock()
-        self._step_pace.note(self._roster.num_stepped, now)
-        self._roster.num_stepped = 0
-        self._work_pace.note(self._roster.num_ended, now)
-        self._roster.num_ended = 0
+        self._step_pace.note(turn.num_stepped, now)
+        self._work_pace.note(turn.num_ended, now)
+        turn.events, turn.num_stepped, turn.num_ended = [], 0, 0
         try:
             self._publish_events(events)
         except Exception:
@@ -370,7 +369,7 @@ class Engine:
     def _count(self) -> None:
         """Tell the inbox and whoever asks for `stats` how things stand; an `EngineStats` is made when asked for."""
         roster = self._roster
-        self._inbox.set_backlog(roster.num_new, roster.num_steps, roster.num_inputs)
+        self._inbox.set_backlog(roster.num_new, roster.num_steps, roster.at_sessions.num_inputs)
         self._counts = (
             roster.num_new + len(self._inbox),
             roster.num_tasks - roster.num_new,
@@ -382,7 +381,7 @@ class Engine:
             roster.sessions.host_bytes,
             roster.sessions.max_host_bytes,
             roster.sessions.num_expired,
-            roster.num_refused + self._inbox.num_refused,
+            roster.turn.num_refused + self._inbox.num_refused,
         )
 
 

@@ -14,18 +14,21 @@ from service.engine.engine import Engine, Plan
 from service.engine.interface import (
     Cancelled,
     Decode,
+    ExportSession,
     Finished,
+    ForkSession,
     Generate,
     OpenSession,
     Priority,
     RunSequence,
     Sampling,
+    SessionState,
     StepSession,
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
-from service.errors import DeadlineExceeded, InternalFailure
+from service.errors import DeadlineExceeded, InternalFailure, SessionNotFound
 from service.runner import Runner
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
@@ -157,6 +160,28 @@ def test_a_request_cancelled_in_flight_keeps_its_slots_until_its_run_is_over(tmp
     assert hand.harness.events == {first: [Cancelled(first)]}
     hand.run_all()
     assert hand.harness.hypotheses(second) == oracle.decode(TABLE, Decode(second, (6,), 3, 1, 0.6, 9))
+    hand.engine.close()
+    hand.engine.check_integrity()
+
+
+def test_what_is_asked_behind_a_step_has_a_deadline_too(tmp_path: Path) -> None:
+    now = 0.0
+    runner = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))
+    hand = ByHand(runner, EngineLimits(8, 8, max_host_bytes=1000), clock=lambda: now)
+    new_id, submit = hand.harness.new_id, hand.harness.submit
+    submit(OpenSession(new_id(), 1))
+    step = submit(StepSession(new_id(), 1, {"tokens": [4]}, 1, 0))
+    plan = hand.begin()
+    late = [submit(ForkSession(new_id(), 1, 2, deadline_s=5.0)), submit(ExportSession(new_id(), 1, deadline_s=5.0))]
+    early = submit(ExportSession(new_id(), 1, deadline_s=50.0))
+    of_the_fork = submit(StepSession(new_id(), 2, {"tokens": [4]}, 1, 0))
+    assert hand.engine.begin(0) is None
+    now = 6.0
+    hand.finish(plan)
+    hand.run_all()
+    assert all(isinstance(hand.harness.error(request), DeadlineExceeded) for request in late)
+    assert isinstance(hand.harness.error(of_the_fork), SessionNotFound)
+    assert isinstance(hand.harness.value(early), SessionState) and hand.harness.value(step)
     hand.engine.close()
     hand.engine.check_integrity()
 

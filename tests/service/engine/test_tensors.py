@@ -152,8 +152,8 @@ def test_rows_of_several_lengths_share_a_run(tmp_path: Path) -> None:
             lengths = generator.integers(1, length + 1, rows)
             request = RunTensors(harness.new_id(), {"x": x, "lengths": lengths}, {}, rows, ("sums", "doubled"))
             asked.append((harness.submit(request), x, lengths))
-        for request, x, lengths in asked:
-            outputs = tensors(harness, request).tensors
+        for one, x, lengths in asked:
+            outputs = tensors(harness, one).tensors
             assert outputs["doubled"].tolist() == (2 * x).tolist()
             sums = [row[:length].sum(axis=0).tolist() for row, length in zip(x, lengths, strict=True)]
             assert outputs["sums"].tolist() == sums
@@ -198,6 +198,6 @@ def test_rows_of_unequal_sizes_do_not_share_a_run(tmp_path: Path) -> None:
     with running(open_tiny(tmp_path, write_identity(tmp_path, "int32"))) as harness:
         given = [np.full((1, 1 + i % 3), i, np.int32) for i in range(60)]
         asked = [harness.submit(RunTensors(harness.new_id(), {"x": x}, {}, 1, ("y",))) for x in given]
-        for request, x in zip(asked, given, strict=True):
-            assert tensors(harness, request).tensors["y"].tolist() == x.tolist()
+        for one, x in zip(asked, given, strict=True):
+            assert tensors(harness, one).tensors["y"].tolist() == x.tolist()
         assert any(run.rows > 1 for run in harness.engine.run_stats().runs)
