@@ -2,24 +2,31 @@
 
 from starlette.requests import Request
 
+from service.errors import InvalidInput
 from service.oip.errors import OipError
 from service.oip.shared_memory import is_local
 
 CALLER = "carryover-caller"
-MAX_CALLER_CHARACTERS = 128
+MIN_CALLER_CHARACTERS, MAX_CALLER_CHARACTERS = 16, 128  # as the gRPC door has them
 
 
 def caller_of(request: Request) -> str:
     """What the caller calls itself: the sequences of different callers never meet. "": it does not say.
 
     Raises:
-        OipError: It says something impossible.
+        InvalidInput: It says something that is not 16 to 128 printable ASCII characters.
     """
     values = request.headers.getlist(CALLER)
-    name = values[0] if values else ""
-    if len(values) > 1 or len(name) > MAX_CALLER_CHARACTERS or not (name.isascii() and name.isprintable()):
-        expected = f"expected at most {MAX_CALLER_CHARACTERS} printable ASCII characters, once"
-        raise OipError("invalid_argument", f"{CALLER}: {expected}, got something else")
+    if not values:
+        return ""
+    expected = f"{MIN_CALLER_CHARACTERS} to {MAX_CALLER_CHARACTERS} printable ASCII characters, once"
+    if len(values) > 1:
+        raise InvalidInput(CALLER, expected, f"{len(values)} values")
+    (name,) = values
+    if not name.isascii() or not name.isprintable():
+        raise InvalidInput(CALLER, expected, "other characters")  # what it is stays between the caller and us
+    if not MIN_CALLER_CHARACTERS <= len(name) <= MAX_CALLER_CHARACTERS:
+        raise InvalidInput(CALLER, expected, f"{len(name)} characters")
     return name
 
 
@@ -36,6 +43,4 @@ def check_local(request: Request) -> None:
         OipError: It is on another one.
     """
     if request.client is None or not is_local(request.client.host):
-        raise OipError(
-            "permission_denied", "shared memory: expected a caller on the server's machine, got one that is not"
-        )
+        raise OipError("permission_denied", "shared memory: expected a caller on this machine, got one elsewhere")

@@ -22,14 +22,15 @@ async def test_a_sequence_adds_up(tmp_path: Path) -> None:
 
 async def test_callers_have_sequences_of_their_own(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
-        for caller, value in (("one", 1), ("two", 2), ("", 3)):
-            await world.infer(step([value], "same", start=True), carryover_caller=caller)
-        for caller, value in (("one", 1), ("two", 2), ("", 3)):
-            _, answer = await world.infer(step([10], "same"), carryover_caller=caller)
+        callers = (({"carryover_caller": "a" * 16}, 1), ({"carryover_caller": "b" * 128}, 2), ({}, 3))
+        for caller, value in callers:
+            await world.infer(step([value], "same", start=True), **caller)
+        for caller, value in callers:
+            _, answer = await world.infer(step([10], "same"), **caller)
             assert output(answer, "total") == [INITIAL_TOTAL + value + 10]
 
 
-@pytest.mark.parametrize("caller", ["x" * 129, "é"])
+@pytest.mark.parametrize("caller", ["x" * 129, "x" * 15, "", "é" * 16])
 async def test_a_caller_that_calls_itself_something_impossible_is_refused(tmp_path: Path, caller: str) -> None:
     async with serving(tmp_path) as world:
         status, answer = await world.infer(step([1], start=True), carryover_caller=caller)
