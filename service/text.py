@@ -42,6 +42,12 @@ def encode(tokenizer: Tokenizer, text: str, field: str, max_tokens: int) -> list
     return ids
 
 
+def num_unknown(tokenizer: Tokenizer, ids: Sequence[int]) -> int:
+    """How many tokens of a text the vocabulary does not have, given the ids that stand for it."""
+    unknown = tokenizer.vocabulary.unk_id
+    return 0 if unknown is None else list(ids).count(unknown)
+
+
 def tagger_arrays(model: LiveModel, words: Sequence[str], field: str) -> Arrays:
     """Give the inputs of a tagger for the words of a sentence, T of them.
 

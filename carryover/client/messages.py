@@ -12,6 +12,7 @@ _TASK: dict[int, types.Task] = {
     pb.TASK_TAGGER: "tagger",
     pb.TASK_ENCODER_DECODER: "encoder_decoder",
     pb.TASK_LANGUAGE_MODEL: "language_model",
+    pb.TASK_TENSORS: "tensors",
 }
 _PRECISION: dict[int, types.Precision] = {pb.PRECISION_FP32: "fp32", pb.PRECISION_INT8: "int8"}
 _REFUSAL: dict[int, types.RefusalReason] = {pb.REFUSAL_REASON_BUNDLE: "bundle", pb.REFUSAL_REASON_GRAPHS: "graphs"}
@@ -152,7 +153,7 @@ def transduce_event(response: pb.TransduceResponse) -> types.Token | types.Trans
         types.Hypothesis(tuple(h.tokens), h.text, h.log_prob, h.score, _FINISH.get(h.finish_reason, "unknown"))
         for h in response.result.hypotheses
     )
-    return types.TransduceResult(ref(response.result.model), hypotheses)
+    return types.TransduceResult(ref(response.result.model), hypotheses, response.result.num_unknown_source_tokens)
 
 
 def generate_event(response: pb.GenerateResponse) -> types.Token | types.GenerateResult:
@@ -167,6 +168,7 @@ def generate_event(response: pb.GenerateResponse) -> types.Token | types.Generat
         got.seed,
         got.num_prompt_tokens,
         got.num_tokens,
+        got.num_unknown_prompt_tokens,
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 FinishReason = Literal["end", "length", "unknown"]  # unknown: a newer server knows more
-Task = Literal["tagger", "encoder_decoder", "language_model", "unknown"]
+Task = Literal["tagger", "encoder_decoder", "language_model", "tensors", "unknown"]
 Precision = Literal["fp32", "int8", "unknown"]
 Priority = Literal["low", "normal", "high"]
 RefusalReason = Literal["bundle", "graphs", "unknown"]
@@ -55,10 +55,17 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class TransduceResult:
-    """The n best answers, best first."""
+    """The n best answers, best first.
+
+    Args:
+        model: Who answered.
+        hypotheses: The answers.
+        num_unknown_source_tokens: Tokens of the source that the model does not know: it read `<unk>` for each.
+    """
 
     model: ModelRef
     hypotheses: tuple[Hypothesis, ...]
+    num_unknown_source_tokens: int = 0
 
     @property
     def best(self) -> Hypothesis:
@@ -82,6 +89,7 @@ class GenerateResult:
         seed: The seed that was used; the same one gives the same text.
         num_prompt_tokens: Tokens of the prompt, as the model counts them.
         num_tokens: Tokens produced, the end symbol not counted.
+        num_unknown_prompt_tokens: Tokens of the prompt that the model does not know: it read `<unk>` for each.
     """
 
     model: ModelRef
@@ -90,6 +98,7 @@ class GenerateResult:
     seed: int
     num_prompt_tokens: int
     num_tokens: int
+    num_unknown_prompt_tokens: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from service.rpc.bounds import priority, real, whole
 from service.rpc.detokenize import Detokenizer
 from service.rpc.reference import find_model_for, reference
 from service.rpc.transduce import FINISH, output_limit
-from service.text import begin_id, encode
+from service.text import begin_id, encode, num_unknown
 
 MAX_TEMPERATURE = 10.0
 MAX_REPETITION_PENALTY = 10.0
@@ -39,6 +39,7 @@ async def generate(models: Models, request: pb.GenerateRequest, context: Context
                     seed=work.sampling.seed,
                     num_prompt_tokens=len(work.prompt) - 1,  # the begin symbol is ours
                     num_tokens=detokenizer.num_tokens,
+                    num_unknown_prompt_tokens=num_unknown(model.tokenizers["tokens"], work.prompt),
                 )
                 await context.write(pb.GenerateResponse(result=result))
 

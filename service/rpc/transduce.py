@@ -10,7 +10,7 @@ from service.rpc.boundary import Context, deadline_s
 from service.rpc.bounds import priority, real, whole
 from service.rpc.detokenize import Detokenizer
 from service.rpc.reference import find_model_for, reference
-from service.text import encode
+from service.text import encode, num_unknown
 
 MAX_LENGTH_PENALTY = 2.0
 FINISH = {"end": pb.FINISH_REASON_END, "length": pb.FINISH_REASON_LENGTH}
@@ -20,7 +20,8 @@ async def transduce(models: Models, request: pb.TransduceRequest, context: Conte
     """Stream the target tokens as they are decided, then the n best."""
     model = find_model_for(models, "encoder_decoder", request.model)
     detokenizer = Detokenizer(model.tokenizers["target"])
-    async with aclosing(model.bridge.events(decode_request(model, request, deadline_s(context)))) as events:
+    work = decode_request(model, request, deadline_s(context))
+    async with aclosing(model.bridge.events(work)) as events:
         async for event in events:
             if isinstance(event, TokensDecided):
                 for token in detokenizer.add(event.tokens, event.log_probs):
@@ -29,8 +30,11 @@ async def transduce(models: Models, request: pb.TransduceRequest, context: Conte
                 for token in detokenizer.finish():
                     await context.write(pb.TransduceResponse(token=token))
                 assert isinstance(event.value, list)
-                hypotheses = [_hypothesis(model, hypothesis) for hypothesis in event.value]
-                result = pb.TransduceResult(model=reference(model), hypotheses=hypotheses)
+                result = pb.TransduceResult(
+                    model=reference(model),
+                    hypotheses=[_hypothesis(model, hypothesis) for hypothesis in event.value],
+                    num_unknown_source_tokens=num_unknown(model.tokenizers["source"], work.source),
+                )
                 await context.write(pb.TransduceResponse(result=result))
 
 

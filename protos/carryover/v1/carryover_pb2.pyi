@@ -115,6 +115,8 @@ class _TaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Task.ValueType],
     """Turns one text into another: Transduce."""
     TASK_LANGUAGE_MODEL: _Task.ValueType  # 3
     """Predicts text: Generate and Score."""
+    TASK_TENSORS: _Task.ValueType  # 4
+    """Takes and gives tensors, whatever they mean: an imported model, which the Open Inference Protocol serves."""
 
 class Task(_Task, metaclass=_TaskEnumTypeWrapper):
     """What a model does, and thereby which calls it answers."""
@@ -127,6 +129,8 @@ TASK_ENCODER_DECODER: Task.ValueType  # 2
 """Turns one text into another: Transduce."""
 TASK_LANGUAGE_MODEL: Task.ValueType  # 3
 """Predicts text: Generate and Score."""
+TASK_TENSORS: Task.ValueType  # 4
+"""Takes and gives tensors, whatever they mean: an imported model, which the Open Inference Protocol serves."""
 Global___Task: _TypeAlias = Task  # noqa: Y015
 
 class _Precision:
@@ -537,6 +541,9 @@ class TransduceResult(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     HYPOTHESES_FIELD_NUMBER: _builtins.int
+    NUM_UNKNOWN_SOURCE_TOKENS_FIELD_NUMBER: _builtins.int
+    num_unknown_source_tokens: _builtins.int
+    """Tokens of the source that the vocabulary does not have: the model read `<unk>` in place of each."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """The model that answered, with its concrete version."""
@@ -550,10 +557,11 @@ class TransduceResult(_message.Message):
         *,
         model: Global___ModelRef | None = ...,
         hypotheses: _abc.Iterable[Global___Hypothesis] | None = ...,
+        num_unknown_source_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hypotheses", b"hypotheses", "model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hypotheses", b"hypotheses", "model", b"model", "num_unknown_source_tokens", b"num_unknown_source_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -735,6 +743,7 @@ class GenerateResult(_message.Message):
     SEED_FIELD_NUMBER: _builtins.int
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     NUM_TOKENS_FIELD_NUMBER: _builtins.int
+    NUM_UNKNOWN_PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The whole continuation, with what separates it from the prompt: prompt and text joined read as one."""
     finish_reason: Global___FinishReason.ValueType
@@ -745,6 +754,8 @@ class GenerateResult(_message.Message):
     """Tokens of the prompt, as the model counts them."""
     num_tokens: _builtins.int
     """Tokens produced, the end symbol not counted."""
+    num_unknown_prompt_tokens: _builtins.int
+    """Tokens of the prompt that the vocabulary does not have: the model read `<unk>` in place of each."""
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """The model that answered, with its concrete version."""
@@ -758,10 +769,11 @@ class GenerateResult(_message.Message):
         seed: _builtins.int = ...,
         num_prompt_tokens: _builtins.int = ...,
         num_tokens: _builtins.int = ...,
+        num_unknown_prompt_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "model", b"model", "num_prompt_tokens", b"num_prompt_tokens", "num_tokens", b"num_tokens", "seed", b"seed", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "model", b"model", "num_prompt_tokens", b"num_prompt_tokens", "num_tokens", b"num_tokens", "num_unknown_prompt_tokens", b"num_unknown_prompt_tokens", "seed", b"seed", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,8 +74,10 @@ async def test_the_asyncio_client_makes_every_call() -> None:
             assert "".join([token.text async for token in stream]) == stream.result.text == "the cat sat"
         assert [h.score for h in stream.result.hypotheses] == [-0.5, -1.5]
         assert stream.result.hypotheses[0].finish_reason == "end"
+        assert (await client.transduce("g2p", "aé").finish()).num_unknown_source_tokens == 1
         made = await client.generate("lm", "the", max_tokens=3, seed=5).finish()
         assert (made.text, made.seed, made.finish_reason, made.num_tokens) == (" mat dog ran", 5, "length", 3)
+        assert (await client.generate("lm", "no such words", seed=5).finish()).num_unknown_prompt_tokens == 3
         models = await client.models()
         assert [model.ref.name for model in models.models] == ["bitagger", "g2p", "lm", "tagger"]
         assert models.refused[0].reason == "graphs"

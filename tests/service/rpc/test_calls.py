@@ -86,6 +86,15 @@ async def test_transduce_streams_tokens_that_join_to_the_best_text(world: World)
     assert (result.model.name, result.model.version) == ("g2p", 3)
 
 
+async def test_answers_tell_how_much_of_a_text_was_unknown(world: World) -> None:
+    for source, unknown in (("abc", 0), ("aéb~é", 3)):
+        messages = await drained(world.stub.Transduce(pb.TransduceRequest(model=G2P, source=source)))
+        assert messages[-1].result.num_unknown_source_tokens == unknown
+    for prompt, unknown in (("", 0), ("the cat", 0), ("the cot the cot", 2)):
+        messages = await drained(world.stub.Generate(pb.GenerateRequest(model=LM, prompt=prompt)))
+        assert messages[-1].result.num_unknown_prompt_tokens == unknown
+
+
 async def test_transduce_fills_in_the_defaults_and_passes_what_is_given(world: World) -> None:
     await drained(world.stub.Transduce(pb.TransduceRequest(model=G2P, source="ab")))
     given = pb.TransduceRequest(model=G2P, source="abcd", beam_size=4, num_best=3, length_penalty=0, max_tokens=2)
