@@ -35,6 +35,7 @@ class End(IntEnum):
     CLOSED = 1
     EXPIRED = 2
     BROKEN = 3
+    RETIRED = 4
 
 
 class LiveSession:
@@ -68,7 +69,8 @@ class LiveSession:
         if self.end is not None:  # a close is on its way, behind what broke
             self.end = End.BROKEN
             return
-        self.caller.forget(self, End.EXPIRED if event.expired else End.BROKEN)
+        retired = self.model.bridge.retired
+        self.caller.forget(self, End.EXPIRED if event.expired else End.RETIRED if retired else End.BROKEN)
         if event.expired:
             self.outbox.tell(expired(self, event.num_steps))
 
@@ -234,6 +236,8 @@ def end_error(name: str, end: End, idle_timeout_s: float, field: str) -> Service
         return SessionClosed(f"{got}, closed before")
     if end is End.EXPIRED:
         return SessionExpired(f"{got}, which ended after {idle_timeout_s:g} s without a command")
+    if end is End.RETIRED:
+        return SessionNotFound(f"{got}, which ended with its version of the model: that is served no more")
     return SessionNotFound(f"{got}, which ended when a step of it failed")
 
 

@@ -12,6 +12,7 @@ _TASK = {
     "tagger": pb.TASK_TAGGER,
     "encoder_decoder": pb.TASK_ENCODER_DECODER,
     "language_model": pb.TASK_LANGUAGE_MODEL,
+    "tensors": pb.TASK_TENSORS,
 }
 _REFUSAL = {"bundle": pb.REFUSAL_REASON_BUNDLE, "graphs": pb.REFUSAL_REASON_GRAPHS}
 _PRECISION = {"fp32": pb.PRECISION_FP32, "int8": pb.PRECISION_INT8}

@@ -96,10 +96,18 @@ class RpcServer:
         return int(port)
 
     async def tell_health(self) -> None:
-        """Say SERVING of the server, the service and each model; while it drains the server says what it said."""
-        if not self._boundary.draining.is_set():
-            for name in ("", *self._services, *self._models.by_name):
-                await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        """Say SERVING of the server, the services and each model, and NOT_SERVING of models that were unloaded.
+
+        While it drains the server says what it said.
+        """
+        if self._boundary.draining.is_set():
+            return
+        serving = {"", *self._services, *self._models.by_name}
+        gone, self._told = self._told - serving, self._told | serving
+        for name in serving:
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        for name in gone:
+            await self._health.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self, linger_s: float = LINGER_S) -> bool:
         """Say NOT_SERVING, refuse what is new, finish what runs, and close.

@@ -350,3 +350,25 @@ async def test_an_open_session_costs_the_front_end_some_hundred_bytes() -> None:
     tracemalloc.stop()
     assert len(caller.sessions) == count
     assert (after - before) / count < 320, (after - before) / count
+
+
+async def test_sessions_of_a_version_whose_time_is_up_end_behind_what_is_pending_and_say_why(world: World) -> None:
+    engine, stream = world.engines["lm"], Stream(world, ALICE)
+    await stream.ask(**named("mine"))
+    await stream.ask(**named("other"))
+    engine.hold = True
+    pending = await stream.send(**step_of("mine", token_ids=[4, 5]))
+    await wait_until(lambda: engine.held)
+    assert world.models.by_name["lm"].bridge.end_sessions() == 2
+    engine.hold = False
+    for request in list(engine.held):
+        engine.release(request)
+    assert (await stream.answer(pending)).stepped.num_steps == 2
+    for name in ("mine", "other"):
+        late = await stream.send(**step_of(name, token_ids=[4]))
+        error = (await stream.answer(late)).error
+        assert error.reason == "SESSION_NOT_FOUND"
+        assert error.message.endswith(
+            f"got {name!r}, which ended with its version of the model: that is served no more"
+        )
+    assert engine.sessions == {}
