@@ -16,6 +16,7 @@ alone and in company, and the report goes on the terminal and into the bundle. A
 Examples:
   carryover export runs/demo --repository repository
   carryover export runs/demo --repository repository --precision int8 --name demo-int8
+  carryover export runs/demo --repository repository --triton other-repository
 """
 
 
@@ -29,12 +30,21 @@ def export(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name to serve it by.", show_default="the run's name")
     ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also write a model repository that NVIDIA Triton loads: its step with implicit state."
+        ),
+    ] = None,
 ) -> None:
     """Export; see HELP."""
     from carryover.cli.console import make_console
-    from carryover.cli.publishing import publish
+    from carryover.cli.publishing import publish, publish_for_triton
 
-    publish(run, repository, precision, name, make_console())
+    console = make_console()
+    bundle = publish(run, repository, precision, name, console)
+    if triton is not None:
+        publish_for_triton(bundle.folder, triton, console)
 
 
 def register(app: typer.Typer) -> None:

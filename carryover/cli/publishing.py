@@ -8,6 +8,7 @@ from rich.markup import escape
 from export.manifest import Precision
 from export.pipeline import PublishedBundle, export_run
 from export.report import ParityError, ParityReport
+from export.triton.repository import write_repository
 
 
 def publish(run: Path, repository: Path, precision: Precision, name: str | None, console: Console) -> PublishedBundle:
@@ -36,3 +37,20 @@ def publish(run: Path, repository: Path, precision: Precision, name: str | None,
     show(bundle.report)
     console.print(escape(f"{bundle.report.verdict()}; published as {bundle.folder}"), soft_wrap=True)
     return bundle
+
+
+def publish_for_triton(bundle: Path, directory: Path, console: Console) -> None:
+    """Write a published bundle into a repository of the reference server and say what it will not do there.
+
+    Args:
+        bundle: Folder of the version.
+        directory: The other repository.
+        console: Where to print.
+
+    Raises:
+        TritonError: The model cannot be expressed there; what was published stays.
+    """
+    written = write_repository(bundle, directory)
+    console.print(escape(f"wrote {written.folder} for Triton"), soft_wrap=True)
+    for note in written.notes:
+        console.print(escape(f"for Triton: {note}"), soft_wrap=True)

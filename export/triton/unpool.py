@@ -81,10 +81,10 @@ def _unpool_state(graph: onnx.GraphProto, state: StateSpec) -> ExplicitState:
     if taken := {source, target} & outside or (source == target and {source}):
         raise TritonError(f"state {state.name}: expected names that are free, got {sorted(taken)}")
     # Inside, the original may go by the very names, in the layout that it has.
-    if rows != source:
-        _rename(graph, source)
-    if new_rows != target:
-        _rename(graph, target)
+    if rows != source or not state.shape:
+        rows = _rename(graph, source, rows)
+    if new_rows != target or not state.shape:
+        new_rows = _rename(graph, target, new_rows)
     _join(graph, source, rows, [-1] if not state.shape else None, first=True)
     _join(graph, new_rows, target, [-1, 1] if not state.shape else None, first=False)
     shape: list[int | str | None] = ["B", *(state.shape or (1,))]
@@ -189,12 +189,13 @@ def _free_name(base: str, taken: set[str]) -> str:
     return name
 
 
-def _rename(graph: onnx.GraphProto, old: str) -> None:
-    """Call a value inside a graph something else, so that its name is free."""
+def _rename(graph: onnx.GraphProto, old: str, value: str) -> str:
+    """Call a value inside a graph something else, so that its name is free; give what `value` is called now."""
     new = _free_name(f"{old}_inside", _names(graph))
     for tensor in graph.initializer:
         tensor.name = new if tensor.name == old else tensor.name
     _rename_in_nodes(graph, old, new)
+    return new if value == old else value
 
 
 def _rename_in_nodes(graph: onnx.GraphProto, old: str, new: str) -> None:
