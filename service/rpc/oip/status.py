@@ -48,7 +48,7 @@ def shorten(message: str) -> str:
     """Cut a message that would not fit a header, and say so."""
     data = message.encode(errors="replace")
     if _encoded_bytes(data) <= MAX_ENCODED_BYTES:
-        return message
+        return data.decode()
     end = MAX_ENCODED_BYTES // 3
     return f"{data[:end].decode(errors='ignore')}... ({len(message)} characters in all)"
 

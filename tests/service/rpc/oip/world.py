@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import grpc.aio
 import numpy as np
+import pytest
 
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
@@ -99,3 +101,10 @@ def floats(response: pb.ModelInferResponse, output: int = 0) -> list[float]:
     assert response.outputs[output].datatype == "FP32"
     values: list[float] = np.frombuffer(response.raw_output_contents[output], "<f4").tolist()
     return values
+
+
+async def ended(call: Any) -> tuple[grpc.StatusCode, str]:
+    """Read a stream that has nothing more to give but its error."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    return caught.value.code(), str(caught.value.details())
