@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 
 from importing.compare import difference, is_close
-from importing.draws import Draws
 from importing.errors import ImportRefused
 from importing.layout import Layout, OwnTensor, StateTensor
 from importing.output_shapes import Observation, row_shape
+from importing.padding import TIME
 from importing.pool_names import pool_names
 from importing.rows import Guess, fixed_axes, guesses
 from importing.session import RunFailed
@@ -41,13 +41,14 @@ class Analysis:
     conditions: Conditions
 
 
-def analyse(original: Original, search: Search, axes: Mapping[str, int | None]) -> Analysis:
+def analyse(original: Original, search: Search, axes: Mapping[str, int | None], lengths: str | None = None) -> Analysis:
     """Find everything out.
 
     Args:
         original: The model.
         search: For sizes with which it runs.
         axes: By state's input, the axis that its owner says has the rows; None: to be found.
+        lengths: Of a model without state, the input that says how long each row is.
 
     Raises:
         ImportRefused: It runs under no sizes that were tried, or what is found cannot be served.
@@ -63,7 +64,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None]) 
         except (NotRows, RunFailed) as reason:
             notes.append(str(reason))
             continue
-        return _conclude(original, search, conditions, output_axes, ())
+        return _conclude(original, search, conditions, output_axes, (), lengths)
     guess = _one_row(original, free, axes)
     conditions = search.find(guess, batched=False)
     if conditions is None:
@@ -72,15 +73,16 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None]) 
             f"{search.free_names(guess) or 'none'}): {search.last_failure}"
         )
     why = f"its rows could not be told apart: {notes[0]}" if notes else "its batch is fixed"
-    return _conclude(original, search, conditions, {}, (f"runs unbatched, one row at a time: {why}",))
+    if lengths is not None:
+        raise ImportRefused(f"--lengths: expected a model whose rows can share a run, got one that cannot: {why}")
+    return _conclude(original, search, conditions, {}, (f"runs unbatched, one row at a time: {why}",), None)
 
 
 def _one_row(original: Original, free: Sequence[Guess], axes: Mapping[str, int | None]) -> Guess:
     """Where the one row of a run is; a free axis that is likely the rows is kept at one."""
     fixed = fixed_axes(original.signature, axes)
-    if not free:
-        return fixed
-    return Guess({name: axis if axis is not None else fixed.axes[name] for name, axis in free[0].axes.items()})
+    likely = next((guess for guess in free if guess.likely), fixed)
+    return Guess({name: fixed.axes[name] if axis is None else axis for name, axis in likely.axes.items()})
 
 
 def _prove_rows(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:
@@ -138,10 +140,11 @@ def _conclude(
     conditions: Conditions,
     output_axes: Mapping[str, int],
     notes: tuple[str, ...],
+    lengths: str | None,
 ) -> Analysis:
     fixed = _state_sizes(original, search, conditions)
     observed = _observe(original, search, conditions)
-    names = _public_names(search.free_names(conditions.guess), fixed)
+    names = _public_names(search.free_names(conditions.guess), fixed, lengths is not None)
     guess = conditions.guess
     inputs = [
         OwnTensor(
@@ -173,6 +176,7 @@ def _conclude(
         max_rows=None if conditions.batched else 1,
         sizes={str(names[name]): size for name, size in conditions.sizes.items() if isinstance(names[name], str)},
         shared=conditions.shared,
+        lengths=lengths,
         notes=notes,
     )
     return Analysis(layout, conditions)
@@ -211,14 +215,17 @@ def _observe(original: Original, search: Search, conditions: Conditions) -> list
 
 def _single_axis(value: Value, observed: Sequence[Observation]) -> int | None:
     """Which axis of an output has the one row: the first if it is one whatever the sizes are, or none."""
+    if any(each.shapes[value.name][:1] != (1,) for each in observed):
+        return None
     declared = value.dims[0] if value.dims else None
-    single = all(each.shapes[value.name][:1] == (1,) for each in observed)
-    return 0 if single and (declared is None or declared == 1 or declared not in observed[0].sizes) else None
+    sizes = {each.sizes.get(declared, 0) for each in observed} if isinstance(declared, str) else set()
+    return None if sizes == {1} else 0  # a free size that was one in every run may be what it has
 
 
-def _public_names(free: Sequence[str], fixed: Mapping[str, int]) -> dict[str, int | str]:
+def _public_names(free: Sequence[str], fixed: Mapping[str, int], timed: bool) -> dict[str, int | str]:
     """What each free size is called in the manifest, where some names mean something; a number where it is fixed."""
-    return {name: fixed.get(name, f"size_{name}" if name in _RESERVED else name) for name in free}
+    reserved = _RESERVED - {TIME} if timed else _RESERVED
+    return {name: fixed.get(name, f"size_{name}" if name in reserved else name) for name in free}
 
 
 def _public(shape: Dims, names: Mapping[str, int | str]) -> Dims:
@@ -227,17 +234,3 @@ def _public(shape: Dims, names: Mapping[str, int | str]) -> Dims:
 
 def _without(shape: Dims, axis: int | None) -> Dims:
     return tuple(size for index, size in enumerate(shape) if index != axis)
-
-
-def make_search(
-    original: Original,
-    ranges: Mapping[str, int],
-    sizes: Mapping[str, int],
-    shared: Mapping[str, float],
-    hints: Mapping[str, Sequence[float]],
-) -> Search:
-    """A search with draws that are the same for the same model."""
-    return Search(original, Draws(_SEED, ranges), sizes, shared, hints)
-
-
-_SEED: Final = 20260101

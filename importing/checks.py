@@ -1,4 +1,4 @@
-"""Check that the rewritten model does what the original does: pooled as alone, in company as alone."""
+"""Check that the rewritten model does what the original does: pooled as alone, in company as alone, padded as not."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -11,6 +11,7 @@ from importing.analysis import Analysis
 from importing.compare import TOLERANCE, difference, is_close
 from importing.errors import CheckFailed
 from importing.layout import READ_SLOTS, WRITE_SLOTS
+from importing.padding import TIME
 from importing.session import Pool, RunFailed, Session
 from importing.signature import Array
 from importing.sizes import Search
@@ -22,6 +23,7 @@ _FIRST_SLOT: Final = 2  # slot 0 holds the initial state, slot 1 is scratch
 _SEED: Final = 20260102
 POOLED: Final = "pooled = original"
 BATCHED: Final = "batched = alone"
+PADDED: Final = "padded = alone"
 
 
 class Check(BaseModel):
@@ -112,6 +114,8 @@ class _Checks:
         alone = [self._alone(sequence, index) for index, sequence in enumerate(steps)]
         if self._analysis.layout.max_rows != 1:
             self._together(steps, alone)
+        if self._analysis.layout.lengths is not None:
+            self._padded(self._analysis.layout.lengths)
         checks = [
             Check(check=name, tensor=tensor, dtype=dtype, difference=apart, limit=TOLERANCE.get(dtype, 0), count=count)
             for (name, tensor, dtype), (apart, count) in self._worst.items()
@@ -171,6 +175,29 @@ class _Checks:
             for state in self._analysis.layout.states:
                 expected, slot = alone[index][-1][state.name], _FIRST_SLOT + index
                 self._compare(BATCHED, state.output, state.dtype, expected, pools.arrays[state.name][slot : slot + 1])
+
+    def _padded(self, lengths: str) -> None:
+        """Run a row as it is, and padded with zeros beside one that is longer."""
+        conditions = self._analysis.conditions
+        other = self._search.another(conditions, TIME)
+        if other is None:
+            raise CheckFailed(f"--lengths: expected rows of several lengths to run, got {conditions.sizes[TIME]} alone")
+        short, long = sorted((conditions, other), key=lambda each: each.sizes[TIME])
+        row, beside = self._search.draw_step(short, 1), self._search.draw_step(long, 1)
+        pools = self._pools()
+        expected, missing = pools.run(row, conditions.shared, (), ()), long.sizes[TIME] - short.sizes[TIME]
+        padded = {}
+        for tensor in self._analysis.layout.inputs:
+            if not tensor.shared:
+                widths = [(0, missing if size == TIME else 0) for size in tensor.spec().shape]
+                padded[tensor.name] = np.pad(row[tensor.name], widths)
+        got = pools.run(stack([padded, beside]), conditions.shared, (), ())
+        for tensor in self._analysis.layout.outputs:
+            shape = tensor.spec().shape
+            cut = got[tensor.name][:1]
+            if TIME in shape:
+                cut = np.take(cut, range(short.sizes[TIME]), shape.index(TIME))
+            self._compare(PADDED, tensor.name, tensor.dtype, expected[tensor.name], cut)
 
     def _compare(self, name: str, tensor: str, dtype: DType, expected: Array, got: Array) -> None:
         apart, count = self._worst.get((name, tensor, dtype), (0.0, 0))

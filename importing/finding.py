@@ -93,7 +93,7 @@ def _check_left(value: Value, flows: Flows, left: Sequence[_Candidate], found: b
     if started := flows.started(value.name):
         part, node = sorted((cell.part, cell.node) for cell in started)[0]
         reason = f"it starts the {part} state of a recurrent operator ({node})"
-    elif own and max(each.strength for each in own) >= _ALIKE:
+    elif own and not (first and not found) and max(each.strength for each in own) >= _ALIKE:
         reason = "an output is called like it"
     elif own and looks_like_state(value.name):
         reason = "it is called what states are called"

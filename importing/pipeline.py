@@ -9,22 +9,26 @@ from typing import Final
 from export.bundle import check_name
 from export.manifest import Manifest
 from export.publish import publish, staging
-from importing.analysis import analyse, make_search
+from importing.analysis import analyse
 from importing.checks import Check, check
+from importing.draws import Draws
 from importing.errors import ImportRefused
 from importing.finding import find_pairs
 from importing.hints import compared_values, index_ranges
 from importing.layout import Layout
 from importing.options import parse_state
+from importing.padding import declare_time
 from importing.pairs import Pair, StateOption, check_pairs
 from importing.reading import read_model
 from importing.rewrite import rewrite
 from importing.session import Session
 from importing.signature import read_signature
+from importing.sizes import Search
 from importing.walk import Original
 from importing.write import write_bundle, write_report
 
 _MOST_NAME: Final = 64
+_SEED: Final = 20260101
 
 
 @dataclass(frozen=True)
@@ -89,19 +93,25 @@ def import_model(
     if not (pairs or stateless):
         pairs = find_pairs(model, signature)
     check_pairs(signature, pairs)
+    if lengths is not None:
+        if pairs:
+            raise ImportRefused(f"--lengths: expected a model without state, got the state {pairs[0].input}")
+        signature = declare_time(signature, lengths)
     initial = {option.input: option.initial for option in options if option.initial is not None}
     original = Original(signature, Session(model), pairs, initial)
     on_progress("running it to find its rows and sizes")
     inputs = {value.name for value in signature.inputs}
     given = dict(examples or {})
-    search = make_search(
+    search = Search(
         original,
-        index_ranges(model),
+        Draws(_SEED, index_ranges(model)),
         {size: int(number) for size, number in given.items() if size not in inputs},
         {size: number for size, number in given.items() if size in inputs},
         compared_values(model),
+        lengths,
     )
-    analysis = analyse(original, search, {option.input: option.axis for option in options})
+    axes = {option.input: option.axis for option in options}
+    analysis = analyse(original, search, {pair.input: axes.get(pair.input) for pair in pairs}, lengths)
     if not confirm(analysis.layout):
         raise ImportRefused("expected a yes, got none: nothing was written")
     served, graph = rewrite(model, analysis.layout)

@@ -25,9 +25,11 @@ class Guess:
 
     Args:
         axes: By input, which axis; None: it has none.
+        likely: Whether these are places or names that rows usually have.
     """
 
     axes: Mapping[str, int | None]
+    likely: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class _Choice:
 
     axes: Mapping[str, int]
     cost: float
+    likely: bool = True
 
 
 def guesses(signature: Signature, states: Mapping[str, int | None]) -> list[Guess]:
@@ -65,7 +68,7 @@ def guesses(signature: Signature, states: Mapping[str, int | None]) -> list[Gues
         if clash or wrong or unbatched:
             continue
         cost = sum(choice.cost for choice in choices)
-        found.setdefault(tuple(axes.values()), (cost, Guess(axes)))
+        found.setdefault(tuple(axes.values()), (cost, Guess(axes, all(choice.likely for choice in choices))))
     return [guess for _, guess in sorted(found.values(), key=lambda item: item[0])[:_MOST_GUESSES]]
 
 
@@ -82,7 +85,7 @@ def _named(signature: Signature, states: Mapping[str, int | None]) -> list[list[
         likely = bool(_ROWS_NAME.search(symbol))
         cost = sum(_axis_cost(value, axis, states) for value, axis in places) / len(places)
         no = _Choice({}, _NONE if likely else 0.5)
-        yes = _Choice(axes, cost if likely else cost + 0.75)
+        yes = _Choice(axes, cost if likely else cost + 0.75, likely)
         decisions.append([no] if refuted else sorted((yes, no), key=lambda choice: choice.cost))
     return decisions
 
@@ -97,7 +100,9 @@ def _nameless(signature: Signature, states: Mapping[str, int | None]) -> list[li
     decisions = []
     for (_, _, free, _), values in kinds.items():
         choices = [
-            _Choice({value.name: axis for value in values}, _axis_cost(values[0], axis, states)) for axis in free
+            _Choice({value.name: axis for value in values}, cost, cost < _UNLIKELY)
+            for axis in free
+            for cost in (_axis_cost(values[0], axis, states),)
         ]
         # An input that has named sizes has its rows among these more likely.
         choices.append(_Choice({}, _UNLIKELY if values[0].named else _NONE))

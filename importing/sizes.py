@@ -12,6 +12,7 @@ import numpy as np
 
 from importing.draws import Draws
 from importing.errors import ImportRefused
+from importing.padding import TIME
 from importing.rows import Guess
 from importing.session import RunFailed
 from importing.signature import Array, Value
@@ -37,6 +38,7 @@ class Search:
         sizes: By name of a free size, what the caller says.
         shared: By input that all rows share, what the caller says.
         hints: By input, values that the graph compares it with.
+        lengths: The input that says how long each row is.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class Search:
         sizes: Mapping[str, int],
         shared: Mapping[str, float],
         hints: Mapping[str, Sequence[float]],
+        lengths: str | None = None,
     ) -> None:
         self._original, self._draws = original, draws
         self._given, self._given_shared, self._hints = sizes, shared, hints
+        self._lengths = lengths
         self._runs, self._began_s = 0, time.monotonic()
         self.last_failure = "nothing was tried"
 
@@ -95,12 +99,15 @@ class Search:
         return None
 
     def draw_step(self, conditions: Conditions, rows: int) -> dict[str, Array]:
-        """Draw inputs of a step, rows first."""
-        return {
+        """Draw inputs of a step, rows first; rows are as long as they can be."""
+        step = {
             value.name: self._draws.draw(value, (rows, *conditions.row_shape(value)))
             for value in self._original.own_inputs
             if value.name not in conditions.shared
         }
+        if self._lengths in step:
+            step[self._lengths][...] = conditions.sizes[TIME]
+        return step
 
     def free_names(self, guess: Guess) -> list[str]:
         """Names of free sizes that are not the rows."""
