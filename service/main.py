@@ -9,6 +9,7 @@ the other models finish what they have, and whoever supervises the process start
 """
 
 import asyncio
+import contextlib
 import importlib.metadata
 import logging
 import signal
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SWITCH_INTERVAL_S = 0.0005  # Python's default of 5 ms is as long as a whole batch
+DRAIN_POLL_S = 0.02  # only between SIGTERM and the end
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -157,7 +159,7 @@ class Doors:
             shared_memory=settings.shared_memory,
         )
         regions = Regions(settings.shared_memory)
-        self.rpc = RpcServer(settings, models)
+        self.rpc = RpcServer(settings, models, self._core, regions)
         self._http = HttpServer(settings, self._core, regions) if settings.http else None
 
     @property
@@ -188,8 +190,16 @@ class Doors:
             Whether everything ended within the drain timeout.
         """
         self._core.drain()
-        stopping = [self.rpc.stop()] + ([] if self._http is None else [self._http.stop()])
+        stopping = [self.rpc.stop()] + ([] if self._http is None else [self._close_http(self._http)])
         return all(await asyncio.gather(*stopping))
+
+    async def _close_http(self, http: HttpServer) -> bool:
+        """Let sequences that have begun come to their end first: each of their steps is a call of its own."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                while not self._core.is_quiet(self._settings.drain_idle_s):
+                    await asyncio.sleep(DRAIN_POLL_S)
+        return await http.stop()
 
 
 def _version() -> str:

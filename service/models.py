@@ -41,14 +41,14 @@ class Limits:
     def of(cls, manifest: Manifest, settings: Settings, max_sessions: int) -> "Limits":
         """Join the bundle's limits and the server's; `max_sessions` counts where the model can be stepped."""
         decoding, spells, steps = manifest.decoding, manifest.task == "tagger", supports_sessions(manifest)
-        streams = spells or steps
+        streams, reads = spells or steps, manifest.task != "tensors"
         return cls(
-            max_input_tokens=settings.max_input_tokens,
-            max_output_tokens=settings.max_output_tokens,
+            max_input_tokens=settings.max_input_tokens,  # of an imported model: steps of one request
+            max_output_tokens=settings.max_output_tokens if reads else 0,
             max_beam_size=decoding.max_beam_size if manifest.task == "encoder_decoder" else 0,
-            top_k=decoding.top_k if "step" in manifest.graphs else 0,
-            max_sequences=settings.max_sequences,
-            max_sessions=max_sessions if steps else 0,
+            top_k=decoding.top_k if reads and "step" in manifest.graphs else 0,
+            max_sequences=settings.max_sequences if reads else 0,
+            max_sessions=max_sessions if "step" in manifest.graphs and not manifest.memories else 0,
             max_word_characters=settings.max_word_characters if spells else 0,
             max_sentence_characters=settings.max_sentence_characters if spells else 0,
             max_message_bytes=settings.max_message_bytes,

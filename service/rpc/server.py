@@ -124,7 +124,9 @@ class RpcServer:
             finished = await self._boundary.drain(self._settings.drain_timeout_s)
         else:
             core.drain()
-            finished = await self._boundary.drain(self._settings.drain_timeout_s, lambda: not core.num_sequences)
+            finished = await self._boundary.drain(
+                self._settings.drain_timeout_s, lambda: core.is_quiet(self._settings.drain_idle_s)
+            )
         await asyncio.sleep(linger_s)
         await self._server.stop(CLOSING_GRACE_S)
         return finished

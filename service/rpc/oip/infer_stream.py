@@ -20,7 +20,8 @@ async def model_stream_infer(
     """Serve one stream; see the proto for what it promises."""
     outbox = Outbox(settings.max_requests_in_flight_per_stream)
     commands = InferCommands(core, InferenceCaller(context, regions), outbox, ends_with_error=wants_status(context))
-    await InferStream(commands, outbox, settings.slow_reader_timeout_s, draining, context).serve()
+    patience_s, quiet_s = settings.slow_reader_timeout_s, settings.drain_idle_s
+    await InferStream(commands, outbox, patience_s, draining, context, quiet_s).serve()
 
 
 class InferStream(Stream):

@@ -27,9 +27,9 @@ async def test_each_version_that_is_served_is_listed_and_found(world: World) -> 
     world.models.put(changed(newest, version=2))
     others = [("bitagger", 3), ("g2p", 3), ("tagger", 3)]
     assert await listed(world) == sorted([*others, ("lm", 1), ("lm", 2), ("lm", 3)])
-    for asked, got in ((0, 3), (1, 1), (2, 2), (3, 3)):
+    for asked, found in ((0, 3), (1, 1), (2, 2), (3, 3)):
         request = pb.GetModelRequest(model=pb.ModelRef(name="lm", version=asked))
-        assert (await world.stub.GetModel(request)).ref.version == got
+        assert (await world.stub.GetModel(request)).ref.version == found
     got = await refusal(world.stub.GetModel(pb.GetModelRequest(model=pb.ModelRef(name="lm", version=4))))
     assert got.code is grpc.StatusCode.NOT_FOUND
     assert got.message == "model.version: expected 1, 2, 3, a served version of 'lm', got 4"
