@@ -17,6 +17,7 @@ from service.oip.shared_memory import Regions
 from service.rpc.boundary import Behaviour, Boundary
 from service.rpc.callers import Callers
 from service.rpc.catalogue import get_model, list_models
+from service.rpc.departures import expect_departures
 from service.rpc.generate import generate
 from service.rpc.oip.service import SERVICE as INFERENCE
 from service.rpc.oip.service import inference_handlers
@@ -82,6 +83,7 @@ class RpcServer:
             OSError: The address cannot be listened on, or a TLS file cannot be read.
         """
         address, credentials = self._settings.address, self._credentials()
+        expect_departures()
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address)
