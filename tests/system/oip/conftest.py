@@ -1,7 +1,9 @@
 """Counted models, imported, and servers of them. See docs/oip-scenarios.md."""
 
 import itertools
-from collections.abc import Callable, Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -9,9 +11,11 @@ import pytest
 
 from bench.oip_models import SOURCES, Source
 from importing.pipeline import import_model
+from tests.system.conftest import carryover
 from tests.system.oip.doors import AioDoor, Door, GrpcDoor, HttpDoor, StreamDoor
 from tests.system.oip.server import Server, running
 
+BY_COMMAND = "accumulator"  # the other models are imported without starting a process for each
 _ids = itertools.count(1000)
 
 
@@ -21,22 +25,40 @@ def fresh() -> Callable[[], int]:
     return lambda: next(_ids)
 
 
+def write_model(name: str, source: Source, folder: Path) -> Path:
+    """Write a model as a stranger's file."""
+    file = folder / f"{name}.onnx"
+    folder.mkdir(exist_ok=True)
+    onnx.save(source.build(), file)
+    return file
+
+
 def add_model(name: str, source: Source, repository: Path) -> None:
     """Import a model as the next version of its name."""
-    file = repository.parent / "files" / f"{name}.onnx"
-    file.parent.mkdir(exist_ok=True)
-    onnx.save(source.build(), file)
-    import_model(file, repository, name=name, states=source.states)
+    file = write_model(name, source, repository.parent / "files")
+    import_model(file, repository, name=name, states=source.states, stateless=not source.states)
 
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All models of `bench.oip_models`."""
+    """All models of `bench.oip_models`; the first as a person would import it."""
     repository = tmp_path_factory.mktemp("oip") / "repository"
-    repository.mkdir()
     for name, source in SOURCES.items():
-        add_model(name, source, repository)
+        if name != BY_COMMAND:
+            add_model(name, source, repository)
+    source = SOURCES[BY_COMMAND]
+    file = write_model(BY_COMMAND, source, repository.parent / "files")
+    states = [argument for state in source.states for argument in ("--state", state)]
+    done = carryover("import-onnx", str(file), "--repository", str(repository), *states, "--yes", cwd=file.parent)
+    assert done.returncode == 0, done.stdout + done.stderr
     return repository
+
+
+def some_of(repository: Path, names: Iterable[str], folder: Path) -> Path:
+    """A repository of some of the models alone, which is served sooner."""
+    for name in names:
+        shutil.copytree(repository / name, folder / "some" / name, copy_function=os.link)
+    return folder / "some"
 
 
 @pytest.fixture(scope="session")

@@ -56,18 +56,16 @@ class Answer:
     parameters: dict[str, Any]
 
 
-def inputs_of(library: Any, arrays: Arrays, datatypes: Mapping[str, str] | None = None) -> list[Any]:
+def inputs_of(library: Any, arrays: Arrays) -> list[Any]:
     """Put arrays into the input objects of one of tritonclient's packages.
 
     Args:
         library: `tritonclient.grpc` or `tritonclient.http`.
         arrays: By name.
-        datatypes: Of those whose type is not that of the array.
     """
     inputs = []
     for name, array in arrays.items():
-        datatype = (datatypes or {}).get(name) or np_to_triton_dtype(array.dtype)
-        tensor = library.InferInput(name, list(array.shape), datatype)
+        tensor = library.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
     return inputs
@@ -213,6 +211,8 @@ class HttpDoor:
 
     def infer(self, model: str, arrays: Arrays, outputs: Sequence[str] = (), **options: Any) -> Answer:
         asked = outputs_of(http_client, outputs)
+        if "headers" in options:  # to which the client adds its own
+            options["headers"] = dict(options["headers"])
         with refusals():
             return answer_of(self.client.infer(model, inputs_of(http_client, arrays), outputs=asked, **options))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.system.oip.conftest import some_of
 from tests.system.oip.doors import Answer, Arrays, Refusal, Stream, counted, numbers
 from tests.system.oip.server import Server, running
 from tests.system.oip.watch import histogram, hold, runs_since, until_idle
@@ -25,10 +26,15 @@ Fresh = Callable[[], int]
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One run at a time, of at most four rows, and slots for four sequences."""
     with running(
-        repository, runners=1, num_slots=8, max_batch_rows=4, max_queue_delay_ms=100_000, sequence_idle_timeout_s=100
+        some_of(repository, (MODEL, "ragged"), tmp_path_factory.mktemp("some")),
+        runners=1,
+        num_slots=8,
+        max_batch_rows=4,
+        max_queue_delay_ms=100_000,
+        sequence_idle_timeout_s=100,
     ) as served:
         yield served
         for model in (MODEL, "ragged"):  # every test ends what it starts

@@ -17,6 +17,7 @@ import pytest
 import tritonclient.grpc as grpc_client
 import tritonclient.grpc.aio as aio_client
 
+from tests.system.oip.conftest import some_of
 from tests.system.oip.doors import GrpcDoor, Pending, Refusal, Stream, begin, counted, inputs_of, numbers
 from tests.system.oip.server import Server, running
 from tests.system.oip.watch import hold, load, until, until_idle
@@ -29,9 +30,14 @@ Fresh = Callable[[], int]
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One run at a time, so that what comes second waits."""
-    with running(repository, runners=1, max_queue_delay_ms=100_000, sequence_idle_timeout_s=100) as served:
+    with running(
+        some_of(repository, (MODEL, "identity-slow"), tmp_path_factory.mktemp("some")),
+        runners=1,
+        max_queue_delay_ms=100_000,
+        sequence_idle_timeout_s=100,
+    ) as served:
         yield served
 
 

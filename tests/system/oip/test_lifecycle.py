@@ -19,7 +19,7 @@ import tritonclient.http as http_client
 from tritonclient.utils import InferenceServerException
 
 from bench.oip_models import Source, accumulator
-from tests.system.oip.conftest import add_model
+from tests.system.oip.conftest import add_model, some_of
 from tests.system.oip.doors import Answer, GrpcDoor, Refusal, Stream, begin, counted, numbers, step
 from tests.system.oip.server import Server, running
 from tests.system.oip.watch import hold, until
@@ -320,8 +320,9 @@ def test_loads_and_unloads_at_once_leave_a_server_that_serves(models: Path, fres
         load.stop()
 
 
-def test_what_is_in_flight_at_the_end_is_answered(repository: Path, fresh: Fresh) -> None:
-    with running(repository, runners=1, max_queue_delay_ms=100_000) as server:
+def test_what_is_in_flight_at_the_end_is_answered(repository: Path, tmp_path: Path, fresh: Fresh) -> None:
+    some = some_of(repository, ("accumulator", "accumulator-slow"), tmp_path)
+    with running(some, runners=1, max_queue_delay_ms=100_000) as server:
         stream, door = Stream(server.grpc), GrpcDoor(server.grpc)
         hold(server, stream, fresh(), 800)
         sequences = [fresh() for _ in range(4)]
@@ -350,8 +351,10 @@ def test_what_is_in_flight_at_the_end_is_answered(repository: Path, fresh: Fresh
         door.close()
 
 
-def test_streams_and_connections_that_are_idle_do_not_hold_up_the_end(repository: Path, fresh: Fresh) -> None:
-    with running(repository, drain_timeout_s=60) as server:
+def test_streams_and_connections_that_are_idle_do_not_hold_up_the_end(
+    repository: Path, tmp_path: Path, fresh: Fresh
+) -> None:
+    with running(some_of(repository, ("accumulator",), tmp_path), drain_timeout_s=60) as server:
         stream, door = Stream(server.grpc), GrpcDoor(server.grpc)
         http = http_client.InferenceServerClient(server.http)
         assert http.is_server_live()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.system.oip.conftest import some_of
 from tests.system.oip.doors import Answer, GrpcDoor, HttpDoor, Pending, Refusal, Stream, begin, counted, numbers, step
 from tests.system.oip.server import Server, running
 from tests.system.oip.watch import hold, load, until, until_idle
@@ -23,10 +24,10 @@ Fresh = Callable[[], int]
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One run of one row at a time, a short queue and little patience with idle sequences."""
     with running(
-        repository,
+        some_of(repository, (MODEL, "identity-slow", "accumulator"), tmp_path_factory.mktemp("some")),
         runners=1,
         max_batch_rows=1,
         max_waiting=MOST_WAITING,

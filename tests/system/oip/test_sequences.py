@@ -156,4 +156,4 @@ def test_interleaved_sequences_never_mix(door: Door, fresh: Fresh) -> None:
         if end:
             del live[sequence]
     for sequence, seen in live.items():
-        assert step(door, MODEL, 0, sequence, end=True) == (sum(seen), len(seen) + 1)
+        assert step(door, MODEL, 0, sequence, start=not seen, end=True) == (sum(seen), len(seen) + 1)

@@ -121,7 +121,7 @@ def test_only_a_start_may_bring_a_state(grpc_door: GrpcDoor, fresh: Fresh) -> No
 
 @pytest.mark.parametrize(
     "state",
-    [np.zeros((1, 2), np.int64), np.zeros((1,), np.int64), np.zeros((1, 1), np.int32)],
+    [np.zeros((1, 2), np.int64), np.zeros((1, 1, 1), np.int64), np.zeros((1, 1), np.int32)],
     ids=["width", "rank", "type"],
 )
 def test_a_state_of_another_shape_or_type_is_refused(

@@ -12,6 +12,7 @@ import tritonclient.grpc as grpc_client
 import tritonclient.grpc.aio as aio_client
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.system.oip.conftest import some_of
 from tests.system.oip.doors import ANSWER_TIMEOUT_S, Answer, Refusal, Stream, answer_of, counted, inputs_of, numbers
 from tests.system.oip.server import Server, running
 from tests.system.oip.watch import hold, until_idle
@@ -22,9 +23,17 @@ Fresh = Callable[[], int]
 
 
 @pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[Server]:
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One run at a time."""
-    with running(repository, runners=1, max_queue_delay_ms=100_000) as served:
+    with running(
+        some_of(
+            repository,
+            ("accumulator", "accumulator-slow", "accumulator-one", "identity"),
+            tmp_path_factory.mktemp("some"),
+        ),
+        runners=1,
+        max_queue_delay_ms=100_000,
+    ) as served:
         yield served
         until_idle(served, "accumulator-slow")
 
