@@ -9,7 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from service.engine.interface import Event, Failed, Finished, RequestId, SessionState
+from service.engine.interface import Event, Failed, Finished, RequestId, SessionState, TokensDecided
 from service.errors import (
     DeadlineExceeded,
     InternalFailure,
@@ -96,7 +96,7 @@ class Answer(asyncio.Future[InferResponse]):
         if type(event) is Finished:
             self._value = event.value
             self._part_came()
-        else:
+        elif type(event) is not TokensDecided:  # which come one by one, and whole at the end
             self.part_failed(_error_of(event))
 
     def take_state(self, event: Event) -> None:

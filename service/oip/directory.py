@@ -7,6 +7,8 @@ from service.oip.errors import OipError
 from service.oip.face import Face
 from service.oip.served import Served, Traffic
 from service.oip.tensor_face import TensorFace
+from service.oip.text_face import TextFace
+from service.oip.token_face import TokenFace
 
 
 class Directory:
@@ -30,7 +32,7 @@ class Directory:
         """Find a version of a model; "" is the newest.
 
         Raises:
-            OipError: It is not served, or has nothing that this protocol could call.
+            OipError: It is not served.
         """
         number = version_number(version)
         try:
@@ -100,13 +102,7 @@ def version_number(text: str) -> int:
 
 
 def face_of(model: LiveModel) -> Face:
-    """What a model looks like to the protocol.
-
-    Raises:
-        OipError: It has nothing that this protocol could call.
-    """
+    """What a model looks like to the protocol."""
     if model.manifest.task == "tensors":
         return TensorFace(model)
-    raise OipError(
-        "unimplemented", f"model '{model.manifest.name}' is a {model.manifest.task}, which is served by its own calls"
-    )
+    return TokenFace(model) if model.supports_sessions else TextFace(model)

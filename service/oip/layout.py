@@ -29,7 +29,7 @@ class Rules(NamedTuple):
         inputs: All must be given.
         states: May be given too.
         is_sequence: Whether a request has one row, of one sequence, and may have several steps of it.
-        max_rows: Rows of a request, or steps of one.
+        max_rows: Rows of a request, or steps of one; 1: a step has no dimension for them.
         lengths: The input with the true lengths of rows along TIME, which may be left out; None: there is none.
     """
 
@@ -103,8 +103,10 @@ def lay_out(rules: Rules, key: Key) -> Layout:
         else:
             shared[name] = _shared_shape(rules, port, shape, sizes)
     num_rows = _num_rows(rules, shapes)
-    is_timed = rules.is_sequence and any(
-        len(shape) > len(rules.inputs[name].dims) + 1 for name, shape in shapes.items()
+    is_timed = (
+        rules.is_sequence
+        and rules.max_rows > 1
+        and any(len(shape) > len(rules.inputs[name].dims) + 1 for name, shape in shapes.items())
     )
     skipped = 2 if is_timed else 1
     for name, shape in shapes.items():

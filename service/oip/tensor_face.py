@@ -1,7 +1,5 @@
 """An imported model: its own inputs and outputs, steps of sequences where it has state, batches where it has none."""
 
-from typing import Any
-
 import numpy as np
 
 from export.manifest import TensorSpec
@@ -19,15 +17,15 @@ from service.engine.interface import (
 )
 from service.likely import own_inputs
 from service.models import LiveModel
-from service.oip.classification import classify
+from service.oip.answer_tensors import make_tensors
 from service.oip.datatypes import DATATYPE
 from service.oip.errors import OipError
 from service.oip.face import Port
-from service.oip.layout import Layout, Rules, is_finite, lay_out
-from service.oip.messages import DATATYPES, InferRequest, RequestedOutput, Tensor
-from service.oip.wanted import Selection, select
-
-_MOST_KNOWN = 256  # layouts, and selections, that are remembered
+from service.oip.intake import Intake
+from service.oip.layout import Layout, Rules
+from service.oip.messages import DATATYPES, InferRequest, Tensor
+from service.oip.state_ports import StatePorts
+from service.oip.wanted import Selection
 
 
 class TensorFace:
@@ -48,38 +46,21 @@ class TensorFace:
         own = [tensor for tensor in graph.inputs if tensor.name in rows or tensor.name in shared]
         self.inputs = {tensor.name: _port(tensor, tensor.name in rows) for tensor in own}
         self.outputs = {tensor.name: _port(tensor, True) for tensor in graph.outputs if tensor.name not in pools}
-        self.states: dict[str, Port] = {}
-        self.state_outputs: dict[str, Port] = {}
-        self._state_of: dict[str, str] = {}  # by name of input and of output
-        for state in manifest.states:
-            for name, ports in ((state.sequence_input, self.states), (state.sequence_output, self.state_outputs)):
-                if name is not None:
-                    ports[name] = Port(name, DATATYPE[state.dtype], state.shape)
-                    self._state_of[name] = state.name
+        self._state_ports = StatePorts(manifest.name, manifest.states)
+        self.states, self.state_outputs = self._state_ports.given, self._state_ports.told
         self.max_batch_size = manifest.imported.max_rows or model.max_batch_rows or 1
         most = model.limits.max_input_tokens if self.is_stateful else self.max_batch_size
         self._lengths = manifest.imported.lengths_input
-        self._rules = Rules(manifest.name, self.inputs, self.states, self.is_stateful, most, self._lengths)
-        self._layouts: dict[Any, Layout] = {}
-        self._selections: dict[tuple[RequestedOutput, ...], Selection] = {}
+        rules = Rules(manifest.name, self.inputs, self.states, self.is_stateful, most, self._lengths)
+        self._intake = Intake(rules, self.outputs, self._state_ports)
 
     def prepare(self, request: InferRequest, start: bool) -> "PreparedTensors":
         """Check a request; see `Face`."""
-        tensors = request.inputs
-        key = tuple([(tensor.name, tensor.datatype, tensor.array.shape) for tensor in tensors])
-        layout = self._layouts.get(key)
-        if layout is None:
-            layout = lay_out(self._rules, key)
-            _remember(self._layouts, key, layout)
-        inputs, shared, given = layout.split(tensors)
+        layout, selection = self._intake.check(request)
+        inputs, shared, given = layout.split(request.inputs)
         if self._lengths is not None:
             inputs = self._with_lengths(self._lengths, inputs, layout)
-        initial = None if given is None else self._initial(given, start)
-        selection = self._selections.get(request.outputs)
-        if selection is None:
-            selection = select(self._rules.model, request.outputs, self.outputs, self.state_outputs, self._state_of)
-            _remember(self._selections, request.outputs, selection)
-        return PreparedTensors(inputs, shared, layout, selection, initial)
+        return PreparedTensors(inputs, shared, layout, selection, self._state_ports.initial(given, start))
 
     def _with_lengths(self, name: str, inputs: Tensors, layout: Layout) -> Tensors:
         """Make sure of the lengths of the rows: a wrong one could break the run of everybody in the batch."""
@@ -90,21 +71,9 @@ class TensorFace:
         if lengths.min() < 0 or lengths.max() > layout.longest:
             raise OipError(
                 "invalid_argument",
-                f"input '{name}' for model '{self._rules.model}' must have lengths of 0 to {layout.longest}",
+                f"input '{name}' for model '{self.model.manifest.name}' must have lengths of 0 to {layout.longest}",
             )
         return inputs
-
-    def _initial(self, given: StateTensors, start: bool) -> StateTensors:
-        for name, array in given.items():
-            if not start:
-                raise OipError(
-                    "invalid_argument",
-                    f"unexpected inference input '{name}' for model '{self._rules.model}': a state is given on the "
-                    "START of a sequence alone",
-                )
-            if not is_finite(array):
-                raise OipError("invalid_argument", f"input '{name}' must have finite values: it is a state")
-        return {self._state_of[name]: array for name, array in given.items()}
 
 
 class PreparedTensors:
@@ -152,29 +121,11 @@ class PreparedTensors:
     def outputs(self, value: object, state: SessionState | None) -> tuple[Tensor, ...]:
         """Make the answer."""
         assert type(value) is TensorOutputs
-        tensors, is_timed = value.tensors, self._layout.is_timed
-        answer = []
-        for port, state_name, classes in self._selection.wanted:
-            if state_name is None:
-                array = tensors[port.name]
-                if is_timed:
-                    array = array[None]  # (1, T, ...)
-            else:
-                assert state is not None
-                array = state.tensors[state_name][None]
-            if classes:
-                num_outer = 2 if is_timed and state_name is None else 1
-                answer.append(Tensor(port.name, "BYTES", classify(array, classes, num_outer)))
-            else:
-                answer.append(Tensor(port.name, port.datatype, array))
-        return tuple(answer)
+        tensors, num_outer = value.tensors, 1
+        if self._layout.is_timed:
+            tensors, num_outer = {name: array[None] for name, array in tensors.items()}, 2  # (1, T, ...)
+        return make_tensors(self._selection, tensors, state, num_outer)
 
 
 def _port(tensor: TensorSpec, has_rows: bool) -> Port:
     return Port(tensor.name, DATATYPE[tensor.dtype], tensor.shape[1:] if has_rows else tensor.shape, has_rows)
-
-
-def _remember(known: dict[Any, Any], key: object, value: object) -> None:
-    if len(known) >= _MOST_KNOWN:
-        known.clear()
-    known[key] = value

@@ -7,6 +7,7 @@ from service.oip.classification import MAX_CLASSES, can_classify
 from service.oip.errors import OipError
 from service.oip.face import Port, Wanted
 from service.oip.messages import RequestedOutput
+from service.oip.state_ports import StatePorts
 
 
 class Selection(NamedTuple):
@@ -27,8 +28,7 @@ def select(
     model: str,
     asked: tuple[RequestedOutput, ...],
     outputs: Mapping[str, Port],
-    states: Mapping[str, Port],
-    state_of: Mapping[str, str],
+    states: StatePorts,
 ) -> Selection:
     """Find the outputs that are asked for: all but states where none is.
 
@@ -36,8 +36,7 @@ def select(
         model: Its name, for messages.
         asked: As they came.
         outputs: Of the model, by name.
-        states: That can be asked for, by name.
-        state_of: The manifest's name of each.
+        states: Of the model.
 
     Raises:
         OipError: There is no such output, or no such classes of it.
@@ -45,7 +44,7 @@ def select(
     wanted: dict[str, Wanted] = {}
     for output in asked or [RequestedOutput(name) for name in outputs]:
         name, classes = output.name, output.classification
-        port = outputs.get(name) or states.get(name)
+        port = outputs.get(name) or states.told.get(name)
         if port is None:
             raise OipError("invalid_argument", f"unexpected inference output '{name}' for model '{model}'")
         if name in wanted:
@@ -59,7 +58,7 @@ def select(
                 "invalid_argument",
                 f"class result not available for output '{name}' due to unsupported type '{port.datatype}'",
             )
-        wanted[name] = Wanted(port, None if name in outputs else state_of[name], classes)
+        wanted[name] = Wanted(port, None if name in outputs else states.state_of[name], classes)
     chosen = tuple(wanted.values())
     return Selection(
         chosen,

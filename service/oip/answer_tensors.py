@@ -1,0 +1,36 @@
+"""The outputs of an answer, in the order in which they were asked for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from service.engine.interface import SessionState
+from service.oip.classification import classify
+from service.oip.messages import Tensor
+from service.oip.wanted import Selection
+
+
+def make_tensors(
+    selection: Selection, made: Mapping[str, npt.NDArray[Any]], state: SessionState | None, num_outer: int
+) -> tuple[Tensor, ...]:
+    """Put the outputs of an answer together.
+
+    Args:
+        selection: Which are wanted.
+        made: By name, those of the graph, as they go out.
+        state: The states, if any is wanted.
+        num_outer: Dimensions of the outputs before those of a row: 2 where there is one for steps.
+    """
+    answer = []
+    for port, state_name, classes in selection.wanted:
+        if state_name is None:
+            array, outer = made[port.name], num_outer
+        else:
+            assert state is not None
+            array, outer = state.tensors[state_name][None], 1
+        if classes:
+            answer.append(Tensor(port.name, "BYTES", classify(array, classes, outer)))
+        else:
+            answer.append(Tensor(port.name, port.datatype, array))
+    return tuple(answer)

@@ -1,0 +1,52 @@
+"""What a model takes and gives, checked by request; what was found good is remembered."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from service.oip.face import Port
+from service.oip.layout import Layout, Rules, lay_out
+from service.oip.messages import InferRequest, RequestedOutput
+from service.oip.state_ports import StatePorts
+from service.oip.wanted import Selection, select
+
+_MOST_KNOWN = 256  # layouts, and selections, that are remembered
+
+
+class Intake:
+    """See the module docstring.
+
+    Args:
+        rules: That inputs are held to.
+        outputs: Of the model, by name.
+        states: Of the model.
+    """
+
+    def __init__(self, rules: Rules, outputs: Mapping[str, Port], states: StatePorts) -> None:
+        self._rules = rules
+        self._outputs = outputs
+        self._states = states
+        self._layouts: dict[Any, Layout] = {}
+        self._selections: dict[tuple[RequestedOutput, ...], Selection] = {}
+
+    def check(self, request: InferRequest) -> tuple[Layout, Selection]:
+        """Check the inputs of a request and the outputs that it asks for.
+
+        Raises:
+            OipError: The model does not take or give them.
+        """
+        key = tuple([(tensor.name, tensor.datatype, tensor.array.shape) for tensor in request.inputs])
+        layout = self._layouts.get(key)
+        if layout is None:
+            layout = lay_out(self._rules, key)
+            _remember(self._layouts, key, layout)
+        selection = self._selections.get(request.outputs)
+        if selection is None:
+            selection = select(self._rules.model, request.outputs, self._outputs, self._states)
+            _remember(self._selections, request.outputs, selection)
+        return layout, selection
+
+
+def _remember(known: dict[Any, Any], key: object, value: object) -> None:
+    if len(known) >= _MOST_KNOWN:
+        known.clear()
+    known[key] = value
