@@ -20,6 +20,8 @@ BACKLOG = 2048
 HEAD_TIMEOUT_S = 10.0  # for the head of a request, which no honest caller writes by hand
 IDLE_TIMEOUT_S = 600  # of a connection without requests; callers keep theirs in pools
 HANDSHAKE_TIMEOUT_S = 10.0
+QUIET_S = 1.0  # without a request, after which a sequence that has not ended holds nobody up
+LOOK_S = 0.02
 LINGER_S = 0.1  # after the last request: whoever asks just then is told that the service ends, not cut off
 CLOSING_GRACE_S = 0.5  # for answers that are on their way when the connections close
 LEAST_HELD_BYTES = 256 * 2**20  # of request bodies at a time
@@ -57,7 +59,45 @@ class HttpServer:
         Raises:
             OSError: The address cannot be listened on, or a TLS file cannot be read.
         """
-        settings = self._settings
+        config = self._config()
+        listener = _listen(self._settings.host, self._settings.http_port)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(config, self._connections),
+            sock=listener,
+            ssl=config.ssl,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if config.ssl else None,
+            backlog=BACKLOG,
+        )
+        return int(listener.getsockname()[1])
+
+    async def stop(self, linger_s: float = LINGER_S) -> bool:
+        """Say that the service is not ready, let sequences and requests come to their end, and close.
+
+        Args:
+            linger_s: Seconds after the last request before the connections close.
+
+        Returns:
+            Whether everything ended within the drain timeout; what did not was told 503.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._settings.drain_timeout_s
+        self._core.drain()
+        while not self._core.is_quiet(QUIET_S) and loop.time() < end_s:
+            await asyncio.sleep(LOOK_S)
+        finished = await self._boundary.drain(max(0.0, end_s - loop.time()))
+        await asyncio.sleep(linger_s)
+        if self._server is not None:
+            self._server.close()
+        await self._connections.close(CLOSING_GRACE_S)
+        return finished
+
+    def _config(self) -> uvicorn.Config:
+        """What uvicorn is told.
+
+        Raises:
+            OSError: A TLS file cannot be read.
+        """
+        certificate, key = self._settings.tls_certificate, self._settings.tls_private_key
         config = uvicorn.Config(
             self._boundary,
             http="h11",
@@ -70,36 +110,15 @@ class HttpServer:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=IDLE_TIMEOUT_S,
-            ssl_certfile=settings.tls_certificate,
-            ssl_keyfile=settings.tls_private_key,
+            ssl_certfile=certificate,
+            ssl_keyfile=key,
         )
-        config.load()
-        listener = _listen(settings.host, settings.http_port)
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(config, self._connections),
-            sock=listener,
-            ssl=config.ssl,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if config.ssl else None,
-            backlog=BACKLOG,
-        )
-        return int(listener.getsockname()[1])
-
-    async def stop(self, linger_s: float = LINGER_S) -> bool:
-        """Say that the service is not ready, finish what runs, and close.
-
-        Args:
-            linger_s: Seconds after the last request before the connections close.
-
-        Returns:
-            Whether everything ended within the drain timeout; what did not was told 503.
-        """
-        self._core.drain()
-        finished = await self._boundary.drain(self._settings.drain_timeout_s)
-        await asyncio.sleep(linger_s)
-        if self._server is not None:
-            self._server.close()
-        await self._connections.close(CLOSING_GRACE_S)
-        return finished
+        try:
+            config.load()
+        except OSError as error:
+            expected = f"expected PEM files for TLS in {certificate} and {key}"
+            raise OSError(f"{expected}, got: {error.strerror or error}") from None
+        return config
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -22,7 +22,11 @@ async def test_a_sequence_adds_up(tmp_path: Path) -> None:
 
 async def test_callers_have_sequences_of_their_own(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
-        callers = (({"carryover_caller": "a" * 16}, 1), ({"carryover_caller": "b" * 128}, 2), ({}, 3))
+        callers: tuple[tuple[dict[str, str], int], ...] = (
+            ({"carryover_caller": "a" * 16}, 1),
+            ({"carryover_caller": "b" * 128}, 2),
+            ({}, 3),
+        )
         for caller, value in callers:
             await world.infer(step([value], "same", start=True), **caller)
         for caller, value in callers:

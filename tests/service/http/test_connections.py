@@ -2,9 +2,13 @@
 
 import asyncio
 import json
+import shutil
+import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from service.http import body as body_module
@@ -57,6 +61,13 @@ async def cancelled(world: World) -> None:
         await world.gate.told.wait()
 
 
+async def settled(world: World) -> None:
+    """Wait until no request is being answered: the last piece of an answer goes out before its end is counted."""
+    async with asyncio.timeout(PATIENCE_S):
+        while world.server.in_flight:
+            await asyncio.sleep(0)
+
+
 async def test_a_caller_that_goes_cancels_its_request_and_its_sequence(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
         await world.infer(step([1], start=True))
@@ -70,7 +81,8 @@ async def test_a_caller_that_goes_cancels_its_request_and_its_sequence(tmp_path:
         world.gate.open()
         status, gone = await world.infer(step([3]))
         assert status == 400 and "START flag" in gone["error"]
-        assert world.server.in_flight == 0 and world.core.num_sequences == 0
+        await settled(world)
+        assert world.core.num_sequences == 0
 
 
 async def test_requests_on_one_connection_are_answered_in_order(tmp_path: Path) -> None:
@@ -178,7 +190,7 @@ async def test_a_body_that_breaks_off_into_garbage_is_the_end_of_its_request(tmp
         assert await ended(reader) == b""
         writer.close()
         assert (await world.get("/v2/health/live"))[0] == 200
-        assert world.server.in_flight == 0
+        await settled(world)
 
 
 async def test_of_too_many_connections_an_idle_one_gives_way(tmp_path: Path) -> None:
@@ -241,8 +253,7 @@ async def test_who_does_not_read_its_answer_is_cut_off(tmp_path: Path) -> None:
         writer.write(post(text + bytes(size), path, inference_header_content_length=str(len(text))))
         with pytest.raises(ValueError, match="limit"):  # the head has come; the rest waits
             await reader.readline()
-        while world.server.in_flight:  # not one byte of the rest is read
-            await asyncio.sleep(0.01)
+        await settled(world)  # though not one byte of the rest is read
         assert (await world.get("/v2/health/live"))[0] == 200
         writer.close()
 
@@ -266,6 +277,28 @@ async def test_the_service_ends_when_what_it_has_begun_is_answered(tmp_path: Pat
         with pytest.raises(OSError):
             await world.knock()
         writer.close()
+
+
+async def test_a_running_sequence_may_come_to_its_end(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        await world.infer(step([1], start=True))
+        stopping = asyncio.ensure_future(world.server.stop())
+        async with asyncio.timeout(PATIENCE_S):
+            while (await world.get("/v2/health/ready"))[0] == 200:
+                pass
+        assert (await world.infer(step([1], 2, start=True)))[0] == 503
+        assert output((await world.infer(step([2])))[1], "total") == [INITIAL_TOTAL + 3]
+        assert output((await world.infer(step([3], end=True)))[1], "total") == [INITIAL_TOTAL + 6]
+        assert await asyncio.wait_for(stopping, PATIENCE_S) is True
+
+
+async def test_a_sequence_that_nobody_goes_on_with_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "QUIET_S", 0.05)
+    async with serving(tmp_path, drain_timeout_s=10 * PATIENCE_S) as world:
+        await world.infer(step([1], start=True))
+        assert await asyncio.wait_for(world.server.stop(), PATIENCE_S) is True
 
 
 async def test_what_takes_longer_than_the_end_may_is_told_so(tmp_path: Path) -> None:
@@ -298,3 +331,25 @@ async def test_no_connection_is_remembered(tmp_path: Path) -> None:
             writer.close()
         connections = world.server._connections
         assert not connections.state.connections and not connections.idle
+
+
+async def test_tls(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("needs openssl to make a certificate")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    names = ["-subj", "/CN=carryover.test", "-addext", "subjectAltName=DNS:carryover.test"]
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]
+    files = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, "req", "-x509", *made, *names, *files], check=True, capture_output=True)
+    async with serving(tmp_path, tls_certificate=certificate, tls_private_key=key) as world:
+        trust = ssl.create_default_context(cafile=str(certificate))
+        async with world.session.get(
+            f"https://{world.url}/v2/health/live", ssl=trust, server_hostname="carryover.test"
+        ) as response:
+            assert response.status == 200
+        with pytest.raises(aiohttp.ClientError):
+            await world.get("/v2/health/live")
+        settings = world.server._settings.model_copy(update={"tls_certificate": tmp_path / "none.pem"})
+        with pytest.raises(OSError, match=r"expected PEM files for TLS in .*none\.pem"):
+            await server_module.HttpServer(settings, world.core, world.regions).start()

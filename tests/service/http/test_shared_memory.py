@@ -24,6 +24,7 @@ def place(offset: int, size: int, region: str = "mine") -> dict[str, Any]:
 
 
 async def test_inputs_are_read_and_outputs_written_where_they_lie(tmp_path: Path, memory: SharedMemory) -> None:
+    assert memory.buf is not None
     memory.buf[:16] = np.array([1, -2, 3, 4], "<i4").tobytes()
     path = "/v2/systemsharedmemory"
     async with serving(tmp_path, ["int32"]) as world:
