@@ -1,4 +1,5 @@
-import re
+"""What the reader takes and bounds; each hostile file is refused in `test_hostile_command`."""
+
 from pathlib import Path
 
 import numpy as np
@@ -8,28 +9,8 @@ from onnx import TensorProto, numpy_helper
 from importing.errors import ImportRefused
 from importing.reading import read_model
 from importing.reading_limits import ReadLimits
-from tests.importing.hostile_files import EXTERNAL_REASONS, HOSTILE, MODEL, endless
+from tests.importing.hostile_files import MODEL, endless
 from tests.importing.small_models import honest
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HOSTILE)
-def test_each_is_refused_in_one_line_that_names_the_reason(name: str, tmp_path: Path) -> None:
-    HOSTILE[name].write(tmp_path)
-    with pytest.raises(ImportRefused) as refused:
-        read_model(tmp_path / MODEL)
-    reason = str(refused.value)
-    assert re.search(HOSTILE[name].reason, reason), reason
-    assert reason.isprintable() and len(reason) < 1000
-    assert str(tmp_path / MODEL) in reason
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", EXTERNAL_REASONS)
-def test_external_data_that_is_allowed_still_has_to_be_right(name: str, tmp_path: Path) -> None:
-    HOSTILE[name].write(tmp_path)
-    with pytest.raises(ImportRefused, match=EXTERNAL_REASONS[name]):
-        read_model(tmp_path / MODEL, allow_external=True)
 
 
 @pytest.mark.slow
@@ -76,7 +57,7 @@ def test_a_file_that_takes_too_much_memory_is_refused(tmp_path: Path) -> None:
         length += bytes([size & 0x7F | 0x80])
         size >>= 7
     (tmp_path / MODEL).write_bytes(b"\x08\x08\x3a" + length + bytes([size]) + graph)
-    with pytest.raises(ImportRefused, match=r"memory|do not parse|crashed"):
+    with pytest.raises(ImportRefused, match=r"needs more memory|do not parse|crashed"):
         read_model(tmp_path / MODEL, limits=ReadLimits(max_memory_bytes=1 << 20))
 
 
