@@ -13,10 +13,12 @@ from collections.abc import Hashable, Sequence
 
 from protos.inference import grpc_service_pb2 as pb
 from service.errors import InternalFailure, ServiceError
+from service.oip.codec import encoded_bytes
 from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.failures import to_oip
-from service.oip.messages import InferResponse
+from service.oip.messages import InferResponse, Tensor
+from service.oip.shared_memory_tensors import REGION
 from service.rpc.oip.caller import InferenceCaller
 from service.rpc.oip.tensors import Places, fill_response, read_request
 from service.rpc.outbox import Outbox, Owed
@@ -59,19 +61,23 @@ class InferCommands:
     def take(self, message: pb.ModelInferRequest) -> None:
         """Submit one request, or answer it with an error."""
         pending = PendingInfer(self, next(self._numbers), message.id, _lane(message))
+        future, refused = None, b""
+        try:
+            request, pending.places = read_request(message, self._caller)
+            pending.reserved_bytes += _held_bytes(request.inputs)
+            pending.future = future = self._core.begin(request)
+        except OipError as error:
+            refused = self.failure(pending, error)
+        except ServiceError as error:
+            refused = self.failure(pending, to_oip(error, message.id))
+        except Exception:
+            log.exception("a request could not be taken")
+            refused = self.failure(pending, to_oip(InternalFailure("see the log")))
         self._outbox.take(pending)
         if pending.lane is not None:
             self._lanes.setdefault(pending.lane, deque()).append(pending)
-        try:
-            request, pending.places = read_request(message, self._caller)
-            pending.future = future = self._core.begin(request)
-        except OipError as error:
-            self.settle(pending, self.failure(pending, error))
-        except ServiceError as error:
-            self.settle(pending, self.failure(pending, to_oip(error, message.id)))
-        except Exception:
-            log.exception("a request could not be taken")
-            self.settle(pending, self.failure(pending, to_oip(InternalFailure("see the log"))))
+        if future is None:
+            self.settle(pending, refused)
         else:
             future.add_done_callback(pending.done)
 
@@ -118,7 +124,7 @@ class PendingInfer:
 
     Attributes:
         request_id: Its number on the stream.
-        reserved_bytes: About the size of its answer.
+        reserved_bytes: What it holds: its inputs, and about the size of its answer.
         id: The caller's name for it.
         lane: With what it keeps its order; None: with nothing.
         places: Where outputs go.
@@ -172,3 +178,14 @@ def _lane(message: pb.ModelInferRequest) -> Hashable | None:
     if sequence_id:
         return message.model_name, sequence_id
     return None if message.id else ""
+
+
+def _held_bytes(inputs: Sequence[Tensor]) -> int:
+    """Memory that inputs take until they have been run; those in shared memory are their owner's."""
+    held = 0
+    for tensor in inputs:
+        if tensor.datatype == "BYTES":
+            held += encoded_bytes(tensor)
+        elif REGION not in tensor.parameters:
+            held += tensor.array.nbytes
+    return held

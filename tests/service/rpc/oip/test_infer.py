@@ -98,7 +98,7 @@ async def test_our_own_faults_are_told_without_their_text(world: World) -> None:
 
 async def test_bytes_that_are_no_request_are_refused(world: World) -> None:
     async with grpc.aio.insecure_channel(world.address) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         code, message = await refusal(call(b"\xff\xff\xff"))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert "a serialised inference.ModelInferRequest" in message
@@ -107,7 +107,8 @@ async def test_bytes_that_are_no_request_are_refused(world: World) -> None:
 async def test_what_is_not_offered_is_unimplemented(world: World) -> None:
     async with grpc.aio.insecure_channel(world.address) as channel:
         for method in ("TraceSetting", "LogSettings", "CudaSharedMemoryStatus"):
-            code, _ = await refusal(channel.unary_unary(f"/inference.GRPCInferenceService/{method}")(b""))
+            call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            code, _ = await refusal(call(b""))
             assert code is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -14,6 +14,7 @@ from protos.inference import grpc_service_pb2 as pb
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from service.engine.interface import StepTensors
 from service.errors import DeadlineExceeded, Overloaded
+from service.rpc.outbox import MAX_OWED_BYTES
 from tests.service.rpc.oip.world import World, ended, floats, run, serving, step
 from tests.service.rpc.world import wait_until
 
@@ -291,6 +292,25 @@ async def test_no_more_is_read_than_may_be_in_flight() -> None:
         world.same.release_all()
         assert sorted(await stream.answers(20)) == sorted((str(i), float(i)) for i in range(20))
         await writing
+
+
+async def test_no_more_bytes_are_read_than_may_be_in_flight(world: World) -> None:
+    stream = Stream(world)
+    mebibyte = (1.0,) * (2**20 // 4)
+    for number in range(1, 41):
+        await stream.send(step(number, 1, start=True))
+    await stream.answers(40)
+    world.sums.hold = True
+    writing = asyncio.create_task(stream.send(*(step(number, *mebibyte, id=str(number)) for number in range(1, 41))))
+    await wait_until(lambda: len(world.sums.held) >= MAX_OWED_BYTES // 2**20)
+    other = Stream(world)  # and others are read on: once this one has its answer the first had its chance too
+    await other.send(run([7, 0, 0], id="other"))
+    assert await other.answers(1) == [("other", 7.0)]
+    assert len(world.sums.held) <= MAX_OWED_BYTES // 2**20 + 1
+    world.sums.hold = False
+    world.sums.release_all()
+    assert len(await stream.answers(40)) == 40
+    await writing
 
 
 async def test_a_caller_that_does_not_read_is_cut_off_and_its_work_ends() -> None:

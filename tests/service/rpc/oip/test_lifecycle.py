@@ -106,7 +106,8 @@ async def test_health_tells_of_the_service() -> None:
 
 async def test_reflection_lists_both_services_and_describes_their_messages() -> None:
     async with serving() as world, grpc.aio.insecure_channel(world.address) as channel:
-        call: Any = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo()
+        make_stub: Any = reflection_pb2_grpc.ServerReflectionStub
+        call = make_stub(channel).ServerReflectionInfo()
 
         async def ask(**question: Any) -> Any:
             await call.write(reflection_pb2.ServerReflectionRequest(**question))

@@ -203,7 +203,9 @@ def test_parameters_of_a_type_that_they_cannot_have_are_refused(key: str, expect
 
 
 def test_outputs_are_asked_for_by_name_and_by_classes() -> None:
-    request = pb.ModelInferRequest(outputs=[{"name": "y"}, {"name": "z"}])
+    request = pb.ModelInferRequest()
+    request.outputs.add(name="y")
+    request.outputs.add(name="z")
     request.outputs[1].parameters["classification"].int64_param = 3
     got, places = read_request(request, caller())
     assert [(output.name, output.classification) for output in got.outputs] == [("y", 0), ("z", 3)]
