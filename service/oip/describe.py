@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from service.oip.datatypes import config_type
+from service.oip.datatypes import DATATYPE, config_type
 from service.oip.face import Face, Port
 from service.oip.options import DEFAULT_PRIORITY_LEVEL, PRIORITY_LEVELS
 
@@ -65,12 +65,13 @@ def model_config(face: Face, sequence_idle_timeout_s: float) -> dict[str, object
         "oldest": {"max_candidate_sequences": face.model.limits.max_sessions} if face.model.limits.max_sessions else {},
         "state": [
             {
-                "input_name": given.name,
-                "output_name": told.name,
-                "data_type": config_type(given.datatype),
-                "dims": list(given.config_dims),
+                "input_name": state.sequence_input,
+                "output_name": state.sequence_output,
+                "data_type": config_type(DATATYPE[state.dtype]),
+                "dims": list(state.shape),
             }
-            for given, told in zip(face.states.values(), face.state_outputs.values(), strict=True)
+            for state in manifest.states
+            if state.sequence_input is not None and state.sequence_output is not None
         ],
     }
     return config
