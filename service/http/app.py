@@ -118,6 +118,9 @@ def make_app(core: Core, regions: Regions, bodies: Bodies) -> Starlette:
         Route("/v2/repository/index", _answered(api.index), methods=["POST"]),
         Route("/v2/repository/models/{model}/load", _answered(api.load), methods=["POST"]),
         Route("/v2/repository/models/{model}/unload", _answered(api.unload), methods=["POST"]),
+        Route("/v2/repository/{repository}/index", _answered(_other_repository), methods=["POST"]),
+        Route("/v2/repository/{repository}/models/{model}/load", _answered(_other_repository), methods=["POST"]),
+        Route("/v2/repository/{repository}/models/{model}/unload", _answered(_other_repository), methods=["POST"]),
         Route("/v2/systemsharedmemory/status", _answered(memory.status)),
         Route("/v2/systemsharedmemory/unregister", _answered(memory.unregister), methods=["POST"]),
         Route("/v2/systemsharedmemory/region/{region}/status", _answered(memory.status)),
@@ -143,6 +146,10 @@ def _answered(endpoint: Endpoint) -> Endpoint:
             return error_response(error)
 
     return answered
+
+
+async def _other_repository(request: Request) -> Response:
+    raise OipError("unimplemented", "'repository_name' specification is not supported")
 
 
 def _no_such_path(request: Request, error: Exception) -> Response:

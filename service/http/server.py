@@ -20,8 +20,7 @@ BACKLOG = 2048
 HEAD_TIMEOUT_S = 10.0  # for the head of a request, which no honest caller writes by hand
 IDLE_TIMEOUT_S = 600  # of a connection without requests; callers keep theirs in pools
 HANDSHAKE_TIMEOUT_S = 10.0
-QUIET_S = 1.0  # without a request, after which a sequence that has not ended holds nobody up
-LOOK_S = 0.02
+LOOK_S = 0.02  # between looks at whether sequences are still going on
 LINGER_S = 0.1  # after the last request: whoever asks just then is told that the service ends, not cut off
 CLOSING_GRACE_S = 0.5  # for answers that are on their way when the connections close
 LEAST_HELD_BYTES = 256 * 2**20  # of request bodies at a time
@@ -82,7 +81,7 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         end_s = loop.time() + self._settings.drain_timeout_s
         self._core.drain()
-        while not self._core.is_quiet(QUIET_S) and loop.time() < end_s:
+        while not self._core.is_quiet(self._settings.drain_idle_s) and loop.time() < end_s:
             await asyncio.sleep(LOOK_S)
         finished = await self._boundary.drain(max(0.0, end_s - loop.time()))
         await asyncio.sleep(linger_s)

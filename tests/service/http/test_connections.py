@@ -292,11 +292,8 @@ async def test_a_running_sequence_may_come_to_its_end(tmp_path: Path) -> None:
         assert await asyncio.wait_for(stopping, PATIENCE_S) is True
 
 
-async def test_a_sequence_that_nobody_goes_on_with_holds_nobody_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server_module, "QUIET_S", 0.05)
-    async with serving(tmp_path, drain_timeout_s=10 * PATIENCE_S) as world:
+async def test_a_sequence_that_nobody_goes_on_with_holds_nobody_up(tmp_path: Path) -> None:
+    async with serving(tmp_path, drain_timeout_s=10 * PATIENCE_S, drain_idle_s=0.05) as world:
         await world.infer(step([1], start=True))
         assert await asyncio.wait_for(world.server.stop(), PATIENCE_S) is True
 
