@@ -11,10 +11,11 @@ from starlette.types import Receive
 from service.http.body import Bodies
 from service.http.caller import caller_of, check_local
 from service.http.infer_answer import HEADER_LENGTH, choose_encoding, write_inference
-from service.http.infer_request import read_header_length, read_inference
+from service.http.infer_request import Forms, read_header_length, read_inference
 from service.http.raw_request import read_raw
 from service.oip.core import Core
-from service.oip.messages import InferResponse, Parameters
+from service.oip.errors import OipError
+from service.oip.messages import InferRequest, InferResponse, Parameters
 from service.oip.shared_memory import Regions
 from service.oip.shared_memory_tensors import REGION, Place, place_of
 
@@ -45,21 +46,27 @@ class Inference:
         """
         encoding = choose_encoding(request.headers)
         async with self._bodies.read(request) as body:
-            header_length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
-            model, version = request.path_params["model"], request.path_params.get("version", "")
-            caller = caller_of(request)
-            if header_length == 0 and HEADER_LENGTH in request.headers:
-                inputs = self._core.model_metadata(model, version)["inputs"]
-                asked, forms = read_raw(body, cast(list[dict[str, Any]], inputs), model, version, caller)
-            else:
-                place = partial(self._place, request)
-                read = partial(read_inference, body, header_length, model, version, caller, place)
-                asked, forms = read() if header_length <= OFF_LOOP_BYTES else await asyncio.to_thread(read)
+            asked, forms = await self._read(request, body)
             answer = await _unless_gone(self._core.begin(asked), request.receive)
         write = partial(write_inference, answer, forms, encoding)
         if sum(tensor.array.nbytes for tensor in answer.outputs) <= OFF_LOOP_BYTES:
             return write()
         return await asyncio.to_thread(write)
+
+    async def _read(self, request: Request, body: bytes) -> tuple[InferRequest, Forms]:
+        model, version = request.path_params["model"], request.path_params.get("version", "")
+        caller = caller_of(request)
+        try:
+            header_length = read_header_length(request.headers.get(HEADER_LENGTH), len(body))
+            if header_length == 0 and HEADER_LENGTH in request.headers:
+                inputs = self._core.model_metadata(model, version)["inputs"]
+                return read_raw(body, cast(list[dict[str, Any]], inputs), model, version, caller)
+            place = partial(self._place, request)
+            read = partial(read_inference, body, header_length, model, version, caller, place)
+            return read() if header_length <= OFF_LOOP_BYTES else await asyncio.to_thread(read)
+        except OipError:
+            self._core.model_metadata(model, version)  # that there is no such model is what comes first
+            raise
 
     def _place(self, request: Request, name: str, parameters: Parameters) -> Place | None:
         if REGION in parameters:

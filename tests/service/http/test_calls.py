@@ -185,6 +185,13 @@ async def test_refusals_of_the_core_keep_their_words(tmp_path: Path) -> None:
         assert status == 404 and answer["error"] == f"Request for unknown model: '{SUM}' version 7 is not found"
 
 
+@pytest.mark.parametrize("body", [b"", b"{", {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1]}]}])
+async def test_that_there_is_no_such_model_comes_before_what_is_wrong_with_a_body(tmp_path: Path, body: Any) -> None:
+    async with serving(tmp_path) as world:
+        status, answer = await world.infer(body, "other")
+        assert (status, answer["error"]) == (404, "Request for unknown model: 'other' is not found")
+
+
 async def test_our_own_fault_shows_nothing_of_the_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(tmp_path) as world:
         monkeypatch.setattr(world.core, "server_metadata", lambda: 1 / 0)
