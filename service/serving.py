@@ -133,7 +133,7 @@ class Serving:
         """Stop all engines; what has not finished fails with ShuttingDown."""
         self._closing = True
         self._opener.close()
-        changing = [asyncio.ensure_future(turn.acquire()) for turn in self._turns.values() if turn.locked()]
+        changing = [asyncio.ensure_future(_ended(turn)) for turn in self._turns.values() if turn.locked()]
         if changing:
             _, late = await asyncio.wait(changing, timeout=_CHANGES_S)
             for waiting in late:
@@ -207,6 +207,12 @@ class Serving:
     def _check_open(self) -> None:
         if self._closing:
             raise ShuttingDown("the service is shutting down and loads no model")
+
+
+async def _ended(turn: asyncio.Lock) -> None:
+    """Wait until whoever is changing a model has done."""
+    async with turn:
+        return
 
 
 def _report(model: ServedModel, settings: Settings) -> None:
