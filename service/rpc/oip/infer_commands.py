@@ -20,7 +20,8 @@ from service.oip.failures import to_oip
 from service.oip.messages import InferResponse, Tensor
 from service.oip.shared_memory_tensors import REGION
 from service.rpc.oip.caller import InferenceCaller
-from service.rpc.oip.tensors import Places, fill_response, read_request
+from service.rpc.oip.infer import read_known
+from service.rpc.oip.tensors import Places, fill_response
 from service.rpc.outbox import Outbox, Owed
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class InferCommands:
         pending = PendingInfer(self, next(self._numbers), message.id, _lane(message))
         future, refused = None, b""
         try:
-            request, pending.places = read_request(message, self._caller)
+            request, pending.places = read_known(self._core, message, self._caller)
             pending.reserved_bytes += _held_bytes(request.inputs)
             pending.future = future = self._core.begin(request)
         except OipError as error:

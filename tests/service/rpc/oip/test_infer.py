@@ -86,6 +86,18 @@ async def test_errors_have_the_codes_and_texts_of_the_protocol(world: World) -> 
     assert message.startswith("[request id: seven] Exceeds maximum queue size")
 
 
+async def test_an_unknown_model_is_told_before_what_is_wrong_with_the_request(world: World) -> None:
+    malformed = run([1, 2, 3])
+    malformed.raw_input_contents[0] = b"abc"
+    code, message = await refusal(world.stub.ModelInfer(malformed))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message == "input byte size mismatch for input 'x' for model 'same'. Expected 12, got 3"
+    malformed.model_version = "7"
+    code, message = await refusal(world.stub.ModelInfer(malformed))
+    assert code is grpc.StatusCode.NOT_FOUND
+    assert message.startswith("Request for unknown model: 'same' version 7")
+
+
 async def test_our_own_faults_are_told_without_their_text(world: World) -> None:
     world.same.hold = True
     call = world.stub.ModelInfer(run([1, 2, 3]))

@@ -107,6 +107,9 @@ async def test_an_error_has_the_id_of_its_request_and_the_stream_stays_open(worl
     malformed.raw_input_contents[0] = b"abc"
     await stream.send(malformed)
     assert (await stream.failure())[0] == "odd"
+    malformed.model_name = "nobody"
+    await stream.send(malformed)
+    assert await stream.failure() == ("odd", "Request for unknown model: 'nobody' is not found")
     await stream.send(run([4, 5, 6], id="good"))
     assert await stream.answers(1) == [("good", 4.0)]
     assert await stream.end() is grpc.StatusCode.OK
