@@ -119,7 +119,7 @@ def _inputs(fields: Fields, binary: memoryview, model: str, find: FindPlace) -> 
         options = parameters(entry)
         shape = _shape(entry)
         check_datatype(datatype, name, model)
-        source = _source(entry, options)
+        source, place = _source(entry, options), find(name, options)
         array: npt.NDArray[Any]
         if source == BINARY_SIZE:
             size = whole(options, BINARY_SIZE)
@@ -132,9 +132,8 @@ def _inputs(fields: Fields, binary: memoryview, model: str, find: FindPlace) -> 
             array = decode(binary[at : at + size], datatype, shape, name, model)
             at += size
         elif source == REGION:
-            place = find(name, options)
             assert place is not None
-            array = decode(place.memory, datatype, shape, name, model)
+            array = decode(place.memory.toreadonly(), datatype, shape, name, model)
         else:
             num_elements(shape, name, model)
             array = read_values(name, datatype, shape, entry["data"])
