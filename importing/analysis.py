@@ -53,10 +53,16 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
     Raises:
         ImportRefused: It runs under no sizes that were tried, or what is found cannot be served.
     """
+    for name, axis in axes.items():
+        shape = original.signature.input(name).shape
+        if axis is not None and (axis >= len(shape) or shape[axis] != 1 and not isinstance(shape[axis], str)):
+            raise ImportRefused(
+                f"state {name}: axis: expected one whose size is free or 1, got {axis} of {list(shape)}"
+            )
     notes: list[str] = []
     free = guesses(original.signature, axes)
     for guess in free:
-        conditions = search.find(guess, batched=True)
+        conditions = search.find(guess, batched=True) if guess.whole else None
         if conditions is None:
             continue
         try:
@@ -158,6 +164,9 @@ def _conclude(
     ]
     outputs = []
     for value in original.own_outputs:
+        if value.name in guess.axes and value.name not in {pair.input for pair in original.pairs}:
+            notes += (f"output {value.name} is left out: it is the input of that name as it came",)
+            continue
         axis = output_axes[value.name] if conditions.batched else _single_axis(value, observed)
         shape = row_shape(value, axis, observed)
         outputs.append(OwnTensor(value.name, value.dtype, axis, _public(shape, names)))

@@ -41,6 +41,10 @@ class _Candidate:
 def find_pairs(model: onnx.ModelProto, signature: Signature) -> tuple[Pair, ...]:
     """Find states.
 
+    Args:
+        model: The model.
+        signature: Of it, inputs that have a value in the file included.
+
     Raises:
         AmbiguousStates: Something looks like a state, and which output is its next value cannot be told.
     """
@@ -54,9 +58,10 @@ def find_pairs(model: onnx.ModelProto, signature: Signature) -> tuple[Pair, ...]
     believed = [each for each in candidates if each.strength >= _NAMED and _is_only(each, candidates)]
     given, returned = {each.input.name for each in believed}, {each.output.name for each in believed}
     left = [each for each in candidates if each.input.name not in given and each.output.name not in returned]
+    first = next((value for value in signature.inputs if value.name not in signature.defaults), None)
     for value in signature.inputs:
-        if value.name not in given:
-            _check_left(value, flows, left, bool(believed), value == signature.inputs[0])
+        if value.name not in given and value.name not in signature.defaults:
+            _check_left(value, flows, left, bool(believed), value == first)
     return tuple(
         Pair(each.input.name, each.output.name, NAMES if each.strength == _NAMED else GRAPH) for each in believed
     )

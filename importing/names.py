@@ -6,6 +6,7 @@ from typing import Final
 import onnx
 
 _PREFIX: Final = "carryover"
+_SHAPES: Final = frozenset({"Shape", "Size"})
 
 
 class Names:
@@ -87,7 +88,7 @@ def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 
 def depends(graph: onnx.GraphProto, value: str, source: str) -> bool:
-    """Whether a value can be computed only after another is there."""
+    """Whether a value can be computed only after another is there; its shape alone may be known before."""
     made_by = producers(graph)
     waiting, seen = [value], {value}
     while waiting:
@@ -95,7 +96,7 @@ def depends(graph: onnx.GraphProto, value: str, source: str) -> bool:
         if name == source:
             return True
         node = made_by.get(name)
-        new = reads(node) - seen if node is not None else set()
+        new = reads(node) - seen if node is not None and node.op_type not in _SHAPES else set()
         seen |= new
         waiting.extend(new)
     return False

@@ -22,7 +22,7 @@ from importing.pairs import Pair, StateOption, check_pairs
 from importing.reading import read_model
 from importing.rewrite import rewrite
 from importing.session import Session
-from importing.signature import read_signature
+from importing.signature import Array, read_signature
 from importing.sizes import Search
 from importing.walk import Original
 from importing.write import write_bundle, write_report
@@ -88,16 +88,19 @@ def import_model(
     options = [parse_state(state) if isinstance(state, str) else state for state in states]
     on_progress(f"reading {file}")
     model = read_model(file, allow_external, allow_custom)
-    signature = read_signature(model, frozenset(option.input for option in options))
     pairs = tuple(Pair(option.input, option.output, "given") for option in options)
     if not (pairs or stateless):
-        pairs = find_pairs(model, signature)
+        pairs = find_pairs(model, read_signature(model, [info.name for info in model.graph.input]))
+    signature = read_signature(model, [pair.input for pair in pairs])
     check_pairs(signature, pairs)
     if lengths is not None:
         if pairs:
             raise ImportRefused(f"--lengths: expected a model without state, got the state {pairs[0].input}")
         signature = declare_time(signature, lengths)
-    initial = {option.input: option.initial for option in options if option.initial is not None}
+    initial: dict[str, float | Array] = {
+        pair.input: signature.defaults[pair.input] for pair in pairs if pair.input in signature.defaults
+    }
+    initial |= {option.input: option.initial for option in options if option.initial is not None}
     original = Original(signature, Session(model), pairs, initial)
     on_progress("running it to find its rows and sizes")
     inputs = {value.name for value in signature.inputs}

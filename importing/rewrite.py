@@ -109,8 +109,7 @@ class _Rewrite:
             self._before.append(self._move(tensor.name, inner, 0, tensor.axis, len(tensor.shape) + 1))
 
     def _own_output(self, tensor: OwnTensor) -> None:
-        # An output that is an input passes through as it came.
-        if tensor.axis == 0 or any(own.name == tensor.name for own in self._layout.inputs):
+        if tensor.axis == 0:
             return
         inner = self._rename(tensor.name)
         if tensor.axis is None:
@@ -125,7 +124,7 @@ class _Rewrite:
             current, following = self._value(state.input), self._value(state.output)
             gathered = self._gather(state, current)
             late = depends(self._graph, following, current)
-            self._scatter(state, following, indices if late else self._wait(gathered))
+            self._scatter(state, following, indices if late else self._wait(gathered, indices))
 
     def _gather(self, state: StateTensor, current: str) -> str:
         """Read rows of the pool; give (B, *shape)."""
@@ -149,17 +148,20 @@ class _Rewrite:
         pool = f"{state.name}_pool"
         self._after.append(self._node("ScatterND", [pool, indices, rows], f"{pool}_out"))
 
-    def _wait(self, gathered: str) -> str:
-        """Make indices (B, 1) that are there only after the rows (B, *shape) have been gathered."""
-        sizes, first, shape, indices = (self._names.fresh(name) for name in ("sizes", "first", "shape", "indices"))
-        zero, one = self._ints(0), self._ints(1)
+    def _wait(self, gathered: str, indices: str) -> str:
+        """Make indices (B, 1) that are there only after the rows have been gathered.
+
+        What is added to them is one if a tensor has fewer than no elements. The optimizer of ONNX Runtime knows shapes
+        well enough to do without a tensor whose shape alone is asked for, but not that.
+        """
+        size, negative, nothing, late = (self._names.fresh(name) for name in ("size", "negative", "nothing", "indices"))
         self._after += [
-            self._node("Shape", [gathered], sizes),
-            self._node("Gather", [sizes, zero], first, axis=0),
-            self._node("Concat", [first, one], shape, axis=0),
-            self._node("Reshape", [WRITE_SLOTS, shape], indices),
+            self._node("Size", [gathered], size),
+            self._node("Less", [size, self._ints(0)], negative),
+            self._node("Cast", [negative], nothing, to=TensorProto.INT64),
+            self._node("Add", [indices, nothing], late),
         ]
-        return indices
+        return late
 
     def _move(self, source: str, target: str, old: int, new: int, rank: int) -> onnx.NodeProto:
         """Put axis `old` at `new`."""

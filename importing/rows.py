@@ -26,10 +26,12 @@ class Guess:
     Args:
         axes: By input, which axis; None: it has none.
         likely: Whether these are places or names that rows usually have.
+        whole: Whether every state has rows; otherwise a state is one sequence's alone, and so is the whole run.
     """
 
     axes: Mapping[str, int | None]
     likely: bool = True
+    whole: bool = True
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class _Choice:
 
 
 def guesses(signature: Signature, states: Mapping[str, int | None]) -> list[Guess]:
-    """List guesses under which the rows are free, the likeliest first.
+    """List guesses under which the rows are free, the likeliest first, those with rows in every state before others.
 
     Args:
         signature: Of the model.
@@ -63,13 +65,12 @@ def guesses(signature: Signature, states: Mapping[str, int | None]) -> list[Gues
             clash |= any(axes[name] is not None for name in choice.axes)
             axes.update(choice.axes)
         wrong = any(axis is not None and axes[name] != axis for name, axis in states.items())
-        # A state that has no rows is one sequence's alone, and so is the whole run.
-        unbatched = any(axes[name] is None for name in states) or all(axis is None for axis in axes.values())
-        if clash or wrong or unbatched:
+        if clash or wrong or all(axis is None for axis in axes.values()):
             continue
         cost = sum(choice.cost for choice in choices)
-        found.setdefault(tuple(axes.values()), (cost, Guess(axes, all(choice.likely for choice in choices))))
-    return [guess for _, guess in sorted(found.values(), key=lambda item: item[0])[:_MOST_GUESSES]]
+        likely, whole = all(choice.likely for choice in choices), all(axes[name] is not None for name in states)
+        found.setdefault(tuple(axes.values()), (cost, Guess(axes, likely, whole)))
+    return [guess for _, guess in sorted(found.values(), key=lambda item: (not item[1].whole, item[0]))[:_MOST_GUESSES]]
 
 
 def _named(signature: Signature, states: Mapping[str, int | None]) -> list[list[_Choice]]:

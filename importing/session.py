@@ -5,6 +5,7 @@ This is the only part of `importing` that imports onnxruntime.
 
 import ctypes
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ import onnxruntime as ort
 
 Array = npt.NDArray[Any]
 _SILENT: Final = 4
+_MOST_S: Final = 30.0  # of one run: a loop of a model need not end
 _TYPES: Final[Mapping[str, DType]] = {
     "tensor(bool)": "bool",
     "tensor(uint8)": "uint8",
@@ -91,18 +93,27 @@ class Session:
             By output name, all but those that overwrite.
 
         Raises:
-            RunFailed: The model does not take these.
+            RunFailed: The model does not take these, or not within half a minute.
         """
+        options = ort.RunOptions()
+        watch = threading.Timer(_MOST_S, _stop, (options,))
+        watch.daemon = True
+        watch.start()
         overwritten = {pool.output for pool in pools.values()}
         wanted = [name for name in self._outputs if name not in overwritten]
         try:
             if any(self._inputs.get(name) == "string" for name in feeds):
-                return self._run_apart(feeds, pools, wanted)
-            return self._run_in_place(feeds, pools, wanted)
+                return self._run_apart(feeds, pools, wanted, options)
+            return self._run_in_place(feeds, pools, wanted, options)
         except Exception as error:  # its types are many
-            raise RunFailed(first_line(error)) from None
+            took = f"a run took more than {_MOST_S:g} s: " if options.terminate else ""
+            raise RunFailed(took + first_line(error)) from None
+        finally:
+            watch.cancel()
 
-    def _run_in_place(self, feeds: Feeds, pools: Mapping[str, Pool], wanted: list[str]) -> dict[str, Array]:
+    def _run_in_place(
+        self, feeds: Feeds, pools: Mapping[str, Pool], wanted: list[str], options: ort.RunOptions
+    ) -> dict[str, Array]:
         binding = self._session.io_binding()
         for name, array in feeds.items():
             binding.bind_ortvalue_input(name, self._ort_value(array, self._inputs[name]))
@@ -112,17 +123,19 @@ class Session:
             binding.bind_ortvalue_output(pools[name].output, value)
         for name in wanted:
             binding.bind_output(name)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, options)
         for name, value in values.items():
             if value.data_ptr() != pools[name].array.ctypes.data:  # it was copied: bring back what was written
                 pools[name].array[...] = _to_array(value, self._inputs[name])
         results = binding.get_outputs()[len(pools) :]
         return {name: _to_array(value, self._outputs[name]) for name, value in zip(wanted, results, strict=True)}
 
-    def _run_apart(self, feeds: Feeds, pools: Mapping[str, Pool], wanted: list[str]) -> dict[str, Array]:
+    def _run_apart(
+        self, feeds: Feeds, pools: Mapping[str, Pool], wanted: list[str], options: ort.RunOptions
+    ) -> dict[str, Array]:
         """Text cannot be bound."""
         outputs = [*wanted, *[pool.output for pool in pools.values()]]
-        results = self._session.run(outputs, {**feeds, **{name: pool.array for name, pool in pools.items()}})
+        results = self._session.run(outputs, {**feeds, **{name: pool.array for name, pool in pools.items()}}, options)
         for pool, array in zip(pools.values(), results[len(wanted) :], strict=True):
             pool.array[...] = array
         return dict(zip(wanted, results, strict=False))
@@ -133,6 +146,10 @@ class Session:
         if dtype == "bfloat16":
             return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, ELEMENT_TYPES[dtype])
         return ort.OrtValue.ortvalue_from_numpy(array)
+
+
+def _stop(options: ort.RunOptions) -> None:
+    options.terminate = True
 
 
 def _to_array(value: ort.OrtValue, dtype: DType) -> Array:

@@ -1,6 +1,6 @@
 """What a model takes and gives, as it declares it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -88,7 +88,7 @@ class Signature:
         return _find("output", self.outputs, name)
 
 
-def read_signature(model: onnx.ModelProto, with_defaults: frozenset[str] = frozenset()) -> Signature:
+def read_signature(model: onnx.ModelProto, with_defaults: Collection[str] = ()) -> Signature:
     """Read inputs and outputs.
 
     Args:
@@ -111,8 +111,11 @@ def read_signature(model: onnx.ModelProto, with_defaults: frozenset[str] = froze
     outputs = [_read("output", info) for info in model.graph.output]
     if not outputs:
         raise ImportRefused("expected a model with outputs, got none")
-    declared = {info.name for info in model.graph.input}
-    defaults = {name: numpy_helper.to_array(initializers[name]) for name in declared & initializers.keys()}
+    defaults = {
+        info.name: numpy_helper.to_array(initializers[info.name])
+        for info in model.graph.input
+        if info.name in initializers
+    }
     return Signature(tuple(inputs), tuple(outputs), defaults)
 
 

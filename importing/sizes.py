@@ -4,6 +4,7 @@ A frame of audio has its 512 samples, a state its width, a sampling rate its two
 """
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
@@ -26,6 +27,7 @@ _SIZES: Final = (
 _SHARED: Final[Mapping[str, tuple[float, ...]]] = {"int": (1, 0, 16000, 8000), "float": (1.0, 0.0), "bool": (1, 0)}
 _MOST_RUNS: Final = 2000
 _MOST_S: Final = 60.0
+_MOST_ELEMENTS: Final = 1 << 24
 _STEPS: Final = 2
 
 
@@ -75,17 +77,26 @@ class Search:
     def works(self, conditions: Conditions, rows: int = 1) -> bool:
         """Whether so many rows can take steps."""
         self._runs += 1
+        if (large := self._too_large(conditions)) is not None:
+            self.last_failure = f"input {large}: expected at most {_MOST_ELEMENTS} elements a row"
+            return False
         try:
             walk = Walk(self._original, conditions, rows)
             for _ in range(_STEPS):
                 outputs = walk.step(self.draw_step(conditions, rows))
-        except RunFailed as failed:
+        except (RunFailed, MemoryError) as failed:
             self.last_failure = str(failed)
             return False
         if empty := [name for name, array in outputs.items() if not array.size]:
             self.last_failure = f"output {empty[0]} is empty"
             return False
         return True
+
+    def _too_large(self, conditions: Conditions) -> str | None:
+        for value in self._original.signature.inputs:
+            if math.prod(conditions.row_shape(value)) > _MOST_ELEMENTS:
+                return value.name
+        return None
 
     def another(self, conditions: Conditions, name: str) -> Conditions | None:
         """Conditions with another size of that name; None where no other works or the caller has said which."""
@@ -154,8 +165,9 @@ def _fill(value: Value, sizes: Mapping[str, int], content: float) -> Array:
         raise ImportRefused(f"input {value.name}: expected numbers where all rows share an input, got text")
     shape = tuple(size if isinstance(size, int) else sizes[size] for size in value.shape)
     if value.dtype == "bfloat16":
-        return np.full(shape, np.array(content, np.float32).view(np.uint32) >> 16, dtype=np.uint16)
-    return np.full(shape, content, dtype=value.dtype)
+        bits = np.array(content, np.float32).view(np.uint32) >> 16
+        return np.broadcast_to(bits.astype(np.uint16), shape)
+    return np.broadcast_to(np.array(content, dtype=value.dtype), shape)  # takes no room, however large it is
 
 
 def _with_size(conditions: Conditions, name: str, size: int, original: Original) -> Conditions:
