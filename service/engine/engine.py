@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -99,15 +100,18 @@ class Engine:
         if not 0 <= limits.session_slots <= most or limits.max_waiting < 1 or num_runners < 1:
             expected = f"session_slots at most {most}, max_waiting and num_runners at least 1"
             raise ValueError(f"limits: expected {expected}, got {limits} and {num_runners} runners")
+        imported = runner.manifest.imported
+        if imported is not None and imported.max_rows is not None:  # its graph breaks on more, whoever asks for it
+            limits = replace(limits, batch=limits.batch.cut(imported.max_rows))
         self.failed = False
         self._runner, self._limits, self._publish_events, self._clock = runner, limits, publish, clock
         self._on_stopped, self._num_runners = on_stopped, num_runners
         manifest = runner.manifest
         self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
         self._time_axes: Mapping[str, int] | None = None  # of an imported model: by input, the axis that is padded
-        if manifest.imported is not None:
+        if imported is not None:
             (graph,) = manifest.graphs.values()
-            self._time_axes = RunLayout(graph, manifest.imported).input_axes
+            self._time_axes = RunLayout(graph, imported).input_axes
         self._step_pace, self._work_pace = Pace(_FIRST_STEP_S), Pace(_FIRST_WORK_S)
         self._inbox = Inbox(
             limits.max_waiting,

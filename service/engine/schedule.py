@@ -10,7 +10,7 @@ is thus overtaken only by what comes within the head start, and ages by waiting.
 """
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
 from export.manifest import GraphKind
@@ -69,6 +69,10 @@ class ScheduleLimits:
     def window(self, num_runners: int = 1) -> int:
         """How many of the oldest steps `schedule` must see to share them out among runners, idle and running ones."""
         return self.max_rows * (num_runners if self.max_chunk == 1 else num_runners + 1)  # some have no backlog
+
+    def cut(self, rows: int) -> "ScheduleLimits":
+        """The same with at most so many rows in a run of any graph."""
+        return replace(self, max_rows=min(rows, self.max_rows), max_sequences=min(rows, self.max_sequences))
 
     def admit(self, rows: int, length: int, width: int) -> bool:
         """Whether a padded batch of whole sequences of that size keeps all bounds."""

@@ -201,3 +201,19 @@ def test_rows_of_unequal_sizes_do_not_share_a_run(tmp_path: Path) -> None:
         for one, x in zip(asked, given, strict=True):
             assert tensors(harness, one).tensors["y"].tolist() == x.tolist()
         assert any(run.rows > 1 for run in harness.engine.run_stats().runs)
+
+
+def test_no_limits_run_more_rows_than_the_graph_takes(tmp_path: Path) -> None:
+    manifest = write_accumulator(tmp_path)
+    assert manifest.imported is not None
+    alone = manifest.model_copy(update={"imported": manifest.imported.model_copy(update={"max_rows": 1})})
+    limits = EngineLimits(session_slots=20, max_sessions=20, batch=ScheduleLimits(max_rows=64))
+    with running(open_tiny(tmp_path, alone), limits, num_runners=2) as harness:
+        for session in range(1, 11):
+            harness.open(session)
+        asked = [step(harness, 1 + i % 10, np.ones((1, 1), np.float32)) for i in range(100)]
+        for request in asked:
+            tensors(harness, request)
+        assert {run.rows for run in harness.engine.run_stats().runs} == {1}
+        for session in range(1, 11):
+            assert harness.close(session) == 10
