@@ -16,11 +16,12 @@ from typing import Any, Final
 
 from export.bundle import BundleError, BundlePath
 from export.manifest import NAME_PATTERN
-from service.errors import Overloaded, ServiceError
+from service.errors import ServiceError
 from service.oip.errors import OipError
 from service.oip.messages import Parameters
 from service.opening import off_loop
 from service.repository import list_models
+from service.runner import RunnerError
 from service.serving import Serving
 from service.settings import Settings
 from service.states import VersionState
@@ -123,7 +124,7 @@ class Control:
                     elif follows:
                         await self._serving.withdraw(name)
             except Exception as error:
-                known = isinstance(error, BundleError | ServiceError)
+                known = isinstance(error, BundleError | RunnerError | ServiceError)
                 log.error("could not reload %s: %s", self._settings.repository, error, exc_info=not known)
                 return None
             return num_new
@@ -220,7 +221,7 @@ class Control:
             update = await self._serving.update(name, found[name], keep_gone=False, retry=True)
         except OipError:
             raise
-        except (BundleError, ServiceError, Exception) as error:
+        except Exception as error:
             raise self._failed(name, error) from error
         served = self._serving.models.versions(name)
         if not served and not update.refused:
@@ -237,9 +238,8 @@ class Control:
             await self._serving.withdraw(name)
 
     def _failed(self, name: str, error: Exception) -> OipError:
-        if isinstance(error, Overloaded):
-            return OipError("unavailable", str(error))
-        log.error("model %s could not be loaded", name, exc_info=not isinstance(error, BundleError | ServiceError))
+        if not isinstance(error, BundleError | RunnerError | ServiceError):
+            log.error("model %s could not be loaded", name, exc_info=error)
         return OipError("unavailable", f"failed to load '{name}': {self._without_paths(str(error))}")
 
     def _without_paths(self, reason: str) -> str:
