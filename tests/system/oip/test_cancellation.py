@@ -20,7 +20,7 @@ import tritonclient.grpc.aio as aio_client
 from tests.system.oip.conftest import some_of
 from tests.system.oip.doors import GrpcDoor, Pending, Refusal, Stream, begin, counted, inputs_of, numbers
 from tests.system.oip.server import Server, running
-from tests.system.oip.watch import hold, load, until, until_idle
+from tests.system.oip.watch import hold, in_flight, load, until, until_idle
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
@@ -245,7 +245,7 @@ def test_cancelled_requests_without_a_sequence_leave_the_others(server: Server, 
         return begin(door.client, "identity-slow", arrays)
 
     first = ask(0, WORK)
-    until(lambda: load(server, "identity-slow").running >= 1, "the run at work")
+    until(lambda: in_flight(server, "identity-slow") >= 1, "the run at work")
     calls = [ask(i, 0) for i in range(1, 9)]
     for call in calls[::2]:
         call.cancel()

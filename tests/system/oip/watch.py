@@ -9,13 +9,19 @@ from carryover.client.types import ModelLoad
 from tests.system.oip.doors import Stream, numbers
 from tests.system.oip.server import Server
 
-PATIENCE_S = 30.0
+PATIENCE_S = 100.0  # machines that run tests stand still at times
 
 
 def load(server: Server, model: str) -> ModelLoad:
     """What a model is doing."""
-    with Client(server.grpc) as client:
+    with Client(server.grpc, timeout_s=PATIENCE_S) as client:
         return client.model(model).load
+
+
+def in_flight(server: Server, model: str) -> int:
+    """Requests of a model that wait or run."""
+    seen = load(server, model)
+    return seen.waiting + seen.running
 
 
 def until(told: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -28,7 +34,7 @@ def until(told: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -
 
 def until_idle(server: Server, model: str, sessions: int = 0) -> None:
     """Wait until nothing of a model waits or runs and so many sessions are open."""
-    with Client(server.grpc) as client:
+    with Client(server.grpc, timeout_s=PATIENCE_S) as client:
 
         def idle() -> bool:
             seen = client.model(model).load
