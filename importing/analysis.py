@@ -55,7 +55,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
     """
     for name, axis in axes.items():
         shape = original.signature.input(name).shape
-        if axis is not None and (axis >= len(shape) or shape[axis] != 1 and not isinstance(shape[axis], str)):
+        if axis is not None and (axis >= len(shape) or (shape[axis] != 1 and not isinstance(shape[axis], str))):
             raise ImportRefused(
                 f"state {name}: axis: expected one whose size is free or 1, got {axis} of {list(shape)}"
             )
@@ -65,6 +65,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
         conditions = search.find(guess, batched=True) if guess.whole else None
         if conditions is None:
             continue
+        _check_repeats(original, search, conditions)
         try:
             output_axes = _prove_rows(original, search, conditions)
         except (NotRows, RunFailed) as reason:
@@ -78,6 +79,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
             f"expected sizes with which the model runs, got none (name them with --example NAME=VALUE; free are "
             f"{search.free_names(guess) or 'none'}): {search.last_failure}"
         )
+    _check_repeats(original, search, conditions)
     why = f"its rows could not be told apart: {notes[0]}" if notes else "its batch is fixed"
     if lengths is not None:
         raise ImportRefused(f"--lengths: expected a model whose rows can share a run, got one that cannot: {why}")
@@ -189,6 +191,19 @@ def _conclude(
         notes=notes,
     )
     return Analysis(layout, conditions)
+
+
+def _check_repeats(original: Original, search: Search, conditions: Conditions) -> None:
+    """What is compared with a model must itself be the same each time."""
+    inputs = search.draw_step(conditions, 1)
+    first, second = (Walk(original, conditions, 1).step(inputs) for _ in range(2))
+    for value in original.own_outputs:
+        apart = difference(value.dtype, first[value.name], second[value.name])
+        if not is_close(value.dtype, apart):
+            raise ImportRefused(
+                f"output {value.name}: expected the same in two runs on the same inputs, got a difference of "
+                f"{apart:.3g}: a model that draws at random cannot be checked"
+            )
 
 
 def _state_sizes(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:

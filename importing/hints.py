@@ -1,5 +1,6 @@
-"""What a graph tells of its inputs' values: how many an index may have, what a switch is compared with."""
+"""What a graph tells of its inputs: how many values an index has, what a switch is compared with, which widths fit."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -12,6 +13,7 @@ from importing.signature import Array
 
 _THROUGH: Final = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _COMPARES: Final = frozenset({"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"})
+_MOST_WIDTHS: Final = 12
 _MOST_CONSTANT: Final = 16  # elements of what an input is compared with
 
 
@@ -41,6 +43,12 @@ def compared_values(model: onnx.ModelProto) -> dict[str, list[float]]:
             if one in sources and other in constants:
                 found.setdefault(sources[one], []).extend(float(x) for x in constants[other].ravel())
     return found
+
+
+def widths(model: onnx.ModelProto) -> list[int]:
+    """Sizes that weights have, the most frequent first: what meets them has one of these too."""
+    sizes = Counter(size for tensor in model.graph.initializer for size in tensor.dims if size > 1)
+    return [size for size, _ in sizes.most_common(_MOST_WIDTHS)]
 
 
 def _sources(graph: onnx.GraphProto) -> Mapping[str, str]:

@@ -14,7 +14,8 @@ from importing.checks import Check, check
 from importing.draws import Draws
 from importing.errors import ImportRefused
 from importing.finding import find_pairs
-from importing.hints import compared_values, index_ranges
+from importing.hints import compared_values, index_ranges, widths
+from importing.inference import refine
 from importing.layout import Layout
 from importing.options import parse_state
 from importing.padding import declare_time
@@ -93,6 +94,7 @@ def import_model(
         pairs = find_pairs(model, read_signature(model, [info.name for info in model.graph.input]))
     signature = read_signature(model, [pair.input for pair in pairs])
     check_pairs(signature, pairs)
+    signature = refine(signature, model, pairs)
     if lengths is not None:
         if pairs:
             raise ImportRefused(f"--lengths: expected a model without state, got the state {pairs[0].input}")
@@ -111,6 +113,7 @@ def import_model(
         {size: int(number) for size, number in given.items() if size not in inputs},
         {size: number for size, number in given.items() if size in inputs},
         compared_values(model),
+        widths(model),
         lengths,
     )
     axes = {option.input: option.axis for option in options}

@@ -29,6 +29,7 @@ _MOST_RUNS: Final = 2000
 _MOST_S: Final = 60.0
 _MOST_ELEMENTS: Final = 1 << 24
 _STEPS: Final = 2
+_MOST_COMBINED: Final = 3  # free sizes whose combinations are tried
 
 
 class Search:
@@ -40,6 +41,7 @@ class Search:
         sizes: By name of a free size, what the caller says.
         shared: By input that all rows share, what the caller says.
         hints: By input, values that the graph compares it with.
+        widths: Sizes that weights have.
         lengths: The input that says how long each row is.
     """
 
@@ -50,11 +52,12 @@ class Search:
         sizes: Mapping[str, int],
         shared: Mapping[str, float],
         hints: Mapping[str, Sequence[float]],
+        widths: Sequence[int] = (),
         lengths: str | None = None,
     ) -> None:
         self._original, self._draws = original, draws
         self._given, self._given_shared, self._hints = sizes, shared, hints
-        self._lengths = lengths
+        self._lengths, self._widths = lengths, widths
         self._runs, self._began_s = 0, time.monotonic()
         self.last_failure = "nothing was tried"
 
@@ -132,18 +135,21 @@ class Search:
         )
 
     def _sizes(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
-        """All alike first, then each on its own while the others are one."""
+        """All alike first, then each on its own while the others are one, then whatever weights have."""
         open_names = [name for name in names if name not in self._given]
         given = {name: self._given[name] for name in names if name in self._given}
         if not open_names:
             yield given
             return
-        for size in _SIZES:
+        for size in dict.fromkeys((*_SIZES, *self._widths)):
             yield given | dict.fromkeys(open_names, size)
         if len(open_names) > 1:
             for name in open_names:
                 for size in _SIZES[1:]:
                     yield given | dict.fromkeys(open_names, 1) | {name: size}
+        if 1 < len(open_names) <= _MOST_COMBINED:
+            for sizes in itertools.product((1, *self._widths), repeat=len(open_names)):
+                yield given | dict(zip(open_names, sizes, strict=True))
 
     def _shared_values(self, value: Value) -> list[float]:
         if value.name in self._given_shared:

@@ -13,6 +13,8 @@ from tests.importing.streams import differences, take
 EXACT = 0.0
 CLOSE = 1e-5
 
+pytestmark = pytest.mark.slow  # each reads its file in a process of its own
+
 
 def test_an_lstm_with_its_rows_second(tmp_path: Path) -> None:
     imported = take(tmp_path, models.lstm(), "h=hn", "c=cn")
