@@ -80,20 +80,21 @@ async def test_what_is_in_flight_is_told_when_the_bound_is_reached() -> None:
 
 async def test_nothing_is_admitted_once_the_drain_is_over() -> None:
     async with serving(drain_timeout_s=5) as world:
-        stop = asyncio.create_task(world.server.stop(linger_s=0.5))
+        stop = asyncio.create_task(world.server.stop(linger_s=60))
         await wait_until(lambda: world.server.draining)
 
         async def is_refused() -> bool:
             try:
                 await world.stub.ServerLive(pb.ServerLiveRequest())
             except grpc.aio.AioRpcError as error:
-                return error.code() is grpc.StatusCode.UNAVAILABLE
+                return (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, STOPPING)
             return False
 
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(5):
             while not await is_refused():
                 await asyncio.sleep(0)
-        await stop
+        assert not stop.done()  # the connections are still open
+        stop.cancel()
 
 
 async def test_health_tells_of_the_service() -> None:
