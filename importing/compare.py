@@ -33,7 +33,7 @@ def difference(dtype: DType, expected: Array, got: Array) -> float:
     with np.errstate(invalid="ignore"):
         apart = np.where(same, 0.0, np.abs(first - second))
     finite = np.abs(first[np.isfinite(first)])
-    return float(np.nan_to_num(apart, nan=np.inf).max()) / max(1.0, float(finite.max(initial=0.0)))
+    return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max()) / max(1.0, float(finite.max(initial=0.0)))
 
 
 def is_close(dtype: DType, apart: float) -> bool:

@@ -38,19 +38,20 @@ def test_a_file_with_a_pickle_is_not_opened(tmp_path: Path) -> None:
         parse_state(f"h=hn,init={tmp_path / 'h.npy'}")
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "h", "h=", "=hn", "h=hn,", "h=hn,axis=-1", "h=hn,axis=x", "h=hn,axis=1000", "h=hn,init=", "h=hn,init=nothing.npy"]
-    + ["h=hn,init=weights.bin", "h=hn,batch=1"],
-)  # fmt: skip
+WRONG_FORMS = ["", "h", "h=", "=hn", "h=hn,", "h=hn,batch=1"]
+WRONG_VALUES = ["axis=-1", "axis=x", "axis=1000", "init=", "init=nothing.npy", "init=weights.bin"]
+
+
+@pytest.mark.parametrize("text", [*WRONG_FORMS, *[f"h=hn,{value}" for value in WRONG_VALUES]])
 def test_any_other_state_is_refused(text: str) -> None:
     with pytest.raises(ImportRefused, match="--state"):
         parse_state(text)
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("sr=16000", ("sr", 16000)), ("gain=0.5", ("gain", 0.5)), ("a=b=2", ("a=b", 2)), ("on=true", ("on", 1))]
-)  # fmt: skip
+    ("text", "expected"),
+    [("sr=16000", ("sr", 16000)), ("gain=0.5", ("gain", 0.5)), ("a=b=2", ("a=b", 2)), ("on=true", ("on", 1))],
+)
 def test_an_example(text: str, expected: tuple[str, float]) -> None:
     assert parse_example(text) == expected
 
