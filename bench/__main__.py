@@ -3,6 +3,7 @@
     python -m bench steps       session steps, closed loop, against raw ONNX Runtime in process
     python -m bench tagging     tagging, closed loop, against raw ONNX Runtime with like lengths together
     python -m bench oip         session steps through the Open Inference Protocol, beside our own stream
+    python -m bench imported    other people's recurrent models, imported, beside their files run in a loop
     python -m bench poisson     Transduce under Poisson arrivals, step-level against request-level batching
     python -m bench overload    three times what the service can do, and what comes after
     python -m bench memory      memory a session, with many open
@@ -21,13 +22,14 @@ from types import ModuleType
 
 from rich.console import Console
 
-from bench import memory, oip, overload, poisson, steps, tagging
+from bench import imported, memory, oip, overload, poisson, steps, tagging
 from bench.report import save, show
 
 BENCHMARKS: dict[str, ModuleType] = {
     "steps": steps,
     "tagging": tagging,
     "oip": oip,
+    "imported": imported,
     "poisson": poisson,
     "overload": overload,
     "memory": memory,
