@@ -89,6 +89,9 @@ class Gate:
             self.engine.submit(request)
         self.held.clear()
 
+    def has_begun(self, request: RequestId) -> bool:
+        return request not in self.held and self.engine.has_begun(request)
+
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
