@@ -84,6 +84,11 @@ class AtSessions:
         session = self._at.get(request)
         return session is not None and session.in_flight
 
+    def has_begun(self, request: RequestId) -> bool:
+        """Whether a request is the first at its session, which is in a batch that runs or has taken a part of it."""
+        session = self._at[request]
+        return session.pending[0].id == request and (session.in_flight or session.num_consumed > 0)
+
     # -------------------------------------------------------------------------------------------------------- arrivals
 
     def open(self, request: OpenSession) -> None:

@@ -146,6 +146,11 @@ class Engine:
         """Stop a request within one step; see `EngineDoor`."""
         self._inbox.cancel(request)
 
+    def has_begun(self, request: RequestId) -> bool:
+        """Whether a request runs by now; see `EngineDoor`."""
+        with self._lock:
+            return not self._inbox.has(request) and self._roster.has_begun(request)
+
     def stats(self) -> EngineStats:
         """Counts as of the last turn."""
         return EngineStats(*self._counts)

@@ -152,6 +152,11 @@ class Inbox:
             self._closed = self._closed or reason
             self._arrived.notify_all()
 
+    def has(self, request: RequestId) -> bool:
+        """Whether a request is still here."""
+        with self._lock:
+            return any(one.id == request for one in self._requests)
+
     def __len__(self) -> int:
         return len(self._requests)
 

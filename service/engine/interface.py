@@ -259,6 +259,8 @@ class SessionDescription(NamedTuple):
     idle_s: float
     num_steps: int
     marks: tuple[int, ...]
+    idle_timeout_s: float | None = None
+    priority: Priority = Priority.NORMAL
 
 
 FinishReason = Literal["end", "length"]
@@ -411,6 +413,9 @@ class EngineDoor(Protocol):
 
         The steps of a StepSession are taken whole or not at all: once the first one is taken, it is finished.
         """
+
+    def has_begun(self, request: RequestId) -> bool:
+        """Whether a request runs by now or is over, rather than waiting; may itself wait for a turn of the engine."""
 
     def stats(self) -> EngineStats:
         """Counts as of the last turn."""

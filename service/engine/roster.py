@@ -218,6 +218,13 @@ class Roster:
     def _is_here(self, request: RequestId) -> bool:
         return request in self._tasks or self.at_sessions.has(request)
 
+    def has_begun(self, request: RequestId) -> bool:
+        """Whether a request that was taken is in a batch that runs, has begun in another way or is over."""
+        if not self._is_here(request):
+            return True
+        task = self._tasks.get(request)
+        return self.at_sessions.has_begun(request) if task is None else task.in_flight
+
     def _is_in_flight(self, request: RequestId) -> bool:
         task = self._tasks.get(request)
         return self.at_sessions.is_in_flight(request) if task is None else task.in_flight

@@ -39,16 +39,16 @@ class Answer(asyncio.Future[InferResponse]):
         served: The version of the model that answers.
         prepared: The same request, checked.
         work: Its number at the engine.
+        num_bytes: Of its inputs.
         sequence: That it belongs to, if any.
-        has_timeout: Whether the deadline that the engine was given is the timeout of the request, not the caller's end.
 
     Attributes:
         export: The number at the engine of the copy of the states that it wants; 0: it wants none.
     """
 
     __slots__ = (
-        "_began_ns", "_failure", "_has_timeout", "_num_parts", "_outcome", "_prepared", "_request", "_served",
-        "_states", "_value", "export", "sequence", "work",
+        "_began_ns", "_failure", "_num_bytes", "_num_parts", "_outcome", "_prepared", "_request", "_served",
+        "_states", "_timer", "_value", "export", "sequence", "work",
     )  # fmt: skip
 
     def __init__(
@@ -58,8 +58,8 @@ class Answer(asyncio.Future[InferResponse]):
         served: Served,
         prepared: Prepared,
         work: RequestId,
+        num_bytes: int,
         sequence: "Sequence | None" = None,
-        has_timeout: bool = False,
     ) -> None:
         super().__init__(loop=loop)
         self._began_ns = time.monotonic_ns()
@@ -68,7 +68,8 @@ class Answer(asyncio.Future[InferResponse]):
         self._prepared = prepared
         self.work = work
         self.sequence = sequence
-        self._has_timeout = has_timeout
+        self._num_bytes = num_bytes
+        self._timer: asyncio.TimerHandle | None = None
         self.export: RequestId = 0
         self._num_parts = 1
         self._value: object = None
@@ -77,9 +78,30 @@ class Answer(asyncio.Future[InferResponse]):
         self._outcome: InferResponse | OipError | None = None
         served.traffic.last_ns = self._began_ns
 
-    def submitted(self) -> None:
-        """Note that the engine has its work."""
-        self._served.traffic.num_unanswered += 1
+    def submitted(self, timeout_s: float) -> None:
+        """Note that the engine has its work, which is to begin within so many seconds; 0: whenever it may."""
+        traffic = self._served.traffic
+        traffic.num_unanswered += 1
+        traffic.num_bytes += self._num_bytes
+        if timeout_s:
+            self._timer = self.get_loop().call_later(timeout_s, self._time_out)
+
+    def _over(self) -> None:
+        """Note that it is answered, or that nobody waits for it any more."""
+        traffic = self._served.traffic
+        traffic.num_unanswered -= 1
+        traffic.num_bytes -= self._num_bytes
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _time_out(self) -> None:
+        """End it if it still waits. A sequence that lacks a step is of no use: it ends as a whole."""
+        if self.is_known or self.done() or self._served.bridge.engine.has_begun(self.work):
+            return
+        if self.sequence is None:
+            self.abandon(OipError("unavailable", REQUEST_TIMEOUT))
+        else:
+            self.sequence.abort(OipError("unavailable", SEQUENCE_TIMEOUT))
 
     @property
     def is_known(self) -> bool:
@@ -140,14 +162,9 @@ class Answer(asyncio.Future[InferResponse]):
 
     def _failed(self, error: ServiceError) -> OipError:
         sequence, request = self.sequence, self._request
-        if isinstance(error, DeadlineExceeded):
-            failure = OipError("unavailable", REQUEST_TIMEOUT) if self._has_timeout else to_oip(error)
-            if sequence is not None:  # a sequence that lacks a step is of no use
-                timeout = OipError("unavailable", SEQUENCE_TIMEOUT)
-                sequence.abort(timeout, but=self)
-                return timeout if self._has_timeout else failure
-            return failure
-        if sequence is not None and isinstance(error, SessionNotFound | SessionClosed):
+        if sequence is not None and isinstance(error, DeadlineExceeded):  # one that lacks a step is of no use
+            sequence.abort(OipError("unavailable", SEQUENCE_TIMEOUT), but=self)
+        elif sequence is not None and isinstance(error, SessionNotFound | SessionClosed):
             return start_missing(request.model_name, sequence.key.sequence_id)
         return to_oip(error, request.id)
 
@@ -156,7 +173,7 @@ class Answer(asyncio.Future[InferResponse]):
         if self.done():
             return
         outcome, took_ns = self._outcome, time.monotonic_ns() - self._began_ns
-        self._served.traffic.num_unanswered -= 1
+        self._over()
         if isinstance(outcome, InferResponse):
             self._served.statistics.succeeded(self._prepared.num_rows, took_ns)
             self.set_result(outcome)
@@ -170,7 +187,7 @@ class Answer(asyncio.Future[InferResponse]):
         """Stop the work on it. The sequence that it belongs to ends with all that it has pending: it lacks a step."""
         if not super().cancel(msg):
             return False
-        self._served.traffic.num_unanswered -= 1
+        self._over()
         self._served.statistics.failed(time.monotonic_ns() - self._began_ns)
         if self.sequence is None:
             self.stop()

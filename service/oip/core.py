@@ -4,28 +4,20 @@ Everything here runs on the event loop. `begin` checks and submits before it ret
 the order in which they were begun. Dicts have the names of the protocol's fields, enumerations as their names.
 """
 
-import asyncio
-import logging
 import time
 
-from service.bridge import next_id
-from service.engine.interface import ExportSession, OpenSession
-from service.errors import DeadlineExceeded, ServiceError, ShuttingDown
 from service.models import Models
-from service.oip.answer import Answer, OpeningSink, StateSink
+from service.oip.answer import Answer
 from service.oip.control import ModelControl
 from service.oip.describe import model_config, model_metadata, server_metadata
-from service.oip.directory import Directory, not_ready, version_number
+from service.oip.directory import Directory, version_number
 from service.oip.errors import OipError
-from service.oip.face import Prepared
-from service.oip.failures import REQUEST_TIMEOUT, STOPPING, start_missing, to_oip
+from service.oip.inference import Inference
 from service.oip.messages import InferRequest, Parameters
-from service.oip.options import Options, read_options
-from service.oip.sequences import Key, Sequence, Sequences
-from service.oip.served import Served
+from service.oip.sequences import Sequences
 from service.oip.statistics import NS_PER_S
 
-log = logging.getLogger(__name__)
+MAX_INPUT_BYTES = 2**30
 
 
 class Core:
@@ -37,6 +29,7 @@ class Core:
         version: Of this server.
         sequence_idle_timeout_s: Seconds without a request after which a sequence is ended.
         shared_memory: Whether callers may name shared memory: an adapter sees to that, this is for the metadata.
+        max_input_bytes: Most bytes of inputs of unanswered requests.
     """
 
     def __init__(
@@ -47,20 +40,20 @@ class Core:
         version: str,
         sequence_idle_timeout_s: float,
         shared_memory: bool = False,
+        max_input_bytes: int = MAX_INPUT_BYTES,
     ) -> None:
-        self._loop = asyncio.get_running_loop()
         self._control = control
         self._directory = Directory(models, control)
         self._sequences = Sequences()
         self._version = version
         self._idle_timeout_s = sequence_idle_timeout_s
         self._shared_memory = shared_memory
-        self._is_draining = False
+        self._inference = Inference(self._directory, self._sequences, sequence_idle_timeout_s, max_input_bytes)
 
     @property
     def is_ready(self) -> bool:
         """Whether new work is taken."""
-        return not self._is_draining
+        return not self._inference.is_draining
 
     @property
     def num_sequences(self) -> int:
@@ -76,9 +69,7 @@ class Core:
 
     def drain(self) -> None:
         """Take nothing new from now on; sequences that have begun may go on."""
-        self._is_draining = True
-
-    # ------------------------------------------------------------------------------------------------------- inference
+        self._inference.is_draining = True
 
     def begin(self, request: InferRequest) -> Answer:
         """Check a request and submit it.
@@ -90,104 +81,7 @@ class Core:
         Raises:
             OipError: It was refused, and changed nothing, but that a START has ended the older sequence of its id.
         """
-        options = read_options(request.parameters)
-        key = sequence = None
-        if options.sequence_id:
-            key = Key(request.caller, request.model_name, options.sequence_id)
-            sequence = self._sequences.find(key)
-        if sequence is not None and sequence.is_open and not options.start:
-            served = sequence.served
-            if request.model_version and version_number(request.model_version) != served.model.manifest.version:
-                self._directory.find(request.model_name, request.model_version)
-                raise start_missing(request.model_name, options.sequence_id)
-        else:
-            served = self._directory.find(request.model_name, request.model_version)
-        prepared = served.face.prepare(request, options.start)
-        try:
-            if not served.face.is_stateful:
-                return self._run(request, options, served, prepared)
-            if key is None:
-                raise OipError(
-                    "invalid_argument",
-                    f"inference request to model '{served.name}' must specify a non-zero or non-empty correlation ID",
-                )
-            if options.start:
-                return self._start(request, options, key, served, prepared)
-            if sequence is None or not sequence.is_open:
-                raise start_missing(served.name, options.sequence_id)
-            return self._step(request, options, sequence, prepared)
-        except ServiceError as error:
-            served.statistics.failed(0)
-            if isinstance(error, ShuttingDown) and not self._is_draining:  # that version has gone
-                raise not_ready(served.name, served.version) from None
-            raise to_oip(error, request.id) from None
-
-    def _run(self, request: InferRequest, options: Options, served: Served, prepared: Prepared) -> Answer:
-        if self._is_draining:
-            raise OipError("unavailable", STOPPING)
-        work, (deadline_s, has_timeout) = next_id(), _deadline(request, options)
-        answer = Answer(self._loop, request, served, prepared, work, has_timeout=has_timeout)
-        try:
-            served.bridge.submit(prepared.run(work, options.priority, deadline_s), answer)
-        except DeadlineExceeded as error:  # it would wait for longer
-            raise (OipError("unavailable", REQUEST_TIMEOUT) if has_timeout else to_oip(error)) from None
-        answer.submitted()
-        return answer
-
-    def _start(self, request: InferRequest, options: Options, key: Key, served: Served, prepared: Prepared) -> Answer:
-        if self._is_draining:
-            raise OipError("unavailable", STOPPING)
-        older = self._sequences.find(key)
-        if older is not None and older.is_open:
-            log.warning("sequence %r of model %s is started again before its end", key.sequence_id, key.model)
-            older.close()
-        sequence = Sequence(key, served, self._sequences)
-        work, (deadline_s, has_timeout) = next_id(), _deadline(request, options)
-        answer = Answer(self._loop, request, served, prepared, work, sequence, has_timeout)
-        opening = OpenSession(
-            next_id(),
-            sequence.session,
-            prepared.initial,
-            idle_timeout_s=self._idle_timeout_s,
-            priority=options.priority,
-        )
-        served.bridge.watch_session(sequence.session, sequence)
-        try:
-            served.bridge.submit(opening, OpeningSink(answer))
-            served.bridge.submit(prepared.step(work, sequence.session, deadline_s), answer)
-        except ServiceError:
-            sequence.close()
-            raise
-        if older is not None:
-            sequence.follow(older)
-        self._sequences.put(sequence)
-        self._submitted(answer, options, sequence, prepared)
-        return answer
-
-    def _step(self, request: InferRequest, options: Options, sequence: Sequence, prepared: Prepared) -> Answer:
-        served = sequence.served
-        work, (deadline_s, has_timeout) = next_id(), _deadline(request, options)
-        answer = Answer(self._loop, request, served, prepared, work, sequence, has_timeout)
-        try:
-            served.bridge.submit(prepared.step(work, sequence.session, deadline_s), answer)
-        except ShuttingDown:
-            sequence.lost()
-            raise
-        self._submitted(answer, options, sequence, prepared)
-        return answer
-
-    def _submitted(self, answer: Answer, options: Options, sequence: Sequence, prepared: Prepared) -> None:
-        answer.submitted()
-        sequence.pending.append(answer)
-        if prepared.needs_state:
-            export = next_id()
-            answer.expect_export(export)
-            try:
-                sequence.served.bridge.submit(ExportSession(export, sequence.session), StateSink(answer))
-            except ServiceError as error:
-                answer.part_failed(error)
-        if options.end:
-            sequence.close()
+        return self._inference.begin(request)
 
     # ------------------------------------------------------------------------------------------- what there is to know
 
@@ -263,13 +157,3 @@ class Core:
             OipError: It is not allowed, or there is no such model.
         """
         await self._control.unload(name, parameters, token)
-
-
-def _deadline(request: InferRequest, options: Options) -> tuple[float | None, bool]:
-    """Until when a request may wait, and whether that is its timeout rather than the end of its caller's patience."""
-    if not options.timeout_s:
-        return request.deadline_s, False
-    until_s = time.monotonic() + options.timeout_s
-    if request.deadline_s is not None and request.deadline_s <= until_s:
-        return request.deadline_s, False
-    return until_s, True

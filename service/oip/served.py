@@ -11,13 +11,15 @@ class Traffic:
 
     Attributes:
         num_unanswered: Requests that have no answer yet.
+        num_bytes: Of their inputs.
         last_ns: When the last request came, on time.monotonic_ns.
     """
 
-    __slots__ = ("last_ns", "num_unanswered")
+    __slots__ = ("last_ns", "num_bytes", "num_unanswered")
 
     def __init__(self) -> None:
         self.num_unanswered = 0
+        self.num_bytes = 0
         self.last_ns = 0
 
 

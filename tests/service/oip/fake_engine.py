@@ -46,6 +46,7 @@ class FakeEngine:
         self.cancelled: list[RequestId] = []
         self.held: dict[RequestId, AnyRequest] = {}
         self.hold = False
+        self.begun: set[RequestId] = set()  # of what is held
         self.refusals: list[ServiceError | None] = []  # raised by the next submits, first to last
         self.sessions: dict[SessionId, tuple[float, int]] = {}
         self.refused_openings: list[ServiceError] = []
@@ -63,6 +64,9 @@ class FakeEngine:
         self.cancelled.append(request)
         if self.held.pop(request, None) is not None:
             self.publish([Cancelled(request)])
+
+    def has_begun(self, request: RequestId) -> bool:
+        return request in self.begun or request not in self.held
 
     def stats(self) -> EngineStats:
         return EngineStats(0, len(self.held), 8, 10, 0, 0, len(self.sessions))

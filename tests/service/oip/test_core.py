@@ -12,8 +12,9 @@ from service.engine.interface import Priority, RunTensors
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, RequestCancelled, ShuttingDown
 from service.oip.errors import OipError
 from service.oip.failures import to_oip
-from service.oip.messages import InferRequest, RequestedOutput, Tensor
+from service.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
 from tests.service.oip.world import (
+    MAX_BYTES,
     Entry,
     World,
     accumulator,
@@ -55,27 +56,51 @@ async def test_a_model_without_state_takes_no_notice_of_sequences(world: World) 
     assert outputs_of(await world.core.begin(run(sequence_id=7))) == {"y": [[1, 2, 3]]}
 
 
-async def test_priority_and_timeout_go_to_the_engine(world: World) -> None:
+async def test_priority_goes_to_the_engine_and_a_timeout_is_kept(world: World) -> None:
     engine = world.engines["same", 1]
     engine.hold = True
-    before = time.monotonic()
-    answer = world.core.begin(run(priority=1, timeout=2_000_000))
+    answer = world.core.begin(run(priority=1, timeout=1))
     (request,) = engine.submitted
     assert isinstance(request, RunTensors)
     assert request.priority is Priority.HIGH
-    assert request.deadline_s is not None
-    assert before + 2 <= request.deadline_s <= time.monotonic() + 2
-    engine.fail(answer.work, DeadlineExceeded("late"))
     with pytest.raises(OipError, match=r"^Request timeout expired$") as caught:
         await answer
     assert caught.value.code == "unavailable"
+    assert engine.cancelled == [answer.work]
+
+
+async def test_inputs_of_unanswered_requests_are_bounded_by_their_bytes(world: World) -> None:
+    engine = world.engines["same", 1]
+    engine.hold = True
+    size = 4 * 3 * 4  # bytes of four rows of three
+    answers = [world.core.begin(run([[1, 2, 3]] * 4)) for _ in range(MAX_BYTES // size)]
+    full = ("unavailable", f"[request id: r1] Exceeds maximum queue size: {MAX_BYTES} bytes of inputs are unanswered")
+    assert refusal(world, run([[1, 2, 3]] * 4)) == full
+    answers[0].cancel()
+    answers.append(world.core.begin(run([[1, 2, 3]] * 4)))
+    assert refusal(world, run([[1, 2, 3]] * 4)) == full
+    engine.release_all()
+    await asyncio.gather(*answers[1:])
+    assert outputs_of(await asyncio.wait_for(_released(world, run()), 5)) == {"y": [[1, 2, 3]]}
+
+
+async def _released(world: World, request: InferRequest) -> InferResponse:
+    answer = world.core.begin(request)
+    world.engines["same", 1].release_all()
+    return await answer
+
+
+async def test_texts_count_by_their_length() -> None:
+    world = make_world(asyncio.get_running_loop(), identity("string"))
+    array = np.array([[b"x" * MAX_BYTES, b"", b""]], np.object_)
+    request = InferRequest("same", "", "", (Tensor("x", "BYTES", array),))
+    assert "Exceeds maximum queue size" in refusal(world, request)[1]
 
 
 @pytest.mark.parametrize(
     ("error", "parameters", "expected"),
     [
         (Overloaded("full", 1), {}, ("unavailable", "[request id: r1] Exceeds maximum queue size: full")),
-        (DeadlineExceeded("late"), {"timeout": 1}, ("unavailable", "Request timeout expired")),
         (DeadlineExceeded("late"), {}, ("deadline_exceeded", "late")),
         (InternalFailure("secret"), {}, ("internal", "the service failed; its log says why")),
         (

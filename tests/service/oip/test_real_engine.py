@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from service.oip.answer import Answer
 from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.messages import InferRequest, InferResponse, RequestedOutput
+from service.runner import Runner
 from service.settings import Settings
 from tests.service.engine.harness import open_tiny
 from tests.service.oip.world import FakeControl, outputs_of, tensor
@@ -166,6 +168,38 @@ async def test_more_sequences_than_fit_are_told_so_and_the_others_go_on(tmp_path
         assert core.num_sequences == 60
         for sequence in range(1, 61):
             core.begin(request(sequence, [1.0], False, True))
+
+
+async def test_a_timeout_is_told_while_another_run_goes_on_and_not_of_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, reached = threading.Event(), threading.Event()
+    run = Runner.run
+
+    def held(*args: Any, **kwargs: Any) -> Any:
+        reached.set()
+        assert gate.wait(PATIENCE_S)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(Runner, "run", held)
+    async with serving(tmp_path, write_accumulator(tmp_path), num_runners=1) as (core, engine):
+        try:
+            first = request(1, [1.0], True, False)
+            running = core.begin(replace(first, parameters={**first.parameters, "timeout": 100_000}))
+            await asyncio.to_thread(reached.wait, PATIENCE_S)
+            other = request(2, [1.0], True, False)
+            late = core.begin(replace(other, parameters={**other.parameters, "timeout": 100_001}))
+            behind = core.begin(request(1, [1.0], False, True))
+            with pytest.raises(OipError, match="timeout of the corresponding sequence has been expired"):
+                await asyncio.wait_for(late, PATIENCE_S)
+            assert engine.has_begun(running.work)
+            assert not engine.has_begun(behind.work)
+            assert not running.done()
+        finally:
+            gate.set()
+        assert outputs_of(await running)["total"] == [[INITIAL_TOTAL + 1]]
+        assert outputs_of(await behind)["total"] == [[INITIAL_TOTAL + 2]]
+        assert engine.has_begun(behind.work)  # it is over
 
 
 async def test_rows_of_several_lengths_share_a_run_and_keep_their_own(tmp_path: Path) -> None:

@@ -150,6 +150,13 @@ async def test_cancelling_a_request_ends_its_sequence_and_all_that_it_has_pendin
     assert total(await begin(step(1, [4], start=True))) == (4, 1)
 
 
+async def test_cancelling_stops_the_copy_of_the_states_too(world: World) -> None:
+    world.engine.hold = True
+    answer = world.core.begin(step(1, [1], start=True, outputs=["total_out"]))
+    answer.cancel()
+    assert world.engine.cancelled == [answer.work, answer.export]
+
+
 async def test_a_task_that_waits_cancels_by_being_cancelled(world: World) -> None:
     world.engine.hold = True
 
@@ -240,33 +247,51 @@ async def test_a_step_that_is_refused_leaves_the_sequence_as_it_was(world: World
     assert total(await begin(step(1, [1]))) == (2, 2)
 
 
-async def test_a_timeout_in_the_queue_ends_the_sequence(world: World) -> None:
+async def test_a_timeout_in_the_queue_ends_the_sequence_at_once(world: World) -> None:
     begin, engine = world.core.begin, world.engine
     await begin(step(1, [1], start=True))
     engine.hold = True
-    first, second = begin(step(1, [1], timeout=50_000)), begin(step(1, [1]))
-    request = engine.held[first.work]
-    assert isinstance(request, StepTensors)
-    assert request.deadline_s is not None
-    engine.fail(first.work, DeadlineExceeded("late"))
+    first, second = begin(step(1, [1], timeout=1)), begin(step(1, [1]))
     text = "timeout of the corresponding sequence has been expired"
     assert await settled(first, second) == [text, text]
-    assert second.work in engine.cancelled
+    assert {first.work, second.work} <= set(engine.cancelled)
     engine.hold = False
     engine.release_all()
     assert engine.sessions == {}
     assert "START" in (await refused(lambda: begin(step(1, [1])))).message
 
 
-async def test_the_callers_own_deadline_is_told_as_such(world: World) -> None:
+async def test_what_has_begun_is_not_timed_out(world: World) -> None:
     begin, engine = world.core.begin, world.engine
     engine.hold = True
-    answer = begin(step(1, [1], start=True, deadline_s=1.5, timeout=3_600_000_000))
+    answer, other = begin(step(1, [1], start=True, timeout=1)), begin(step(2, [1], start=True, timeout=1))
+    engine.begun.add(answer.work)
+    assert await settled(other) == ["timeout of the corresponding sequence has been expired"]
+    assert not answer.done()
+    engine.release_all()
+    assert total(await answer) == (1, 1)
+
+
+async def test_what_is_answered_in_time_has_no_timeout_any_more(world: World) -> None:
+    begin = world.core.begin
+    await begin(step(1, [1], start=True, timeout=1))
+    world.engine.hold = True
+    later = begin(step(2, [1], start=True, timeout=1_000))
+    assert await settled(later) == ["timeout of the corresponding sequence has been expired"]
+    world.engine.hold = False
+    assert total(await begin(step(1, [1]))) == (2, 2)
+
+
+async def test_the_callers_own_deadline_is_told_as_such_and_ends_the_sequence(world: World) -> None:
+    begin, engine = world.core.begin, world.engine
+    engine.hold = True
+    answer, behind = begin(step(1, [1], start=True, deadline_s=1.5)), begin(step(1, [1]))
     request = engine.held[answer.work]
     assert isinstance(request, StepTensors)
     assert request.deadline_s == 1.5
     engine.fail(answer.work, DeadlineExceeded("late"))
     assert (await refused(lambda: answer)).code == "deadline_exceeded"
+    assert await settled(behind) == ["timeout of the corresponding sequence has been expired"]
     assert world.core.num_sequences == 0
 
 

@@ -17,6 +17,7 @@ from service.settings import Settings
 from tests.service.oip.fake_engine import FakeEngine
 
 IDLE_TIMEOUT_S = 7.5
+MAX_BYTES = 4000
 
 
 def spec(name: str, dtype: DType, *shape: int | str) -> TensorSpec:
@@ -127,7 +128,7 @@ def make_world(loop: Any, *manifests: Manifest, **settings: Any) -> World:
         limits = replace(Limits.of(manifest, Settings(**settings), 100), max_sessions=100)
         models.put(LiveModel(manifest, {}, bridge, limits, "CPUExecutionProvider", 4, max_batch_rows=16))
     control = FakeControl(models)
-    core = Core(models, control, version="1.2.3", sequence_idle_timeout_s=IDLE_TIMEOUT_S)
+    core = Core(models, control, version="1.2.3", sequence_idle_timeout_s=IDLE_TIMEOUT_S, max_input_bytes=MAX_BYTES)
     return World(core, models, control, engines)
 
 

@@ -87,6 +87,9 @@ class FakeEngine:
         if self.held.pop(request, None) is not None:
             self.publish([Cancelled(request)])
 
+    def has_begun(self, request: RequestId) -> bool:
+        return request not in self.held
+
     def stats(self) -> EngineStats:
         return EngineStats(2, len(self.held), 8, 10, 7, 9, len(self.sessions), 640, 6400, 3, 4)
 
