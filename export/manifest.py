@@ -167,6 +167,10 @@ class Manifest(_Frozen):
         default=None, description="npz: by state name its shape and type, of states whose `initial` is file"
     )
     imported: ImportedSpec | None = Field(default=None, description="of the task `tensors` alone")
+    carry_sessions: bool = Field(
+        default=False,
+        description="whether sessions of the version before, whose states and inputs are the same, may go on with this",
+    )
     crf_file: str | None = Field(default=None, description="npz: start (K,), end (K,), transitions (K, K) from -> to")
     decoding: DecodingDefaults = DecodingDefaults()
     training_config: dict[str, object] = Field(default_factory=dict)

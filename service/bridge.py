@@ -19,6 +19,7 @@ from service.engine.interface import (
     Event,
     Failed,
     Finished,
+    ForkSession,
     Publish,
     RequestId,
     SessionEnded,
@@ -51,6 +52,16 @@ class SessionSink(Protocol):
         """Take the end, on the loop."""
 
 
+class Diversion(Protocol):
+    """Takes what is asked of a session that is on its way to another engine, or has got there."""
+
+    def submit(self, request: AnyRequest, sink: Sink) -> None:
+        """As `Bridge.submit`."""
+
+    def cancel(self, request: RequestId) -> None:
+        """As `Bridge.cancel`."""
+
+
 class Bridge:
     """One engine as seen from the event loop.
 
@@ -60,6 +71,7 @@ class Bridge:
 
     Attributes:
         retired: Whether the sessions were ended because the model is served no more.
+        diversions: By session, where its requests go instead; see `service.handover`.
     """
 
     def __init__(self, connect: Callable[[Publish], EngineDoor], loop: asyncio.AbstractEventLoop) -> None:
@@ -69,6 +81,7 @@ class Bridge:
         self._arrived: deque[Sequence[Event]] = deque()  # published and not delivered
         self._delivering = False  # whether a delivery is on its way
         self.retired = False
+        self.diversions: dict[SessionId, Diversion] = {}
         self.engine = connect(self._publish)
 
     @property
@@ -82,6 +95,9 @@ class Bridge:
         Raises:
             Overloaded, ShuttingDown: It was not admitted; `sink` is never called.
         """
+        if self.diversions and (diversion := self._diversion(request)) is not None:
+            diversion.submit(request, sink)
+            return
         sinks, request_id = self._sinks, request.id
         sinks[request_id] = sink
         try:
@@ -95,6 +111,22 @@ class Bridge:
         if request in self._sinks:
             self._sinks[request] = _DISCARD
             self.engine.cancel(request)
+        elif self.diversions:
+            for diversion in set(self.diversions.values()):
+                diversion.cancel(request)
+
+    def ask(self, request: AnyRequest) -> "asyncio.Future[object]":
+        """Submit a request that has one answer.
+
+        Returns:
+            The value of its Finished event to be, or the ServiceError that it fails with.
+
+        Raises:
+            Overloaded, ShuttingDown: It was not admitted.
+        """
+        future: asyncio.Future[object] = self._loop.create_future()
+        self.submit(request, _Settle(future))
+        return future
 
     async def answers(self, requests: Sequence[AnyRequest]) -> list[object]:
         """Submit requests that have one answer each, and wait for all.
@@ -108,9 +140,7 @@ class Bridge:
         futures: list[asyncio.Future[object]] = []
         try:
             for request in requests:
-                future: asyncio.Future[object] = self._loop.create_future()
-                self.submit(request, _Settle(future))
-                futures.append(future)
+                futures.append(self.ask(request))
             if len(futures) == 1:  # the usual case, for half of the price
                 return [await futures[0]]
             return await asyncio.gather(*futures)
@@ -142,6 +172,15 @@ class Bridge:
         finally:
             self.cancel(request.id)
 
+    @property
+    def watched(self) -> list[SessionId]:
+        """The sessions whose end somebody is to be told of."""
+        return list(self._sessions)
+
+    def session_sink(self, session: SessionId) -> SessionSink | None:
+        """Who is to be told of a session's end."""
+        return self._sessions.get(session)
+
     def watch_session(self, session: SessionId, sink: SessionSink) -> None:
         """Have `sink` told if a session ends by itself."""
         self._sessions[session] = sink
@@ -170,6 +209,11 @@ class Bridge:
             _guarded(sink.ended, SessionEnded(session, False, 0))
             self.close_session(session)
         return len(watched)
+
+    def _diversion(self, request: AnyRequest) -> Diversion | None:
+        """Where a request goes instead of to the engine, if anywhere."""
+        session = request.source if isinstance(request, ForkSession) else getattr(request, "session", None)
+        return None if session is None else self.diversions.get(session)
 
     def _publish(self, events: Sequence[Event]) -> None:
         """Take the events of one turn of the engine; called on the engine's threads."""

@@ -319,7 +319,15 @@ class Sessions:
             session for session in found if session.slot is not None or not session.in_flight
         ]  # not announced ones
         return tuple(
-            SessionDescription(s.id, now - s.opened_s, now - s.last_used_s, s.num_steps, tuple(s.marks or ()))
+            SessionDescription(
+                s.id,
+                now - s.opened_s,
+                now - s.last_used_s,
+                s.num_steps,
+                tuple(s.marks or ()),
+                s.idle_timeout_s,
+                s.priority,
+            )
             for s in found
         )
 

@@ -64,6 +64,10 @@ class LiveSession:
         self.queue: list[Pending] | None = None
         self.end: End | None = None
 
+    def moved(self, model: LiveModel) -> None:
+        """Take note that it goes on with another version."""
+        self.model = model
+
     def ended(self, event: SessionEnded) -> None:
         """Take note that the engine has ended the session."""
         if self.end is not None:  # a close is on its way, behind what broke

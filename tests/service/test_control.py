@@ -137,8 +137,8 @@ async def test_only_who_has_the_token_may_and_only_where_it_is_allowed_at_all(sh
         assert shelf.opened == []
     async with control_of(shelf, admin_token_file=None) as control:
         expected = "explicit model load / unload is not allowed over the wire: the server has no admin token"
-        for token in (TOKEN, "", None):
-            assert await refused(control, call=call, token=token) == ("permission_denied", expected)
+        for given in (TOKEN, "", None):
+            assert await refused(control, call=call, token=given) == ("permission_denied", expected)
     for mode in ("fixed", "poll"):
         async with control_of(shelf, mode) as control:
             assert await refused(control, call=call) == ("unavailable", NOT_EXPLICIT)
