@@ -29,25 +29,26 @@ def read_request(message: pb.ModelInferRequest, caller: InferenceCaller) -> tupl
     inputs: list[Tensor] = []
     num_raw = 0
     for field in message.inputs:
-        name, parameters = field.name, read_parameters(field.parameters)
+        name, datatype, shape = field.name, field.datatype, field.shape[:]
+        parameters = read_parameters(field.parameters)
         place = _place(caller, name, parameters)
         array: npt.NDArray[Any]
         if place is not None:
             if field.HasField("contents"):
                 where = f"for input tensor '{name}' for model '{model}'"
                 raise _wrong(f"unexpected 'content' provided when using shared memory {where}")
-            array = decode(place.memory.toreadonly(), field.datatype, field.shape[:], name, model)
+            array = decode(place.memory.toreadonly(), datatype, shape, name, model)
         elif field.HasField("contents"):
             if raws:
                 where = f"for '{name}' for model '{model}'"
                 raise _wrong(f"contents field must not be specified when using raw_input_contents {where}")
-            array = read_contents(field.contents, field.datatype, field.shape[:], name, model)
+            array = read_contents(field.contents, datatype, shape, name, model)
         elif num_raw < len(raws):
-            array = decode(raws[num_raw], field.datatype, field.shape[:], name, model)
+            array = decode(raws[num_raw], datatype, shape, name, model)
             num_raw += 1
         else:
             raise _wrong(f"unable to find data for input tensor '{name}' for model '{model}' in request.")
-        inputs.append(Tensor(name, field.datatype, array, parameters))
+        inputs.append(Tensor(name, datatype, array, parameters))
     if num_raw < len(raws):
         raise _wrong(f"expected {num_raw} raw_input_contents for model '{model}', got {len(raws)}")
     outputs, places = _outputs(message, caller) if message.outputs else ((), _NOWHERE)
@@ -87,7 +88,9 @@ def fill_response(message: pb.ModelInferResponse, response: InferResponse, place
 
 
 def _place(caller: InferenceCaller, name: str, parameters: Parameters) -> Place | None:
-    return None if KEYS.isdisjoint(parameters) else place_of(caller.regions, name, parameters)
+    if not parameters or KEYS.isdisjoint(parameters):
+        return None
+    return place_of(caller.regions, name, parameters)
 
 
 def _outputs(message: pb.ModelInferRequest, caller: InferenceCaller) -> tuple[tuple[RequestedOutput, ...], Places]:
