@@ -7,15 +7,15 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from export.manifest import DType, GraphSpec, StateSpec, storage
-from importing.analysis import Analysis
+from importing.analysis.analyse import Analysis
+from importing.analysis.padding import TIME
+from importing.analysis.sizes import Search
+from importing.analysis.walk import Original, Step, Walk, stack
 from importing.compare import TOLERANCE, difference, is_close
 from importing.errors import CheckFailed
 from importing.layout import READ_SLOTS, WRITE_SLOTS
-from importing.padding import TIME
 from importing.session import Pool, RunFailed, Session
 from importing.signature import Array
-from importing.sizes import Search
-from importing.walk import Original, Step, Walk, stack
 
 _SEQUENCES: Final = 4
 _STEPS: Final = 6

@@ -6,8 +6,8 @@ from typing import Final
 import numpy as np
 
 from importing.errors import ImportRefused
-from importing.pairs import StateOption
 from importing.signature import Array
+from importing.states.pairs import StateOption
 
 _FORM: Final = "IN=OUT[,axis=A][,init=VALUE|FILE.npy]"
 _AXES: Final = 64  # no tensor has more

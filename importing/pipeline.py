@@ -9,23 +9,23 @@ from typing import Final
 from export.bundle import check_name
 from export.manifest import Manifest
 from export.publish import publish, staging
-from importing.analysis import analyse
+from importing.analysis.analyse import analyse
+from importing.analysis.draws import Draws
+from importing.analysis.hints import compared_values, index_ranges, widths
+from importing.analysis.inference import refine
+from importing.analysis.padding import declare_time
+from importing.analysis.sizes import Search
+from importing.analysis.walk import Original
 from importing.checks import Check, check
-from importing.draws import Draws
 from importing.errors import ImportRefused
-from importing.finding import find_pairs
-from importing.hints import compared_values, index_ranges, widths
-from importing.inference import refine
 from importing.layout import Layout
 from importing.options import parse_state
-from importing.padding import declare_time
-from importing.pairs import Pair, StateOption, check_pairs
 from importing.reading import read_model
 from importing.rewrite import rewrite
 from importing.session import Session
 from importing.signature import Array, read_signature
-from importing.sizes import Search
-from importing.walk import Original
+from importing.states.finding import find_pairs
+from importing.states.pairs import Pair, StateOption, check_pairs
 from importing.write import write_bundle, write_report
 
 _MOST_NAME: Final = 64

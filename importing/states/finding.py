@@ -13,10 +13,10 @@ from typing import Final
 import onnx
 
 from importing.errors import AmbiguousStates
-from importing.flows import Flows
-from importing.pairs import Pair
 from importing.signature import Signature, Value, same_sizes
-from importing.words import looks_like_state, says_state, share_stem
+from importing.states.flows import Flows
+from importing.states.pairs import Pair
+from importing.states.words import looks_like_state, says_state, share_stem
 
 GRAPH, NAMES = "recurrent operators", "names"
 _MOST_LISTED: Final = 6

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from importing.pairs import StateOption
 from importing.pipeline import ImportedModel, import_model
+from importing.states.pairs import StateOption
 from service.runner import RunnerConfig, open_runner
 
 Array = npt.NDArray[Any]

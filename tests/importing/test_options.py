@@ -7,7 +7,7 @@ import pytest
 
 from importing.errors import ImportRefused
 from importing.options import parse_example, parse_state
-from importing.pairs import StateOption
+from importing.states.pairs import StateOption
 
 
 @pytest.mark.parametrize(

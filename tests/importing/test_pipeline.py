@@ -14,9 +14,9 @@ from export.manifest import GraphSpec
 from importing.checks import BATCHED, PADDED, POOLED
 from importing.errors import CheckFailed, ImportRefused
 from importing.layout import Layout
-from importing.pairs import StateOption
 from importing.pipeline import default_name, import_model
 from importing.rewrite import rewrite
+from importing.states.pairs import StateOption
 from service.runner import RunnerConfig, open_runner
 from tests.importing import recurrent_models as models
 from tests.importing.streams import take, write

@@ -5,8 +5,8 @@ import onnx
 import pytest
 
 from importing.errors import AmbiguousStates
-from importing.finding import find_pairs
 from importing.signature import read_signature
+from importing.states.finding import find_pairs
 from tests.importing import recurrent_models as models
 
 

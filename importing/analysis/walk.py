@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from importing.pairs import Pair
-from importing.rows import Guess
+from importing.analysis.rows import Guess
 from importing.session import RunFailed, Session
 from importing.signature import Array, Signature, Value, zeros
+from importing.states.pairs import Pair
 
 Step = Mapping[str, Array]  # by own input, (rows, *shape of one row); shared inputs are not among them
 

@@ -1,4 +1,4 @@
-"""Where a model's rows may be: guesses in order of plausibility, for `importing.walk` to prove or refute.
+"""Where a model's rows may be: guesses in order of plausibility, for `importing.analysis.walk` to prove or refute.
 
 Exporters name the batch axis, leave it nameless, or fix it. A guess picks, for each input, the axis that has the rows
 or none; a size that the model names in several places is the rows everywhere or nowhere.

@@ -11,13 +11,13 @@ from typing import Final
 
 import numpy as np
 
-from importing.draws import Draws
+from importing.analysis.draws import Draws
+from importing.analysis.padding import TIME
+from importing.analysis.rows import Guess
+from importing.analysis.walk import Conditions, Original, Walk
 from importing.errors import ImportRefused
-from importing.padding import TIME
-from importing.rows import Guess
 from importing.session import RunFailed
 from importing.signature import Array, Value
-from importing.walk import Conditions, Original, Walk
 
 # The smallest first: a step of one. The others are what frames, filter banks and hidden layers are like.
 _SIZES: Final = (

@@ -6,17 +6,17 @@ from typing import Final
 
 import numpy as np
 
+from importing.analysis.output_shapes import Observation, row_shape
+from importing.analysis.padding import TIME
+from importing.analysis.rows import Guess, fixed_axes, guesses
+from importing.analysis.sizes import Search, is_shared
+from importing.analysis.walk import Conditions, Original, Walk, initial_row, stack
 from importing.compare import difference, is_close
 from importing.errors import ImportRefused
 from importing.layout import Layout, OwnTensor, StateTensor
-from importing.output_shapes import Observation, row_shape
-from importing.padding import TIME
 from importing.pool_names import pool_names
-from importing.rows import Guess, fixed_axes, guesses
 from importing.session import RunFailed
 from importing.signature import Array, Dims, Value
-from importing.sizes import Search, is_shared
-from importing.walk import Conditions, Original, Walk, initial_row, stack
 
 _ROWS: Final = 3
 _STEPS: Final = 4

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import onnx
 
-from importing.pairs import Pair
 from importing.signature import Dims, Signature, Value, read_signature, same_sizes
+from importing.states.pairs import Pair
 
 
 def refine(signature: Signature, model: onnx.ModelProto, pairs: Sequence[Pair]) -> Signature:
