@@ -90,6 +90,7 @@ def node_cases() -> dict[str, NodeCase]:
     for case in found:
         if case.model is None or len(case.model.graph.node) != 1 or case.model.graph.node[0].op_type not in OPERATORS:
             continue
+        assert case.data_sets is not None
         ((inputs, outputs),) = case.data_sets
         graph = case.model.graph
         name = case.name.removeprefix("test_")
