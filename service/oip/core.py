@@ -7,14 +7,14 @@ the order in which they were begun. Dicts have the names of the protocol's field
 import time
 
 from service.models import Models
-from service.oip.answer import Answer
 from service.oip.control import ModelControl
 from service.oip.describe import model_config, model_metadata, server_metadata
 from service.oip.directory import Directory, version_number
 from service.oip.errors import OipError
-from service.oip.inference import Inference
+from service.oip.inference.answer import Answer
+from service.oip.inference.sequences import Sequences
+from service.oip.inference.submission import Inference
 from service.oip.messages import InferRequest, Parameters
-from service.oip.sequences import Sequences
 from service.oip.statistics import NS_PER_S
 
 MAX_INPUT_BYTES = 2**30

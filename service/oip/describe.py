@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from service.oip.datatypes import DATATYPE, config_type
-from service.oip.face import Face, Port
-from service.oip.options import DEFAULT_PRIORITY_LEVEL, PRIORITY_LEVELS
+from service.oip.faces.face import Face, Port
+from service.oip.inference.options import DEFAULT_PRIORITY_LEVEL, PRIORITY_LEVELS
 
 SERVER_NAME = "carryover"
 PLATFORM, BACKEND = "onnxruntime_onnx", "onnxruntime"

@@ -4,11 +4,11 @@ from service.errors import InvalidInput, ModelNotFound
 from service.models import LiveModel, Models
 from service.oip.control import ModelControl
 from service.oip.errors import OipError
-from service.oip.face import Face
+from service.oip.faces.face import Face
+from service.oip.faces.tensors import TensorFace
+from service.oip.faces.texts import TextFace
+from service.oip.faces.tokens import TokenFace
 from service.oip.served import Served, Traffic
-from service.oip.tensor_face import TensorFace
-from service.oip.text_face import TextFace
-from service.oip.token_face import TokenFace
 
 
 class Directory:

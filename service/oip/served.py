@@ -2,7 +2,7 @@
 
 from service.bridge import Bridge
 from service.models import LiveModel
-from service.oip.face import Face
+from service.oip.faces.face import Face
 from service.oip.statistics import Statistics
 
 

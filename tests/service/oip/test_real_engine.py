@@ -19,9 +19,9 @@ from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from service.models import Limits, LiveModel, Models
-from service.oip.answer import Answer
 from service.oip.core import Core
 from service.oip.errors import OipError
+from service.oip.inference.answer import Answer
 from service.oip.messages import InferRequest, InferResponse, RequestedOutput
 from service.runner import Runner
 from service.settings import Settings

@@ -8,8 +8,8 @@ import pytest
 
 from service.engine.interface import CloseSession, OpenSession, Priority, StepTensors
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ShuttingDown
-from service.oip.answer import Answer
 from service.oip.errors import OipError
+from service.oip.inference.answer import Answer
 from service.oip.messages import InferResponse
 from tests.service.oip.world import IDLE_TIMEOUT_S, World, accumulator, make_world, outputs_of, step, tensor
 
@@ -224,6 +224,7 @@ async def test_a_sequence_that_cannot_be_opened_says_why_and_leaves_nothing(worl
     assert texts[0] == "[request id: r7] Exceeds maximum queue size: 100 sessions are open"
     assert "must specify the START flag" in str(texts[1])
     assert world.core.num_sequences == 0
+    assert world.models.by_name["sums"].bridge.end_sessions() == 0  # nor is any still watched
 
 
 @pytest.mark.parametrize("admitted", [0, 1])

@@ -6,9 +6,9 @@ from typing import Any
 import numpy.typing as npt
 
 from service.engine.interface import SessionState
-from service.oip.classification import classify
+from service.oip.faces.classification import classify
+from service.oip.faces.wanted import Selection
 from service.oip.messages import Tensor
-from service.oip.wanted import Selection
 
 
 def make_tensors(

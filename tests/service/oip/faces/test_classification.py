@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.oip.classification import can_classify, classify
+from service.oip.faces.classification import can_classify, classify
 
 
 def test_the_best_classes_come_first_and_of_equal_ones_the_first() -> None:

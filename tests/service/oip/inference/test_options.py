@@ -2,7 +2,7 @@ import pytest
 
 from service.engine.interface import Priority
 from service.oip.errors import OipError
-from service.oip.options import Options, read_options
+from service.oip.inference.options import Options, read_options
 
 
 def test_options_are_read_and_what_is_the_clients_own_is_let_through() -> None:

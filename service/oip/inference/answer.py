@@ -19,13 +19,13 @@ from service.errors import (
     SessionNotFound,
 )
 from service.oip.errors import OipError
-from service.oip.face import Prepared
+from service.oip.faces.face import Prepared
 from service.oip.failures import REQUEST_TIMEOUT, SEQUENCE_TIMEOUT, start_missing, to_oip
 from service.oip.messages import InferRequest, InferResponse
 from service.oip.served import Served
 
 if TYPE_CHECKING:
-    from service.oip.sequences import Sequence
+    from service.oip.inference.sequences import Sequence
 
 log = logging.getLogger(__name__)
 

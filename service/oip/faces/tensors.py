@@ -17,15 +17,15 @@ from service.engine.interface import (
 )
 from service.likely import own_inputs
 from service.models import LiveModel
-from service.oip.answer_tensors import make_tensors
 from service.oip.datatypes import DATATYPE
 from service.oip.errors import OipError
-from service.oip.face import Port
-from service.oip.intake import Intake
-from service.oip.layout import Layout, Rules
+from service.oip.faces.face import Port
+from service.oip.faces.intake import Intake
+from service.oip.faces.layout import Layout, Rules
+from service.oip.faces.outputs import make_tensors
+from service.oip.faces.state_ports import StatePorts
+from service.oip.faces.wanted import Selection
 from service.oip.messages import DATATYPES, InferRequest, Tensor
-from service.oip.state_ports import StatePorts
-from service.oip.wanted import Selection
 
 
 class TensorFace:

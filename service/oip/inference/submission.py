@@ -6,14 +6,14 @@ import logging
 from service.bridge import next_id
 from service.engine.interface import ExportSession, OpenSession
 from service.errors import Overloaded, ServiceError, ShuttingDown
-from service.oip.answer import Answer, OpeningSink, StateSink
 from service.oip.directory import Directory, not_ready, version_number
 from service.oip.errors import OipError
-from service.oip.face import Prepared
+from service.oip.faces.face import Prepared
 from service.oip.failures import STOPPING, start_missing, to_oip
+from service.oip.inference.answer import Answer, OpeningSink, StateSink
+from service.oip.inference.options import Options, read_options
+from service.oip.inference.sequences import Key, Sequence, Sequences
 from service.oip.messages import InferRequest, Tensor
-from service.oip.options import Options, read_options
-from service.oip.sequences import Key, Sequence, Sequences
 from service.oip.served import Served
 
 log = logging.getLogger(__name__)

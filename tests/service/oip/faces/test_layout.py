@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from service.oip.errors import OipError
-from service.oip.face import Port
-from service.oip.layout import Key, Layout, Rules, lay_out
+from service.oip.faces.face import Port
+from service.oip.faces.layout import Key, Layout, Rules, lay_out
 from service.oip.messages import Tensor
 
 STATE = {"h0": Port("h0", "FP32", (2, 4))}

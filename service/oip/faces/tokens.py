@@ -18,16 +18,16 @@ from service.engine.interface import (
 )
 from service.errors import InvalidInput
 from service.models import LiveModel
-from service.oip.answer_tensors import make_tensors
 from service.oip.errors import OipError
-from service.oip.face import Port
+from service.oip.faces.face import Port
+from service.oip.faces.intake import Intake
+from service.oip.faces.layout import Rules
+from service.oip.faces.outputs import make_tensors
+from service.oip.faces.state_ports import StatePorts
+from service.oip.faces.wanted import Selection
+from service.oip.faces.words import read_words
 from service.oip.failures import to_oip
-from service.oip.intake import Intake
-from service.oip.layout import Rules
 from service.oip.messages import InferRequest, Tensor
-from service.oip.state_ports import StatePorts
-from service.oip.wanted import Selection
-from service.oip.words import read_words
 from service.text import tagger_arrays
 
 StepInputs = Mapping[str, Sequence[Any]]

@@ -6,8 +6,8 @@ from export.manifest import StateSpec
 from service.engine.interface import StateTensors
 from service.oip.datatypes import DATATYPE
 from service.oip.errors import OipError
-from service.oip.face import Port
-from service.oip.layout import is_finite
+from service.oip.faces.face import Port
+from service.oip.faces.layout import is_finite
 
 
 class StatePorts:

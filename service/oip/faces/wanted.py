@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from service.oip.classification import MAX_CLASSES, can_classify
 from service.oip.errors import OipError
-from service.oip.face import Port, Wanted
+from service.oip.faces.classification import MAX_CLASSES, can_classify
+from service.oip.faces.face import Port, Wanted
+from service.oip.faces.state_ports import StatePorts
 from service.oip.messages import RequestedOutput
-from service.oip.state_ports import StatePorts
 
 
 class Selection(NamedTuple):

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from service.bridge import next_id
 from service.engine.interface import SessionEnded, SessionId
-from service.oip.answer import Answer
 from service.oip.errors import OipError
-from service.oip.options import SequenceId
+from service.oip.inference.answer import Answer
+from service.oip.inference.options import SequenceId
 from service.oip.served import Served
 
 log = logging.getLogger(__name__)

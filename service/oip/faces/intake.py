@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from service.oip.face import Port
-from service.oip.layout import Layout, Rules, lay_out
+from service.oip.faces.face import Port
+from service.oip.faces.layout import Layout, Rules, lay_out
+from service.oip.faces.state_ports import StatePorts
+from service.oip.faces.wanted import Selection, select
 from service.oip.messages import InferRequest, RequestedOutput
-from service.oip.state_ports import StatePorts
-from service.oip.wanted import Selection, select
 
 _MOST_KNOWN = 256  # layouts, and selections, that are remembered
 

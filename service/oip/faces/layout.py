@@ -12,7 +12,7 @@ import numpy.typing as npt
 from service.engine.interface import StateTensors, Tensors
 from service.oip.datatypes import dims_text
 from service.oip.errors import OipError
-from service.oip.face import Port
+from service.oip.faces.face import Port
 from service.oip.messages import Tensor
 
 Shape = tuple[int, ...]
