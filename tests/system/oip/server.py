@@ -36,14 +36,17 @@ class Server:
     repository: Path
     process: "subprocess.Popen[str]"
     log: list[str] = field(default_factory=list)
+    is_terminated: bool = False
 
     def bad_lines(self) -> list[str]:
         """Lines of the log that a server without defects does not write."""
         return [line for line in self.log if BAD_LINE.search(line)]
 
     def terminate(self) -> None:
-        """Send SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
+        """Send SIGTERM, once: a second one would end it at once."""
+        if not self.is_terminated:
+            self.is_terminated = True
+            self.process.send_signal(signal.SIGTERM)  # nothing happens where it has ended already
 
 
 @contextlib.contextmanager
@@ -75,14 +78,14 @@ def running(repository: Path, **settings: object) -> Iterator[Server]:
         process.kill()
         process.wait()
         raise
-    process.send_signal(signal.SIGTERM)  # nothing happens where it has ended already
+    server.terminate()
     try:
         status = process.wait(STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
         raise AssertionError(f"expected an end within {STOP_TIMEOUT_S:g} s of SIGTERM; log: {log[-10:]}") from None
-    assert status == 0, log[-10:]
+    assert status == 0, (status, log[-10:])
     assert server.bad_lines() == []
 
 
