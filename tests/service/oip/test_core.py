@@ -14,7 +14,6 @@ from service.oip.errors import OipError
 from service.oip.failures import to_oip
 from service.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
 from tests.service.oip.world import (
-    MAX_BYTES,
     Entry,
     World,
     accumulator,
@@ -26,6 +25,9 @@ from tests.service.oip.world import (
     step,
     tensor,
 )
+
+
+MAX_BYTES = 4000
 
 
 @pytest.fixture
@@ -69,7 +71,8 @@ async def test_priority_goes_to_the_engine_and_a_timeout_is_kept(world: World) -
     assert engine.cancelled == [answer.work]
 
 
-async def test_inputs_of_unanswered_requests_are_bounded_by_their_bytes(world: World) -> None:
+async def test_inputs_of_unanswered_requests_are_bounded_by_their_bytes() -> None:
+    world = make_world(asyncio.get_running_loop(), identity(), max_input_bytes=MAX_BYTES)
     engine = world.engines["same", 1]
     engine.hold = True
     size = 4 * 3 * 4  # bytes of four rows of three
@@ -91,7 +94,7 @@ async def _released(world: World, request: InferRequest) -> InferResponse:
 
 
 async def test_texts_count_by_their_length() -> None:
-    world = make_world(asyncio.get_running_loop(), identity("string"))
+    world = make_world(asyncio.get_running_loop(), identity("string"), max_input_bytes=MAX_BYTES)
     array = np.array([[b"x" * MAX_BYTES, b"", b""]], np.object_)
     request = InferRequest("same", "", "", (Tensor("x", "BYTES", array),))
     assert "Exceeds maximum queue size" in refusal(world, request)[1]

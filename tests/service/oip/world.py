@@ -11,13 +11,12 @@ from export.manifest import DType, FileEntry, GraphKind, GraphSpec, ImportedSpec
 from service.bridge import Bridge
 from service.models import Limits, LiveModel, Models
 from service.oip.control import IndexEntry
-from service.oip.core import Core
+from service.oip.core import MAX_INPUT_BYTES, Core
 from service.oip.messages import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor
 from service.settings import Settings
 from tests.service.oip.fake_engine import FakeEngine
 
 IDLE_TIMEOUT_S = 7.5
-MAX_BYTES = 4000
 
 
 def spec(name: str, dtype: DType, *shape: int | str) -> TensorSpec:
@@ -117,7 +116,7 @@ class World:
         return self.engines["sums", 1]
 
 
-def make_world(loop: Any, *manifests: Manifest, **settings: Any) -> World:
+def make_world(loop: Any, *manifests: Manifest, max_input_bytes: int = MAX_INPUT_BYTES, **settings: Any) -> World:
     """Serve models on fake engines; without any, the accumulator and the identity."""
     engines: dict[tuple[str, int], FakeEngine] = {}
     models = Models()
@@ -128,7 +127,9 @@ def make_world(loop: Any, *manifests: Manifest, **settings: Any) -> World:
         limits = replace(Limits.of(manifest, Settings(**settings), 100), max_sessions=100)
         models.put(LiveModel(manifest, {}, bridge, limits, "CPUExecutionProvider", 4, max_batch_rows=16))
     control = FakeControl(models)
-    core = Core(models, control, version="1.2.3", sequence_idle_timeout_s=IDLE_TIMEOUT_S, max_input_bytes=MAX_BYTES)
+    core = Core(
+        models, control, version="1.2.3", sequence_idle_timeout_s=IDLE_TIMEOUT_S, max_input_bytes=max_input_bytes
+    )
     return World(core, models, control, engines)
 
 
