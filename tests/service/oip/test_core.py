@@ -26,7 +26,6 @@ from tests.service.oip.world import (
     tensor,
 )
 
-
 MAX_BYTES = 4000
 
 
