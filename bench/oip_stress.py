@@ -177,6 +177,7 @@ def run(options: Options, folder: Path) -> Outcome:
     repository = publish(folder)
     http_port = free_port()
     settings = {
+        "http": True,
         "http_port": http_port,
         "num_slots": SLOTS,
         "sequence_idle_timeout_s": IDLE_TIMEOUT_S,

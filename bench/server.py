@@ -62,8 +62,8 @@ def running(repository: Path, log: Path, **settings: object) -> Iterator[Server]
     """
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
-    environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in settings.items()}
     environment |= {"CARRYOVER_PROVIDER": "cpu", "CARRYOVER_HTTP": "false"}
+    environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "carryover", "serve", "--repository", str(repository), "--port", str(port)]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
