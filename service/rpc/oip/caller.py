@@ -9,7 +9,7 @@ from service.oip.shared_memory import Regions, is_local
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.callers import caller_key
 
-BEARER = "Bearer "
+BEARER = "bearer"  # schemes are the same in whatever case: RFC 9110, 11.1
 
 
 class InferenceCaller:
@@ -59,8 +59,10 @@ def local_regions(context: Context, regions: Regions) -> Regions:
 def bearer_token(context: Context) -> str | None:
     """What follows `Bearer` in the call's `authorization`; None where it has none."""
     for key, value in _metadata(context):
-        if key == "authorization" and isinstance(value, str) and value.startswith(BEARER):
-            return value.removeprefix(BEARER)
+        if key == "authorization" and isinstance(value, str):
+            scheme, _, token = value.partition(" ")
+            if scheme.lower() == BEARER:
+                return token.strip()
     return None
 
 

@@ -104,9 +104,15 @@ async def test_the_index_lists_what_there_is(world: World) -> None:
 async def test_loading_and_unloading_go_to_the_repository_with_the_token(world: World) -> None:
     load, unload = world.stub.RepositoryModelLoad, world.stub.RepositoryModelUnload
     await load(pb.RepositoryModelLoadRequest(model_name="new"), metadata=(("authorization", "Bearer secret"),))
+    await load(pb.RepositoryModelLoadRequest(model_name="new"), metadata=(("authorization", "bearer  other"),))
     await load(pb.RepositoryModelLoadRequest(model_name="new"), metadata=(("authorization", "Basic secret"),))
     await unload(pb.RepositoryModelUnloadRequest(model_name="old"))
-    assert world.core.control.calls == [("load", "new", "secret"), ("load", "new", None), ("unload", "old", None)]
+    assert world.core.control.calls == [
+        ("load", "new", "secret"),
+        ("load", "new", "other"),
+        ("load", "new", None),
+        ("unload", "old", None),
+    ]
 
 
 async def test_files_are_not_loaded_over_the_wire(world: World) -> None:

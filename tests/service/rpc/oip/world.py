@@ -14,12 +14,13 @@ import pytest
 
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
+from service.oip.core import Core
 from service.oip.shared_memory import Regions
 from service.rpc.server import RpcServer
 from service.settings import Settings
 from tests.service.oip.fake_engine import FakeEngine
+from tests.service.oip.world import IDLE_TIMEOUT_S, make_world
 from tests.service.oip.world import World as CoreWorld
-from tests.service.oip.world import make_world
 
 
 @dataclass
@@ -58,6 +59,8 @@ async def serving(shared_memory: Path | None = None, **settings: Any) -> AsyncIt
     """Serve; `shared_memory` is the folder of the system's objects."""
     chosen = Settings.model_validate({"port": 0, "drain_timeout_s": 0.05} | settings)
     core = make_world(asyncio.get_running_loop())
+    # that of the tests of the core has small bounds
+    core.core = Core(core.models, core.control, version="1.2.3", sequence_idle_timeout_s=IDLE_TIMEOUT_S)
     regions = None if shared_memory is None else Regions(True, shared_memory)
     server = RpcServer(chosen, core.models, core.core, regions)
     port = await server.start()
