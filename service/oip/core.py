@@ -44,7 +44,7 @@ class Core:
     ) -> None:
         self._control = control
         self._directory = Directory(models, control)
-        self._sequences = Sequences()
+        self._sequences = Sequences(self._directory)
         self._version = version
         self._idle_timeout_s = sequence_idle_timeout_s
         self._shared_memory = shared_memory

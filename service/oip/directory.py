@@ -39,12 +39,15 @@ class Directory:
             model = self._models.find(name, number)
         except (ModelNotFound, InvalidInput):
             raise self._not_found(name, number) from None
-        served = self._served.get((name, model.manifest.version))
-        if served is not None and served.model is model:
-            return served
-        self._forget_gone()
-        served = Served(face_of(model), self.traffic)
-        self._served[name, model.manifest.version] = served
+        return self.of(model)
+
+    def of(self, model: LiveModel) -> Served:
+        """What requests to a model that is served need."""
+        key = model.manifest.name, model.manifest.version
+        served = self._served.get(key)
+        if served is None or served.model is not model:
+            self._forget_gone()
+            served = self._served[key] = Served(face_of(model), self.traffic)
         return served
 
     def versions(self, name: str) -> list[int]:

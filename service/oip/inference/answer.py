@@ -43,12 +43,13 @@ class Answer(asyncio.Future[InferResponse]):
         sequence: That it belongs to, if any.
 
     Attributes:
+        served: The version of the model that answers, which may change while its sequence is carried over.
         export: The number at the engine of the copy of the states that it wants; 0: it wants none.
     """
 
     __slots__ = (
-        "_began_ns", "_failure", "_num_bytes", "_num_parts", "_outcome", "_prepared", "_request", "_served",
-        "_states", "_timer", "_value", "export", "sequence", "work",
+        "_began_ns", "_failure", "_num_bytes", "_num_parts", "_outcome", "_prepared", "_request",
+        "_states", "_timer", "_value", "export", "sequence", "served", "work",
     )  # fmt: skip
 
     def __init__(
@@ -64,7 +65,7 @@ class Answer(asyncio.Future[InferResponse]):
         super().__init__(loop=loop)
         self._began_ns = time.monotonic_ns()
         self._request = request
-        self._served = served
+        self.served = served
         self._prepared = prepared
         self.work = work
         self.sequence = sequence
@@ -80,7 +81,7 @@ class Answer(asyncio.Future[InferResponse]):
 
     def submitted(self, timeout_s: float) -> None:
         """Note that the engine has its work, which is to begin within so many seconds; 0: whenever it may."""
-        traffic = self._served.traffic
+        traffic = self.served.traffic
         traffic.num_unanswered += 1
         traffic.num_bytes += self._num_bytes
         if timeout_s:
@@ -88,7 +89,7 @@ class Answer(asyncio.Future[InferResponse]):
 
     def _over(self) -> None:
         """Note that it is answered, or that nobody waits for it any more."""
-        traffic = self._served.traffic
+        traffic = self.served.traffic
         traffic.num_unanswered -= 1
         traffic.num_bytes -= self._num_bytes
         if self._timer is not None:
@@ -96,7 +97,7 @@ class Answer(asyncio.Future[InferResponse]):
 
     def _time_out(self) -> None:
         """End it if it still waits. A sequence that lacks a step is of no use: it ends as a whole."""
-        if self.is_known or self.done() or self._served.bridge.engine.has_begun(self.work):
+        if self.is_known or self.done() or self.served.bridge.engine.has_begun(self.work):
             return
         if self.sequence is None:
             self.abandon(OipError("unavailable", REQUEST_TIMEOUT))
@@ -158,7 +159,7 @@ class Answer(asyncio.Future[InferResponse]):
         except Exception:  # a caller must not wait for ever because of our mistake
             log.exception("an answer could not be made")
             return to_oip(InternalFailure("see the log"))
-        return InferResponse(request.model_name, self._served.version, request.id, outputs)
+        return InferResponse(request.model_name, self.served.version, request.id, outputs)
 
     def _failed(self, error: ServiceError) -> OipError:
         sequence, request = self.sequence, self._request
@@ -175,11 +176,11 @@ class Answer(asyncio.Future[InferResponse]):
         outcome, took_ns = self._outcome, time.monotonic_ns() - self._began_ns
         self._over()
         if isinstance(outcome, InferResponse):
-            self._served.statistics.succeeded(self._prepared.num_rows, took_ns)
+            self.served.statistics.succeeded(self._prepared.num_rows, took_ns)
             self.set_result(outcome)
         else:
             assert outcome is not None
-            self._served.statistics.failed(took_ns)
+            self.served.statistics.failed(took_ns)
             self.set_exception(outcome)
             self.exception()  # has been seen: whoever went away in the meantime leaves nothing to warn of
 
@@ -188,7 +189,7 @@ class Answer(asyncio.Future[InferResponse]):
         if not super().cancel(msg):
             return False
         self._over()
-        self._served.statistics.failed(time.monotonic_ns() - self._began_ns)
+        self.served.statistics.failed(time.monotonic_ns() - self._began_ns)
         if self.sequence is None:
             self.stop()
         else:
@@ -197,7 +198,7 @@ class Answer(asyncio.Future[InferResponse]):
 
     def stop(self) -> None:
         """Have the engine stop its work; nothing more is heard of it."""
-        bridge = self._served.bridge
+        bridge = self.served.bridge
         bridge.cancel(self.work)
         if self.export:
             bridge.cancel(self.export)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from service.bridge import next_id
 from service.engine.interface import SessionEnded, SessionId
+from service.models import LiveModel
+from service.oip.directory import Directory
 from service.oip.errors import OipError
 from service.oip.inference.answer import Answer
 from service.oip.inference.options import SequenceId
@@ -37,7 +39,7 @@ class Sequence:
     Attributes:
         session: As the engine knows it.
         key: As its caller does.
-        served: The version of the model that it began on.
+        served: The version of the model that it began on, or has been carried over to.
         pending: Its unanswered requests, in order.
         is_open: Whether it takes requests.
     """
@@ -76,6 +78,12 @@ class Sequence:
         if self.is_open:
             log.debug("sequence %r ended after %d steps", self.key.sequence_id, event.num_steps)
             self._leave()
+
+    def moved(self, model: LiveModel) -> None:
+        """Go on with another version of the model, whose engine has the session now."""
+        self.served = self._table.directory.of(model)
+        for answer in self.pending:
+            answer.served = self.served
 
     def abort(self, error: OipError, but: Answer | None = None) -> None:
         """End it now; its pending requests fail, but for one that has its own answer and stays."""
@@ -117,9 +125,14 @@ class Sequence:
 
 
 class Sequences:
-    """The sequences of all callers, by their ids. Those of a model are as many as its sessions, or fewer."""
+    """The sequences of all callers, by their ids. Those of a model are as many as its sessions, or fewer.
 
-    def __init__(self) -> None:
+    Args:
+        directory: Of the models that they are of.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        self.directory = directory
         self._by_key: dict[Key, Sequence] = {}
 
     def __len__(self) -> int:

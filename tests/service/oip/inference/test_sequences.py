@@ -311,6 +311,32 @@ async def test_a_sequence_stays_with_the_version_that_it_began_on() -> None:
     assert world.engines["sums", 1].sessions == {}
 
 
+async def test_a_sequence_that_is_carried_over_goes_on_with_the_newer_version() -> None:
+    world = make_world(asyncio.get_running_loop(), accumulator(1))
+    begin, old = world.core.begin, world.engines["sums", 1]
+    first = begin(step(1, [1], start=True))
+    await first
+    newer = make_world(asyncio.get_running_loop(), accumulator(2))
+    model, engine = newer.models.by_name["sums"], newer.engines["sums", 2]
+    world.models.put(model)
+    sequence = first.sequence
+    assert sequence is not None
+    old.hold = True
+    waiting = begin(step(1, [2], timeout=1))
+    (request,) = (old.held.pop(waiting.work),)
+    engine.sessions[sequence.session] = old.sessions.pop(sequence.session)
+    sequence.moved(model)
+    engine.begun.add(request.id)  # so that it has no timeout there, whatever the old engine says
+    engine.hold = True
+    model.bridge.submit(request, waiting)
+    behind = begin(step(1, [4], end=True))
+    assert behind.work in engine.held
+    engine.release_all()
+    assert [total(await waiting), total(await behind)] == [(3, 2), (7, 3)]
+    assert [(await waiting).model_version, (await behind).model_version] == ["2", "2"]
+    assert [one["inference_count"] for one in world.core.statistics("sums")] == [1, 2]
+
+
 async def test_a_sequence_of_a_version_that_has_ended_says_so(world: World) -> None:
     begin = world.core.begin
     await begin(step(1, [1], start=True))
