@@ -186,8 +186,12 @@ def _check_order(scope: Scope) -> None:
             if counts[user] == 0:
                 ready.append(user)
     if num_done < len(own):
-        stuck = next(index for index, count in enumerate(counts) if count)
-        raise ImportRefused(f"{scope.name} has a cycle: node {stuck} ({own[stuck].op_type}) waits for itself")
+        # From one that waits to what it waits for, until one comes again: that is on a cycle, not just behind it.
+        index, seen = next(index for index, count in enumerate(counts) if count), set[int]()
+        while index not in seen:
+            seen.add(index)
+            index = next(need for need in needs[index] if counts[need])
+        raise ImportRefused(f"{scope.name} has a cycle: node {index} ({own[index].op_type}) waits for itself")
     raise ImportRefused(f"{scope.name}: nodes: expected each after those that it reads from")
 
 
