@@ -62,7 +62,7 @@ def model_config(face: Face, sequence_idle_timeout_s: float) -> dict[str, object
         return config
     config["sequence_batching"] = {
         "max_sequence_idle_microseconds": round(sequence_idle_timeout_s * 1e6),
-        "oldest": {"max_candidate_sequences": face.model.limits.max_sessions} if face.model.limits.max_sessions else {},
+        "oldest": {"max_candidate_sequences": face.model.limits.max_sessions},
         "state": [
             {
                 "input_name": state.sequence_input,

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from service.bridge import next_id
 from service.engine.interface import ExportSession, OpenSession
@@ -18,6 +19,7 @@ from service.oip.served import Served
 
 log = logging.getLogger(__name__)
 
+BETWEEN_WARNINGS_S = 1.0
 RETRY_AFTER_S = 0.1  # a hint for who finds too many bytes in flight
 
 
@@ -43,6 +45,8 @@ class Inference:
         self._sequences = sequences
         self._idle_timeout_s = sequence_idle_timeout_s
         self._max_input_bytes = max_input_bytes
+        self._silent_until_s = 0.0
+        self._num_unsaid = 0  # restarts that were not warned of since the last one that was
         self.is_draining = False
 
     def begin(self, request: InferRequest) -> Answer:
@@ -98,7 +102,7 @@ class Inference:
             raise OipError("unavailable", STOPPING)
         older = self._sequences.find(key)
         if older is not None and older.is_open:
-            log.warning("sequence %r of model %s is started again before its end", key.sequence_id, key.model)
+            self._warn_of_restart(key)
             older.close()
         sequence = Sequence(key, served, self._sequences)
         work = next_id()
@@ -149,6 +153,17 @@ class Inference:
                 answer.part_failed(error)
         if options.end:
             sequence.close()
+
+    def _warn_of_restart(self, key: Key) -> None:
+        """Log that a sequence was started again before its end; a client that always does that is told of seldom."""
+        now_s = time.monotonic()
+        if now_s < self._silent_until_s:
+            self._num_unsaid += 1
+            return
+        message = "sequence %r of model %s is started again before its end (and %d since this was last said)"
+        log.warning(message, key.sequence_id, key.model, self._num_unsaid)
+        self._num_unsaid = 0
+        self._silent_until_s = now_s + BETWEEN_WARNINGS_S
 
     def _count_bytes(self, request: InferRequest) -> int:
         """Bytes of the inputs of a request.

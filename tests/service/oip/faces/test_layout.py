@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.oip.errors import OipError
 from service.oip.faces.face import Port
@@ -133,6 +135,36 @@ def test_a_size_that_is_free_is_the_same_throughout_a_request() -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_the_words_of_the_reference_server(rules: Rules, key: Key, message: str) -> None:
     assert rejected(rules, key) == message
+
+
+SHAPES = st.lists(st.integers(0, 5), max_size=5).map(tuple)
+INPUTS = st.tuples(st.sampled_from(["x", "y", "rate", "h0", "z"]), st.sampled_from(["FP32", "INT64"]), SHAPES)
+
+
+@given(st.lists(INPUTS, max_size=5))
+def test_whatever_comes_is_refused_or_becomes_rows(inputs: list[tuple[str, str, tuple[int, ...]]]) -> None:
+    check_rows(SEQUENCE, tuple(inputs))
+
+
+@given(SHAPES, SHAPES, SHAPES, SHAPES)
+def test_whatever_the_shapes_rows_are_of_the_right_ones(
+    x: tuple[int, ...], y: tuple[int, ...], rate: tuple[int, ...], state: tuple[int, ...]
+) -> None:
+    check_rows(SEQUENCE, (*step((1, *x), (1, *y), rate), ("h0", "FP32", state)))
+
+
+def check_rows(rules: Rules, key: Key) -> None:
+    try:
+        layout = lay_out(rules, key)
+    except OipError as error:
+        assert error.code == "invalid_argument"
+        return
+    rows, shared, states = layout.split([Tensor(name, kind, np.zeros(shape)) for name, kind, shape in key])
+    assert 1 <= layout.num_rows <= rules.max_rows
+    assert rows["x"].shape == (layout.num_rows, 3)
+    assert rows["y"].shape[::2] == (layout.num_rows, 2) and rows["y"].ndim == 3
+    assert shared["rate"].shape == ()
+    assert states is None or states["h0"].shape == (2, 4)
 
 
 def test_lengths_may_be_left_out() -> None:

@@ -103,6 +103,16 @@ async def test_start_on_a_live_id_ends_the_old_sequence_behind_what_it_has_pendi
     assert len(engine.sessions) == 1
 
 
+async def test_who_starts_again_and_again_does_not_flood_the_log(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(50):
+            await world.core.begin(step(1, [1], start=True))
+    assert caplog.text.count("started again before its end") == 1
+    assert len(world.engine.sessions) == 1
+
+
 async def test_answers_of_one_id_keep_their_order_over_a_restart(world: World) -> None:
     begin, engine = world.core.begin, world.engine
     engine.hold = True
