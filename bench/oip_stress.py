@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from bench.oip_client import NUM_IDS
 from bench.oip_lives import MODELS
-from bench.oip_models import SOURCES
+from bench.oip_models import SOURCES, Source
 from bench.server import Server, free_port, running
 from carryover.client.sync import Client
 from importing.pipeline import import_model
@@ -36,6 +36,7 @@ from importing.pipeline import import_model
 LOG = "server.log"
 IDLE_TIMEOUT_S = 3.0
 SLOTS = 48  # fewer than sequences, so that states come and go
+KILLED_AFTER_S = (2.0, 8.0)  # a client process that is to crash
 PATIENCE_S = 30.0  # above the idle timeout, for what was left open to expire
 
 
@@ -60,13 +61,12 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-def publish(folder: Path) -> Path:
+def publish(folder: Path, sources: Mapping[str, Source]) -> Path:
     """Import the models that the lives ask; gives the repository."""
     repository = folder / "repository"
-    repository.mkdir()
     for name in MODELS:
-        onnx.save(SOURCES[name].build(), folder / f"{name}.onnx")
-        import_model(folder / f"{name}.onnx", repository, name=name, states=SOURCES[name].states)
+        onnx.save(sources[name].build(), folder / f"{name}.onnx")
+        import_model(folder / f"{name}.onnx", repository, name=name, states=sources[name].states)
     return repository
 
 
@@ -128,17 +128,21 @@ def strain(server: Server, http: str, options: Options) -> Outcome:
     try:
         steady = [crowd.start(place, options.seconds) for place in range(options.clients)]
         dying = {place: crowd.start(options.clients + place, options.seconds) for place in range(options.crashing)}
-        sampled = time.monotonic()
-        while time.monotonic() < ends and all(process.poll() is None for process in steady):
-            time.sleep(min(rng.uniform(2.0, 8.0), max(ends - time.monotonic(), 0.0)))
+        sampled = killed = time.monotonic()
+        life_s = rng.uniform(*KILLED_AFTER_S)
+        while (now := time.monotonic()) < ends and all(process.poll() is None for process in steady):
+            time.sleep(min(0.2, ends - now))
+            if now - sampled > 10.0:
+                outcome.rss_bytes.append(server.rss_bytes())
+                sampled = now
+            if now - killed < life_s:
+                continue
             for place, process in dying.items():
                 process.kill()
                 heard(process, outcome, counts)
                 outcome.killed += 1
-                dying[place] = crowd.start(options.clients + place, max(ends - time.monotonic(), 1.0))
-            if time.monotonic() - sampled > 10.0:
-                outcome.rss_bytes.append(server.rss_bytes())
-                sampled = time.monotonic()
+                dying[place] = crowd.start(options.clients + place, max(ends - now, 1.0))
+            killed, life_s = now, rng.uniform(*KILLED_AFTER_S)
         for process in [*steady, *dying.values()]:
             heard(process, outcome, counts)
     finally:
@@ -167,14 +171,15 @@ def wait_until_empty(address: str) -> list[str]:
             time.sleep(0.1)
 
 
-def run(options: Options, folder: Path) -> Outcome:
+def run(options: Options, folder: Path, sources: Mapping[str, Source] = SOURCES) -> Outcome:
     """Import, serve, strain, look at what is left.
 
     Args:
         options: How long and how much.
         folder: An empty one.
+        sources: The models, which must count right.
     """
-    repository = publish(folder)
+    repository = publish(folder, sources)
     http_port = free_port()
     settings = {
         "http": True,
