@@ -71,7 +71,7 @@ class Bridge:
 
     Attributes:
         retired: Whether the sessions were ended because the model is served no more.
-        diversions: By session, where its requests go instead; see `service.handover`.
+        diversions: By session, where its requests go instead; see `service.lifecycle.handover`.
     """
 
     def __init__(self, connect: Callable[[Publish], EngineDoor], loop: asyncio.AbstractEventLoop) -> None:

@@ -2,7 +2,7 @@
 
 look at the addresses -> open the models, one engine each -> gRPC and HTTP -> wait for a signal -> drain -> close
 
-SIGHUP reads the repository again and serves what is new there (see `service.control`).
+SIGHUP reads the repository again and serves what is new there (see `service.lifecycle.control`).
 
 A model whose engine dies of a bug ends the process in the same order with exit status 1: health says NOT_SERVING while
 the other models finish what they have, and whoever supervises the process starts a sound one.
@@ -20,8 +20,9 @@ from typing import Any
 import uvloop
 
 from export.bundle import BundleError
-from service.control import Control
 from service.http.server import HttpServer
+from service.lifecycle.control import Control
+from service.lifecycle.serving import Serving
 from service.listening import check_address
 from service.memory import give_back, use_one_heap
 from service.models import Models
@@ -29,7 +30,6 @@ from service.oip.core import Core
 from service.oip.shared_memory import Regions
 from service.rpc.server import RpcServer
 from service.runner import RunnerError
-from service.serving import Serving
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from service.versions import VersionPolicy
+from service.lifecycle.versions import VersionPolicy
 
 PREFIX = "CARRYOVER_"
 NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here

@@ -49,7 +49,7 @@ def test_memory_is_judged_by_whole_windows_after_the_warm_up(
 
 
 def test_a_version_that_stays_and_an_error_in_the_log_are_faults() -> None:
-    ended = f"INFO service.serving: model {identity.NAME} version 1: ended\n"
+    ended = f"INFO service.lifecycle.serving: model {identity.NAME} version 1: ended\n"
     assert soak.check_log(ended, reloads=1) == []
     assert soak.check_log(ended, reloads=2) == ["version 2 was replaced and has not ended"]
     (fault,) = soak.check_log(ended + "10:00 CRITICAL engine: stopped by a bug\n10:01 ERROR x: y\n", reloads=1)

@@ -22,14 +22,14 @@ from service.engine.interface import (
     StepSession,
 )
 from service.errors import Overloaded, SessionNotFound
-from service.handover import Handover, may_carry
+from service.lifecycle.handover import Handover, may_carry
 from service.models import LiveModel
 from service.settings import Settings
+from tests.service.lifecycle.shelf import Shelf, shelf_in
+from tests.service.lifecycle.steps import close_session, open_session, read, step, step_of
+from tests.service.lifecycle.test_serving import first_total, look, serving_of, states
 from tests.service.rpc.fake_engine import FakeEngine
 from tests.service.rpc.world import make_manifest, make_model, wait_until
-from tests.service.shelf import Shelf, shelf_in
-from tests.service.steps import close_session, open_session, read, step, step_of
-from tests.service.test_serving import first_total, look, serving_of, states
 
 
 @dataclass
@@ -216,7 +216,7 @@ async def test_a_request_in_flight_at_the_new_one_can_be_cancelled_by_way_of_the
 
 
 async def test_there_is_a_bound_on_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.handover.MOST_WAITING", 2)
+    monkeypatch.setattr("service.lifecycle.handover.MOST_WAITING", 2)
     pair = Pair()
     await pair.open(4)
     moving = pair.start()

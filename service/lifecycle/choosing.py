@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from export.bundle import BundleError, BundlePath, load_manifest
-from service.launching import Running
-from service.opening import Opener, off_loop
+from service.lifecycle.launching import Running
+from service.lifecycle.opening import Opener, off_loop
+from service.lifecycle.stamp import Stamp, stamp
+from service.lifecycle.versions import VersionPolicy
 from service.repository import RefusedBundle, ServedModel
 from service.runner import first_line
-from service.stamp import Stamp, stamp
-from service.versions import VersionPolicy
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ import asyncio
 import logging
 from typing import Final
 
-from service.handover import Handover, may_carry
-from service.launching import Running
+from service.lifecycle.handover import Handover, may_carry
+from service.lifecycle.launching import Running
 
 log = logging.getLogger(__name__)
 

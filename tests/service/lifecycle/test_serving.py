@@ -11,13 +11,13 @@ import pytest
 
 from service.engine.interface import SessionEnded
 from service.errors import ModelNotFound, SessionNotFound, ShuttingDown
+from service.lifecycle.serving import Serving, Update
 from service.models import LiveModel
 from service.repository import list_models
-from service.serving import Serving, Update
 from service.settings import Settings
+from tests.service.lifecycle.shelf import FIRST_TOTAL, Shelf, shelf_in
+from tests.service.lifecycle.steps import close_session, open_session, step, step_of
 from tests.service.rpc.world import wait_until
-from tests.service.shelf import FIRST_TOTAL, Shelf, shelf_in
-from tests.service.steps import close_session, open_session, step, step_of
 
 SMALL = {"provider": "cpu", "num_slots": 16, "runners": 1}
 
@@ -243,7 +243,7 @@ async def test_closing_while_a_model_is_opened_ends_that_and_serves_nothing_new(
 async def test_a_thread_that_hangs_does_not_keep_the_service_from_closing(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.serving._CHANGES_S", 0.1)
+    monkeypatch.setattr("service.lifecycle.serving._CHANGES_S", 0.1)
     shelf.put("acc", 1)
     async with serving_of(shelf) as serving:
         go_on = shelf.hold("acc", 1)
@@ -268,7 +268,7 @@ async def test_an_engine_that_cannot_be_started_is_a_bundle_that_cannot_be_serve
         def launch(*_: Any) -> None:
             raise RuntimeError("can't start new thread")
 
-        monkeypatch.setattr("service.serving.launch", launch)
+        monkeypatch.setattr("service.lifecycle.serving.launch", launch)
         [bundle] = (await look(serving, shelf)).refused
         assert (bundle.version, bundle.kind, bundle.reason) == (2, "graphs", "can't start new thread")
         assert served(serving) == [("acc", 1)]

@@ -14,7 +14,7 @@ from carryover.client.sync import Client
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests.service.bundles import publish_language_model
-from tests.service.shelf import FIRST_TOTAL, Shelf
+from tests.service.lifecycle.shelf import FIRST_TOTAL, Shelf
 from tests.service.test_main import best_of, running
 
 TOKEN = "0123456789abcdef"

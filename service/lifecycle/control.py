@@ -17,14 +17,14 @@ from typing import Any, Final
 from export.bundle import BundleError, BundlePath
 from export.manifest import NAME_PATTERN
 from service.errors import ServiceError
+from service.lifecycle.opening import off_loop
+from service.lifecycle.serving import Serving
+from service.lifecycle.states import VersionState
 from service.oip.errors import OipError
 from service.oip.messages import Parameters
-from service.opening import off_loop
 from service.repository import list_models
 from service.runner import RunnerError
-from service.serving import Serving
 from service.settings import Settings
-from service.states import VersionState
 
 log = logging.getLogger(__name__)
 

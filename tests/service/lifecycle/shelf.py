@@ -86,7 +86,7 @@ def shelf_in(folder: Path) -> Iterator[Shelf]:
     shelf = Shelf(folder)
     profile = HostProfile(host="any", measured_at="2026-01-01T00:00:00+00:00")
     with (
-        mock.patch("service.opening.open_bundle", shelf.open),
+        mock.patch("service.lifecycle.opening.open_bundle", shelf.open),
         mock.patch("service.repository.load_or_measure", lambda *_: profile),
         mock.patch("service.repository.probe_invariance", lambda *_: ()),
     ):

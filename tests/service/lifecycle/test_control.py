@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from export.bundle import BundleError
-from service.control import Control
+from service.lifecycle.control import Control
+from service.lifecycle.serving import Serving
 from service.oip.errors import OipError
-from service.serving import Serving
 from service.settings import Settings
+from tests.service.lifecycle.shelf import Shelf, shelf_in
 from tests.service.rpc.world import wait_until
-from tests.service.shelf import Shelf, shelf_in
 
 TOKEN = "0123456789abcdef-admin"
 NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
@@ -159,7 +159,7 @@ async def test_a_file_that_holds_no_token_is_an_error(shelf: Shelf, tmp_path: Pa
 async def test_a_load_goes_on_though_its_caller_leaves_and_there_are_only_so_many(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.control.MOST_CHANGES", 2)
+    monkeypatch.setattr("service.lifecycle.control.MOST_CHANGES", 2)
     shelf.put("acc", 1)
     async with control_of(shelf) as control:
         go_on = shelf.hold("acc", 1)

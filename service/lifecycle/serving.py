@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from export.bundle import BundlePath
-from service.choosing import Broken, Choice, Chooser, Served
 from service.errors import ShuttingDown
-from service.launching import Running, launch, runner_config
+from service.lifecycle.choosing import Broken, Choice, Chooser, Served
+from service.lifecycle.launching import Running, launch, runner_config
+from service.lifecycle.opening import Opener
+from service.lifecycle.retirement import retire
+from service.lifecycle.states import Key, VersionState
 from service.models import Models, Refused
-from service.opening import Opener
 from service.repository import RefusedBundle, ServedModel
-from service.retirement import retire
 from service.settings import Settings
-from service.states import Key, VersionState
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from service.errors import ShuttingDown
-from service.opening import Opener, off_loop
+from service.lifecycle.opening import Opener, off_loop
 from service.repository import RefusedBundle, ServedModel, list_models
 from service.runner import RunnerConfig
+from tests.service.lifecycle.shelf import shelf_in
 from tests.service.rpc.world import wait_until
-from tests.service.shelf import shelf_in
 
 CONFIG = RunnerConfig("cpu", 1, 16, 64)
 

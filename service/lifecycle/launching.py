@@ -14,12 +14,12 @@ from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
+from service.lifecycle.states import Key
 from service.memory import give_back
 from service.models import Limits, LiveModel
 from service.repository import ServedModel
 from service.runner import CPU, Runner, RunnerConfig
 from service.settings import Settings
-from service.states import Key
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.versions import VersionPolicy
+from service.lifecycle.versions import VersionPolicy
 
 
 @pytest.mark.parametrize(
