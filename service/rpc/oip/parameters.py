@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from protos.inference import grpc_service_pb2 as pb
 from service.oip.errors import OipError
+from service.oip.inference.options import EMPTY_FINAL
 from service.oip.messages import Parameter, Parameters
 
 _NONE: Parameters = {}
@@ -16,7 +17,7 @@ _EXPECTED: Mapping[str, str] = {
     "sequence_end": "bool_param",
     "timeout": "int64_param",
     PRIORITY: "int64_param or uint64_param",
-    "triton_enable_empty_final_response": "bool_param",
+    EMPTY_FINAL: "bool_param",
 }
 
 
@@ -32,7 +33,8 @@ def read_parameters(fields: Mapping[str, pb.InferParameter]) -> Parameters:
     for key in fields:  # the items of such a map cost twice as much
         field = fields[key]
         choice = field.WhichOneof("parameter_choice")
-        if choice is None or (choice == "uint64_param" and key != PRIORITY):
+        unsigned = choice == "uint64_param" and key != PRIORITY
+        if choice is None or unsigned or (key == EMPTY_FINAL and choice != "bool_param"):
             expected = _EXPECTED.get(key, "int64_param, bool_param, or string_param")
             raise OipError("invalid_argument", f"invalid value type for '{key}' parameter, expected {expected}.")
         values[key] = getattr(field, choice)

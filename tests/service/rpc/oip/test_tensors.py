@@ -202,6 +202,16 @@ def test_parameters_of_a_type_that_they_cannot_have_are_refused(key: str, expect
     assert refusal(request) == f"invalid value type for '{key}' parameter, expected {expected}."
 
 
+def test_whether_to_tell_of_the_end_is_true_or_false() -> None:
+    request = pb.ModelInferRequest()
+    field = request.parameters["triton_enable_empty_final_response"]
+    field.bool_param = False
+    read_request(request, caller())
+    field.int64_param = 1
+    expected = "invalid value type for 'triton_enable_empty_final_response' parameter, expected bool_param."
+    assert refusal(request) == expected
+
+
 def test_outputs_are_asked_for_by_name_and_by_classes() -> None:
     request = pb.ModelInferRequest()
     request.outputs.add(name="y")
