@@ -58,6 +58,7 @@ def import_model(
     stateless: bool = False,
     lengths: str | None = None,
     examples: Mapping[str, float] | None = None,
+    carry_sessions: bool = False,
     allow_external: bool = False,
     allow_custom: bool = False,
     confirm: Callable[[Layout], bool] = lambda layout: True,
@@ -73,6 +74,7 @@ def import_model(
         stateless: Whether it has no states, whatever its inputs look like.
         lengths: Of a stateless model, the input that says how long each row is.
         examples: By name of a free size or of an input that all rows share, what works.
+        carry_sessions: Whether sessions of the version before may go on with this one.
         allow_external: Whether weights may lie in other files of the model's folder.
         allow_custom: Whether operators may be none of ONNX's and ONNX Runtime's.
         confirm: Asked before anything is written whether what was concluded is right.
@@ -125,6 +127,7 @@ def import_model(
     checks = check(original, analysis, search, Session(served), graph)
     with staging(repository) as bundle:
         manifest = write_bundle(bundle, name, file, model, served, graph, analysis.layout)
+        manifest = manifest.model_copy(update={"carry_sessions": carry_sessions})
         write_report(bundle, analysis.layout, checks)
         folder, manifest = publish(bundle, repository, manifest)
     on_progress(f"published {folder}")

@@ -54,6 +54,13 @@ def import_onnx(
             show_default="found",
         ),
     ] = None,
+    carry_sessions: Annotated[
+        bool,
+        typer.Option(
+            "--carry-sessions",
+            help="Sessions of the version before, with the same states and inputs, may go on with this one.",
+        ),
+    ] = False,
     triton: Annotated[
         Path | None,
         typer.Option(
@@ -80,6 +87,7 @@ def import_onnx(
         stateless=stateless,
         lengths=lengths,
         examples=dict(parse_example(text) for text in example or ()),
+        carry_sessions=carry_sessions,
         triton=triton,
         yes=yes,
         allow_external=allow_external,

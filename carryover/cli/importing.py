@@ -26,6 +26,7 @@ def run_import(
     stateless: bool,
     lengths: str | None,
     examples: Mapping[str, float],
+    carry_sessions: bool,
     triton: Path | None,
     yes: bool,
     allow_external: bool,
@@ -41,6 +42,7 @@ def run_import(
         stateless: Whether there are none.
         lengths: Input with the length of each row.
         examples: Sizes and values that work.
+        carry_sessions: Whether sessions of the version before may go on with this one.
         triton: Repository of the reference server to write it to as well.
         yes: Whether not to ask.
         allow_external: Whether weights may lie in other files.
@@ -73,6 +75,7 @@ def run_import(
         stateless=stateless,
         lengths=lengths,
         examples=examples,
+        carry_sessions=carry_sessions,
         allow_external=allow_external,
         allow_custom=allow_custom,
         confirm=confirm,

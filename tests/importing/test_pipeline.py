@@ -50,6 +50,11 @@ def test_the_next_import_is_the_next_version(tmp_path: Path) -> None:
     assert [take(tmp_path, models.cell()).manifest.version for _ in range(2)] == [1, 2]
 
 
+def test_sessions_may_go_on_only_where_its_owner_says_so(tmp_path: Path) -> None:
+    assert not take(tmp_path, models.cell()).manifest.carry_sessions
+    assert take(tmp_path, models.cell(), carry_sessions=True).manifest.carry_sessions
+
+
 def test_a_model_without_state_is_batched(tmp_path: Path) -> None:
     model = models.build(
         [models.value("x", ["T", "B", 3])],
