@@ -315,7 +315,7 @@ async def test_sessions_are_carried_through_version_after_version_under_load(she
             shelf.put("acc", version, carry_sessions=True)
             await look(serving, shelf)
             here = serving.models.find("acc")
-            await wait_until(lambda here=here: all(one.models[-1:] == [here] for one in told))
+            await wait_until(lambda here=here: all(one.models[-1:] == [here] for one in told), 30)
             assert await first_total(here) == 1000 * version
         stop.set()
         counts = await asyncio.gather(*steppers)
@@ -325,7 +325,7 @@ async def test_sessions_are_carried_through_version_after_version_under_load(she
             assert await step(first, session, 5) == (1000 + count + 5, count + 1)
             assert await close_session(last, session) == count + 1
         assert all(one.ends == [] for one in told)
-        await wait_until(lambda: list(states(serving).values()).count("UNLOADING") == 0)
+        await wait_until(lambda: list(states(serving).values()).count("UNLOADING") == 0, 30)
 
 
 async def test_sessions_stay_where_the_newer_bundle_does_not_say_that_it_takes_them(shelf: Shelf) -> None:

@@ -19,7 +19,7 @@ from tests.service.lifecycle.shelf import FIRST_TOTAL, Shelf, shelf_in
 from tests.service.lifecycle.steps import close_session, open_session, step, step_of
 from tests.service.rpc.world import wait_until
 
-SMALL = {"provider": "cpu", "num_slots": 16, "runners": 1}
+SMALL = {"provider": "cpu", "num_slots": 16, "runners": 1, "max_queue_delay_ms": 60_000}
 
 
 @pytest.fixture
@@ -328,8 +328,8 @@ async def test_nothing_fails_while_versions_are_swapped_under_load(shelf: Shelf)
             shelf.put("acc", version)
             shelf.remove("acc", version - 1)
             await look(serving, shelf)
-            await wait_until(lambda version=version: version in seen or any(task.done() for task in callers))
+            await wait_until(lambda version=version: version in seen or any(task.done() for task in callers), 30)
         stop.set()
         assert sum(await asyncio.gather(*callers)) > 100
         assert seen == set(range(1, 22))
-        await wait_until(lambda: list(states(serving).values()).count("UNLOADING") == 0)
+        await wait_until(lambda: list(states(serving).values()).count("UNLOADING") == 0, 30)
