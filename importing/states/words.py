@@ -6,7 +6,22 @@ from typing import Final
 # What is said of a value as it comes in, and as it goes out.
 _IN: Final = frozenset(["in", "input", "inputs", "prev", "previous", "past", "old", "last", "initial", "init", "start"])
 _OUT: Final = frozenset(
-    ["out", "output", "outputs", "next", "new", "present", "updated", "update", "current", "final", "n", "y", "end"]
+    [
+        "out",
+        "output",
+        "outputs",
+        "next",
+        "new",
+        "present",
+        "updated",
+        "update",
+        "current",
+        "final",
+        "n",
+        "y",
+        "r",
+        "end",
+    ]
 )
 # Of these, those that only a state is called.
 _TEMPORAL: Final = frozenset(["prev", "previous", "past", "initial", "init", "next", "new", "present", "updated"])
@@ -41,9 +56,10 @@ def looks_like_state(name: str) -> bool:
 
 
 def _input_stems(name: str) -> set[tuple[str, ...]]:
-    words = tuple(word for word in tokens(name) if word not in _IN)
+    whole = tokens(name)  # cache_last_channel keeps its last, if that is what comes back
+    words = tuple(word for word in whole if word not in _IN)
     # h0, the state at time 0, and state_0, the first of several
-    return {words, tuple(word for word in words if word != "0")} - {()}
+    return {words, tuple(word for word in words if word != "0"), whole if words else ()} - {()}
 
 
 def _output_stems(name: str) -> set[tuple[str, ...]]:

@@ -44,6 +44,10 @@ def named(*states: tuple[str, str], shape: tuple[int | str, ...] = ("B", 4)) -> 
         ("serving_default_state:0", "serving_default_state_out:0"),
         ("h_enc_in", "h_enc_out"),
         ("total", "total_out"),
+        ("processed_lens", "new_processed_lens"),
+        ("att_cache", "r_att_cache"),
+        ("cache_last_channel", "cache_last_channel_next"),
+        ("rnn_in", "rnn_out"),
     ],
 )
 def test_names_that_tell(given: str, returned: str) -> None:
