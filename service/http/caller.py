@@ -40,7 +40,7 @@ def check_local(request: Request) -> None:
     """See whether the caller may name memory of this machine.
 
     Raises:
-        OipError: It is on another one.
+        OipError: It is on another one; or it is a page in a browser, which has its origin elsewhere and says so.
     """
-    if request.client is None or not is_local(request.client.host):
+    if request.client is None or not is_local(request.client.host) or "origin" in request.headers:
         raise OipError("permission_denied", "shared memory: expected a caller on this machine, got one elsewhere")

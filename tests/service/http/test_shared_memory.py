@@ -95,6 +95,14 @@ async def test_callers_of_other_machines_may_name_none(
         assert await world.infer({"inputs": inputs}, "same-int32") == (403, elsewhere)
 
 
+async def test_pages_in_a_browser_of_this_machine_may_name_none(tmp_path: Path, memory: SharedMemory) -> None:
+    async with serving(tmp_path) as world:
+        body = {"key": f"/{memory.name}", "byte_size": 64}
+        path = "/v2/systemsharedmemory/region/mine/register"
+        assert (await world.post(path, body, origin="http://example.com"))[0] == 403
+        assert (await world.post(path, body))[0] == 200
+
+
 async def test_shared_memory_may_be_off(tmp_path: Path) -> None:
     async with serving(tmp_path, shared_memory=False) as world:
         status, answer = await world.get("/v2/systemsharedmemory/status")
