@@ -30,5 +30,6 @@ def test_the_deployment_answers_from_another_container_and_from_the_host_and_sto
     said = done.stdout.splitlines()
     assert "from another container: D OW G" in said
     assert "from this machine: D OW G" in said
+    assert "ready over HTTP: 200" in said
     assert "exit status after SIGTERM: 0" in said
     assert "user: 10001" in said
