@@ -8,7 +8,8 @@ from importing.errors import ImportRefused
 from importing.reading_bytes import check_wire, read_bytes
 from importing.reading_external import load_external
 from importing.reading_limits import DEFAULT_LIMITS, ReadLimits
-from importing.reading_trial import Trial, try_model
+from importing.reading_process import try_model
+from importing.reading_trial import Trial
 from importing.reading_words import one_line
 
 

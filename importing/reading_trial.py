@@ -1,17 +1,13 @@
-"""Try a model in a process of its own, which may hang, run out of memory or be killed by what it reads.
+"""The process in which a model is tried: parse, check, open and run it once, and say how that went.
 
-Parsers, the ONNX checker, shape inference and the runtime are large C++ programs that follow what a file says. Whoever
-writes the file decides how deep they recurse and how much they allocate, so all of them first see it here: with bounded
-memory and time, no files to write and nothing to answer but a reason.
+A line for each stage as it begins, then one for the end, on standard output; see `importing.reading_process`.
 """
 
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
@@ -25,9 +21,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 # Bytes of memory that parsing and opening take, at most, for each byte of an honest model.
 _MEMORY_A_BYTE: Final = 8
-_ROOT: Final = Path(__file__).resolve().parent.parent
-_START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from importing.reading_trial import main; main()"
-_ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8"}
+# How a line of the answer begins.
+STAGE: Final = "stage "
+REFUSED: Final = "refused "
+DONE: Final = "done"
 
 
 @dataclass(frozen=True)
@@ -49,39 +46,6 @@ class Trial:
     limits: ReadLimits
 
 
-def try_model(content: bytes, trial: Trial) -> None:
-    """Have a file parsed, checked and opened elsewhere.
-
-    Raises:
-        ImportRefused: It was refused, took too long or too much, or ended the process.
-    """
-    command = [sys.executable, "-I", "-c", _START, str(_ROOT), json.dumps(asdict(trial))]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment | _ENVIRONMENT,
-        start_new_session=True,  # an interrupt at the terminal is the parent's to answer, which ends this one
-    )
-    try:
-        output, _ = process.communicate(content, timeout=trial.limits.max_seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        output, _ = process.communicate()
-        stage = _stages(output)[-1]
-        raise ImportRefused(f"{stage} it took more than {trial.limits.max_seconds:g} s") from None
-    finally:
-        process.kill()
-        process.wait()
-    answers = output.decode("utf-8", "replace").splitlines()
-    if answers and answers[-1].startswith(_REFUSED):
-        raise ImportRefused(answers[-1].removeprefix(_REFUSED))
-    if process.returncode != 0 or not answers or answers[-1] != _DONE:
-        raise ImportRefused(f"{_stages(output)[-1]} it {_ending(process.returncode)}")
-
-
 # What ONNX Runtime says when it gets no memory.
 _OUT_OF_MEMORY: Final = ("bad_alloc", "failed to allocate", "out of memory", "bad allocation")
 _NUMPY_TYPES: Final = {
@@ -98,22 +62,6 @@ _NUMPY_TYPES: Final = {
     "tensor(uint32)": "uint32",
     "tensor(uint64)": "uint64",
 }
-_STAGE: Final = "stage "
-_REFUSED: Final = "refused "
-_DONE: Final = "done"
-
-
-def _stages(output: bytes) -> list[str]:
-    lines = output.decode("utf-8", "replace").splitlines()
-    return ["starting to read", *(line.removeprefix(_STAGE) for line in lines if line.startswith(_STAGE))]
-
-
-def _ending(status: int) -> str:
-    if status in (-signal.SIGXCPU, -signal.SIGKILL):
-        return "took more time or memory than it may"
-    if status < 0:
-        return f"crashed the library that does that ({signal.Signals(-status).name})"
-    return f"ended the process that tried, with status {status}"
 
 
 def main() -> None:
@@ -126,11 +74,11 @@ def main() -> None:
     try:
         _try_here(content, trial, answer)
     except ImportRefused as refused:
-        result = f"{_REFUSED}{one_line(str(refused))}"
+        result = f"{REFUSED}{one_line(str(refused))}"
     except MemoryError:
-        result = f"{_REFUSED}it needs more memory than {trial.limits.max_memory_bytes} bytes to be read, opened or run"
+        result = f"{REFUSED}it needs more memory than {trial.limits.max_memory_bytes} bytes to be read, opened or run"
     else:
-        result = _DONE
+        result = DONE
     answer.write(result + "\n")
     answer.flush()
     # What was read may have left libraries in a state that their clean-up does not survive.
@@ -146,7 +94,7 @@ def _try_here(content: bytes, trial: Trial, answer: IO[str]) -> None:
     from importing.reading_external import load_external
 
     def stage(what: str) -> None:
-        answer.write(f"{_STAGE}{what}\n")
+        answer.write(f"{STAGE}{what}\n")
         answer.flush()
 
     _confine(trial)
@@ -211,9 +159,11 @@ def _confine(trial: Trial) -> None:
     import resource
 
     limits = trial.limits
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    memory = now + limits.max_memory_bytes + _MEMORY_A_BYTE * trial.num_bytes
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:  # elsewhere than on Linux
+        pages = 0
+    memory = pages * resource.getpagesize() + limits.max_memory_bytes + _MEMORY_A_BYTE * trial.num_bytes
     seconds = int(limits.max_seconds) + 1
     for what, most in (
         (resource.RLIMIT_AS, memory),

@@ -23,8 +23,9 @@ from export.bundle import load_manifest
 from export.manifest import Manifest, StateSpec
 from export.triton.config import Config, State, Tensor
 from export.triton.errors import TritonError
+from export.triton.from_zeros import start_from_zeros
 from export.triton.signature import signature
-from export.triton.unpool import start_from_zeros, unpool
+from export.triton.unpool import unpool
 
 # Rows of one run where the model sets no bound.
 MAX_BATCH_SIZE: Final = 64
