@@ -11,6 +11,7 @@ from rich.table import Table
 
 from carryover.cli.console import make_console
 from carryover.cli.errors import CommandError
+from carryover.cli.memory import within_memory
 from export.triton.repository import write_repository
 from importing.checks import Check
 from importing.layout import Layout, StateTensor
@@ -67,20 +68,21 @@ def run_import(
             raise CommandError(f"is this right? expected --yes, or in its place {flags}, where there is no terminal")
         return typer.confirm("Is this right?")
 
-    imported = import_model(
-        file,
-        repository,
-        name=name,
-        states=states,
-        stateless=stateless,
-        lengths=lengths,
-        examples=examples,
-        carry_sessions=carry_sessions,
-        allow_external=allow_external,
-        allow_custom=allow_custom,
-        confirm=confirm,
-        on_progress=lambda line: console.print(escape(line), soft_wrap=True),
-    )
+    with within_memory():
+        imported = import_model(
+            file,
+            repository,
+            name=name,
+            states=states,
+            stateless=stateless,
+            lengths=lengths,
+            examples=examples,
+            carry_sessions=carry_sessions,
+            allow_external=allow_external,
+            allow_custom=allow_custom,
+            confirm=confirm,
+            on_progress=lambda line: console.print(escape(line), soft_wrap=True),
+        )
     console.print(measured(imported.checks))
     if triton is not None:
         written = write_repository(imported.folder, triton)
