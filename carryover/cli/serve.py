@@ -7,11 +7,12 @@ import typer
 
 from carryover.cli.help import flow
 
-HELP = """Serve the newest version of every model in a repository over gRPC, until SIGTERM or Ctrl-C.
+HELP = """Serve the models of a repository until SIGTERM or Ctrl-C: over gRPC, and over HTTP too.
 
-On SIGTERM nothing new is admitted, what runs is finished within a bound, and the exit status is 0. Every other setting
-(limits, TLS, timeouts, each with its unit and default: service/settings.py) comes from CARRYOVER_<NAME> variables or a
-settings file; the command line wins over the environment, the environment over the file.
+HTTP has the Open Inference Protocol, gRPC that and our own API. On SIGTERM nothing new is admitted, what runs is
+finished within a bound, and the exit status is 0. Every other setting (limits, TLS, timeouts, versions, each with its
+unit and default: docs/settings.md) comes from CARRYOVER_<NAME> variables or a settings file; the command line wins over
+the environment, the environment over the file.
 
 \b
 Examples:
@@ -32,6 +33,13 @@ def serve(
         int | None,
         typer.Option(metavar="PORT", min=0, max=65535, help="Port; 0 takes a free one.", show_default="8001"),
     ] = None,
+    http_port: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", min=0, max=65535, help="Port of HTTP; 0 takes a free one.", show_default="8000"),
+    ] = None,
+    http: Annotated[
+        bool | None, typer.Option("--http/--no-http", help="Whether to serve HTTP too.", show_default="--http")
+    ] = None,
     provider: Annotated[
         Literal["auto", "cuda", "cpu"] | None,
         typer.Option(help="auto: CUDA where it works; cuda: nothing else will do.", show_default="auto"),
@@ -49,7 +57,16 @@ def serve(
     from service.main import serve as run
     from service.settings import load_settings
 
-    chosen = load_settings(settings, repository=repository, host=host, port=port, provider=provider, threads=threads)
+    chosen = load_settings(
+        settings,
+        repository=repository,
+        host=host,
+        port=port,
+        http_port=http_port,
+        http=http,
+        provider=provider,
+        threads=threads,
+    )
     raise typer.Exit(run(chosen))
 
 
