@@ -308,10 +308,10 @@ HOSTILE: dict[str, Hostile] = {
     "external data behind a link": Hostile(_link_out, _NOT_ALLOWED),
     "external data out of a FIFO": Hostile(_fifo_data, _NOT_ALLOWED),
     "external data in memory": Hostile(
-        _model(lambda: _external("*/_ORT_MEM_ADDR_/*", offset="140000000000000", length="64")), "external data"
+        _model(lambda: _external("*/_ORT_MEM_ADDR_/*", offset="140000000000000", length="64")), _NOT_ALLOWED
     ),
     "external data of another length": Hostile(
-        _model(lambda: _external("weights.bin", length="9999999999999999999")), "external data"
+        _model(lambda: _external("weights.bin", length="9999999999999999999")), _NOT_ALLOWED
     ),
 }
 # What the reason says when data in other files is allowed.
