@@ -16,9 +16,8 @@ from starlette.routing import Route
 from service.errors import ServiceError
 from service.http.body import Bodies
 from service.http.caller import token_of
-from service.http.fields import Fields, parameters, take
-from service.http.infer import Inference
-from service.http.infer_request import read_json
+from service.http.fields import Fields, parameters, read_json, take
+from service.http.inference.call import Inference
 from service.http.shared_memory import SharedMemoryApi
 from service.http.status import HttpError, error_response
 from service.oip.core import Core

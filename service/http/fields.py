@@ -1,5 +1,6 @@
 """Reads fields of parsed JSON: the value, or an error in the words of the protocol's clients."""
 
+import json
 from typing import Any, TypeVar
 
 from service.oip.errors import OipError
@@ -10,6 +11,24 @@ _LEAST, _MOST = -(2**63), 2**64 - 1  # the integers that the protocol has
 
 Fields = dict[str, Any]
 T = TypeVar("T")
+
+
+def read_json(data: bytes | memoryview) -> Fields:
+    """Parse an object; no bytes are an empty one.
+
+    Raises:
+        OipError: It is not an object in JSON.
+    """
+    if not data:
+        return {}
+    try:
+        fields = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        raise OipError("invalid_argument", f"failed to parse the request JSON buffer: {reason}") from None
+    if not isinstance(fields, dict):
+        raise OipError("invalid_argument", "failed to parse the request JSON buffer: expected an object")
+    return fields
 
 
 def take(fields: Fields, name: str, kind: type[T], default: T | None = None) -> T:

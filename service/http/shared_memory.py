@@ -5,8 +5,7 @@ from starlette.responses import JSONResponse, Response
 
 from service.http.body import Bodies
 from service.http.caller import check_local
-from service.http.fields import take, whole
-from service.http.infer_request import read_json
+from service.http.fields import read_json, take, whole
 from service.oip.shared_memory import Regions
 
 

@@ -10,9 +10,9 @@ from starlette.types import Receive
 
 from service.http.body import Bodies
 from service.http.caller import caller_of, check_local
-from service.http.infer_answer import HEADER_LENGTH, choose_encoding, write_inference
-from service.http.infer_request import Forms, read_header_length, read_inference
-from service.http.raw_request import read_raw
+from service.http.inference.answer import HEADER_LENGTH, choose_encoding, write_inference
+from service.http.inference.raw import read_raw
+from service.http.inference.request import Forms, read_header_length, read_inference
 from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.messages import InferRequest, InferResponse, Parameters

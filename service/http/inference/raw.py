@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from service.http.infer_request import Forms
+from service.http.inference.request import Forms
 from service.oip.codec import decode, element_bytes
 from service.oip.errors import OipError
 from service.oip.messages import InferRequest, Tensor

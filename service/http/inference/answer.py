@@ -8,9 +8,9 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from service.http.fields import Fields
-from service.http.infer_request import BINARY_SIZE, Forms
+from service.http.inference.request import BINARY_SIZE, Forms
+from service.http.inference.values import write_values
 from service.http.status import JSON
-from service.http.values import write_values
 from service.oip.codec import encode
 from service.oip.messages import InferResponse
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.http.values import read_values, write_values
+from service.http.inference.values import read_values, write_values
 from service.oip.errors import OipError
 
 INTEGERS = {

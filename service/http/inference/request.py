@@ -4,15 +4,14 @@ Source: the binary tensor data extension of the protocol,
 https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy.typing as npt
 
-from service.http.fields import Fields, objects, parameters, take, unparsed, whole
-from service.http.values import read_values
+from service.http.fields import Fields, objects, parameters, read_json, take, unparsed, whole
+from service.http.inference.values import read_values
 from service.oip.codec import MAX_DIMENSIONS, check_datatype, decode, num_elements
 from service.oip.errors import OipError
 from service.oip.messages import InferRequest, Parameters, RequestedOutput, Tensor
@@ -41,24 +40,6 @@ class Forms:
     def is_binary(self, name: str) -> bool:
         """Whether an output goes as bytes behind the JSON."""
         return self.by_name.get(name, self.binary)
-
-
-def read_json(data: bytes | memoryview) -> Fields:
-    """Parse an object; no bytes are an empty one.
-
-    Raises:
-        OipError: It is not an object in JSON.
-    """
-    if not data:
-        return {}
-    try:
-        fields = json.loads(bytes(data))
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
-        raise OipError("invalid_argument", f"failed to parse the request JSON buffer: {reason}") from None
-    if not isinstance(fields, dict):
-        raise OipError("invalid_argument", "failed to parse the request JSON buffer: expected an object")
-    return fields
 
 
 def read_header_length(text: str | None, body_bytes: int) -> int:
