@@ -38,7 +38,7 @@ def serve(
         typer.Option(metavar="PORT", min=0, max=65535, help="Port of HTTP; 0 takes a free one.", show_default="8000"),
     ] = None,
     http: Annotated[
-        bool | None, typer.Option("--http/--no-http", help="Whether to serve HTTP too.", show_default="--http")
+        bool | None, typer.Option("--http/--no-http", help="Whether to serve HTTP too.", show_default="True")
     ] = None,
     provider: Annotated[
         Literal["auto", "cuda", "cpu"] | None,

@@ -136,6 +136,6 @@ def test_the_defaults_that_serve_shows_are_those_of_the_settings() -> None:
     group = typer.main.get_command(app)
     options = group.commands["serve"].params  # type: ignore[attr-defined]  # a group, since there are several commands
     shown = {option.name: option.show_default for option in options if isinstance(option.show_default, str)}
-    assert {"repository", "host", "port", "provider", "threads"} <= set(shown)
+    assert {"repository", "host", "port", "http_port", "http", "provider", "threads"} <= set(shown)
     for name, default in shown.items():
         assert default == str(Settings.model_fields[name].default), name
