@@ -126,9 +126,10 @@ async def _opened(settings: Settings, serving: Serving, control: Control, stop: 
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
-        log.info("stopped before it served")
+        await serving.close()  # waits a little for what is being opened: threads are best not left behind
         opening.cancel()
         await asyncio.gather(opening, return_exceptions=True)
+        log.info("stopped before it served")
         return False
     stopping.cancel()
     await opening

@@ -182,6 +182,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if (self.tls_certificate is None) != (self.tls_private_key is None):
             raise ValueError("tls_certificate and tls_private_key: expected both or neither, got one")
+        if self.load_models and self.model_control != "explicit":
+            raise ValueError(f"load_models: expected model_control explicit with it, got {self.model_control}")
         if self.max_sentence_characters < self.max_word_characters:
             raise ValueError(
                 f"max_sentence_characters: expected at least max_word_characters = {self.max_word_characters}, "

@@ -260,15 +260,15 @@ def read_token(file: Path) -> bytes:
     Raises:
         OSError: The file cannot be read, or holds less than a token of LEAST_TOKEN_CHARACTERS.
     """
+    expected = f"one token of at least {LEAST_TOKEN_CHARACTERS} printable ASCII characters"
     try:
         token = file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise OSError(f"admin_token_file {file}: expected {expected}, got: {error.strerror}") from None
     except UnicodeDecodeError:
         token = ""
     if len(token) < LEAST_TOKEN_CHARACTERS or not token.isascii() or not token.isprintable() or " " in token:
-        raise OSError(
-            f"admin_token_file {file}: expected one token of at least {LEAST_TOKEN_CHARACTERS} printable ASCII "
-            f"characters, got {len(token)} characters"
-        )
+        raise OSError(f"admin_token_file {file}: expected {expected}, got {len(token)} characters of any kind")
     return _digest(token)
 
 

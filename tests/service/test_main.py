@@ -142,10 +142,14 @@ def test_ctrl_c_is_an_orderly_end_too(repository: Path) -> None:
 def test_a_server_that_cannot_start_says_why_in_one_line(repository: Path, tmp_path: Path) -> None:
     with running(repository) as server:
         port = server.address.rpartition(":")[2]
+        taken = f"127.0.0.1:{port}: expected an address to listen on, got: Address already in use"
         cases: list[tuple[Path, dict[str, object], str]] = [
             (tmp_path / "none", {}, "none"),
             (tmp_path, {}, "expected at least one model in"),
-            (repository, {"port": port}, f"127.0.0.1:{port}: expected an address to listen on"),
+            (repository, {"port": port}, taken),
+            (repository, {"http_port": port}, taken),
+            (repository, {"admin_token_file": tmp_path / "none"}, "got: No such file or directory"),
+            (repository, {"model_control": "explicit", "load_models": "tiny,nope"}, "got nope"),
             (repository, {"provider": "cuda"}, "provider cuda: expected"),
         ]
         for folder, settings, says in cases:
@@ -158,6 +162,7 @@ def test_a_server_that_cannot_start_says_why_in_one_line(repository: Path, tmp_p
             assert "cannot serve: " in last
             assert says in last
             assert "Traceback" not in log
+            assert "slots of" not in log or folder == tmp_path  # it is known before a model is opened
 
 
 @pytest.mark.slow
@@ -168,6 +173,39 @@ def test_a_signal_while_bundles_are_opened_is_an_orderly_end_too(repository: Pat
     assert (process.returncode, out) == (0, ""), log
     assert "stopped before it served" in log
     assert "Traceback" not in log
+
+
+# The operator asks for a reload while the first bundle is being opened.
+RELOAD_WHILE_OPENING = """
+import os, signal
+import service.repository as repository
+open_runner = repository.open_runner
+def hup(*args):
+    os.kill(os.getpid(), signal.SIGHUP)
+    return open_runner(*args)
+repository.open_runner = hup
+"""
+
+
+@pytest.mark.slow
+def test_a_reload_while_bundles_are_opened_waits_for_them(repository: Path) -> None:
+    log = list[str]()
+    with running(repository, RELOAD_WHILE_OPENING) as server:
+        with Client(server.address) as client:
+            assert [model.ref.name for model in client.models().models] == ["tiny"]
+        wait_for(server.process, "reloaded: 0 models are new", log=log)
+        status, rest = server.stop()
+    assert (status, "Traceback" in "".join(log) + rest) == (0, False)
+
+
+@pytest.mark.slow
+def test_a_server_may_start_with_nothing_where_models_come_later(repository: Path) -> None:
+    with running(repository, model_control="explicit") as server:
+        with Client(server.address) as client:
+            assert client.models().models == ()
+            assert client.is_serving()
+        status, log = server.stop()
+    assert (status, "Traceback" in log) == (0, False)
 
 
 @pytest.mark.slow

@@ -83,7 +83,9 @@ def test_numbers_paths_and_empty_files_are_read(tmp_path: Path, monkeypatch: pyt
 def test_names_and_policies_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARRYOVER_LOAD_MODELS", "lm, tagger,")
     monkeypatch.setenv("CARRYOVER_VERSION_POLICIES", '{"lm": "specific 1,3"}')
-    settings = load_settings(written(tmp_path, "s.yaml", "version_policy: latest 2\nload_models: [g2p]\n"))
+    settings = load_settings(
+        written(tmp_path, "s.yaml", "model_control: explicit\nversion_policy: latest 2\nload_models: [g2p]\n")
+    )
     assert settings.load_models == ("lm", "tagger")
     assert settings.policy_of("lm").specific == {1, 3}
     assert settings.policy_of("tagger").latest == 2
@@ -127,6 +129,7 @@ def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch)
             {"CARRYOVER_VERSION_POLICIES": '{"lm": "latest 0"}'},
             "CARRYOVER_VERSION_POLICIES: lm: expected latest N, specific N,N or all, got 'latest 0'",
         ),
+        ({"CARRYOVER_LOAD_MODELS": "lm"}, "load_models: expected model_control explicit with it, got fixed"),
         ({"CARRYOVER_TLS_PRIVATE_KEY": "key.pem"}, "tls_certificate and tls_private_key: expected both or neither"),
     ],
 )

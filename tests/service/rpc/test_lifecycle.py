@@ -38,6 +38,16 @@ async def test_the_server_and_each_model_are_healthy(world: World, service: str)
     assert await health(world, service) == SERVING
 
 
+async def test_a_model_that_is_unloaded_is_not_healthy_until_it_is_loaded_again(world: World) -> None:
+    model = world.models.by_name["lm"]
+    world.models.remove(model)
+    await world.server.tell_health()
+    assert [await health(world, name) for name in ("lm", "g2p", "")] == [NOT_SERVING, SERVING, SERVING]
+    world.models.put(model)
+    await world.server.tell_health()
+    assert await health(world, "lm") == SERVING
+
+
 async def test_the_health_of_what_is_not_there_is_not_found(world: World) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await health(world, "nope")
