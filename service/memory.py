@@ -12,13 +12,22 @@ import ctypes
 import gc
 from typing import Final
 
-_M_ARENA_MAX: Final = -8  # mallopt(3)
+# mallopt(3). What is large, weights above all, lies in mappings of its own, which go back whole; by itself glibc raises
+# the bound for that up to 32 MiB, to the largest block that was freed. What is free at the end of the heap goes back
+# from twice that bound on, as is usual.
+_OPTIONS: Final = (
+    (-8, 1),  # M_ARENA_MAX
+    (-3, 4 * 2**20),  # M_MMAP_THRESHOLD, bytes
+    (-1, 8 * 2**20),  # M_TRIM_THRESHOLD, bytes
+)
 
 
 def use_one_heap() -> None:
     """Have threads that start from now on share one heap; without effect where the C library is not glibc."""
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        set_option = ctypes.CDLL(None).mallopt
+        for option, value in _OPTIONS:
+            set_option(option, value)
 
 
 def give_back() -> None:

@@ -121,7 +121,8 @@ def _measured(
     num_ids = {name: len(tokenizer.vocabulary) for name, tokenizer in tokenizers.items()}
     # The step graph of an encoder-decoder reads target ids as `tokens`; only a language model has `targets`.
     num_ids["tokens"] = num_ids["targets"] = num_ids.get("tokens") or num_ids.get("target", 0)
-    variances = probe_invariance(runner, batch_sizes(profile.max_rows), num_ids)
+    with runner.shrinking():  # what measuring took goes back, too
+        variances = probe_invariance(runner, batch_sizes(profile.max_rows), num_ids)
     return ServedModel(runner.manifest, tokenizers, runner, crf, profile, variances)
 
 

@@ -7,14 +7,15 @@ ONNX Runtime really does so is proved on the actual buffers when the runner open
 Several threads may run graphs at the same time, each in its own lane, as long as no row that one writes is read or
 written by another; scratch rows, which nobody reads, excepted.
 
-This is the only file of the service that imports onnxruntime.
+This file and `service.scratch` are the only ones of the service that import onnxruntime.
 """
 
+import contextlib
 import ctypes
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -24,7 +25,7 @@ import numpy.typing as npt
 
 from export.bundle import load_initial_states
 from export.manifest import DType, GraphKind, GraphSpec, Manifest, MemorySpec, StateSpec, storage
-from service import probe
+from service import probe, scratch
 from service.placement import working_nodes
 from service.probe_imported import probe_imported
 
@@ -179,6 +180,18 @@ class Runner:
         """
         return self._graphs[kind].run(inputs, tuple(outputs), lane)
 
+    @contextlib.contextmanager
+    def shrinking(self) -> Iterator[None]:
+        """In the block, each run gives back what it and those before it took; for runs that nobody waits for."""
+        options = scratch.shrinking() if self.provider == CPU else None
+        for graph in self._graphs.values():
+            graph.options = options
+        try:
+            yield
+        finally:
+            for graph in self._graphs.values():
+                graph.options = None
+
     def close(self) -> None:
         """Let go of graphs and pools, whoever still holds this object; a run under way is not disturbed."""
         self._graphs.clear()
@@ -277,6 +290,7 @@ class _Graph:
     ) -> None:
         _check_signature(spec, session)
         self.spec = spec
+        self.options: ort.RunOptions | None = None  # of its runs
         self._session = session
         self._pools = pools
         given = {tensor.name for tensor in spec.inputs}
@@ -320,7 +334,7 @@ class _Graph:
         shapes.move_to_end(key)
         for name, array in inputs.items():
             prepared.inputs[name][...] = array
-        self._session.run_with_iobinding(prepared.binding)
+        self._session.run_with_iobinding(prepared.binding, self.options)
         return prepared.outputs
 
     def _prepare(
@@ -388,7 +402,7 @@ class _Graph:
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
             result = results[name] = self._space(lane, name, shape, tensor.dtype)
             binding.bind_output(name, "cpu", 0, _element(tensor.dtype), shape, result.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(binding, self.options)
         if not self._unsized.isdisjoint(outputs):
             values = dict(zip((*self.updated.values(), *outputs), binding.get_outputs(), strict=True))
             results |= {name: _copied(values[name]) for name in outputs if name in self._unsized}
@@ -442,6 +456,7 @@ def _open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessi
     # A thread that spins between batches takes its core from the gRPC side and hurts everybody's p99.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == CPU:
+        scratch.share(options)
         return ort.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     ort.preload_dlls()

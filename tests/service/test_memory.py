@@ -42,6 +42,14 @@ out = libc.fdopen(1, b"w")
 libc.malloc_info(0, out)
 libc.fflush(out)
 """
+LARGE = """
+libc.free(libc.malloc(6_000_000))
+libc.malloc(6_000_000)
+libc.malloc(2_000_000)
+out = libc.fdopen(1, b"w")
+libc.malloc_info(0, out)
+libc.fflush(out)
+"""
 TRIM = """
 class Loop: pass
 loop = Loop()
@@ -70,6 +78,15 @@ def num_heaps(code: str) -> int:
 def test_threads_share_one_heap() -> None:
     assert num_heaps(THREADS) > 1  # by itself
     assert num_heaps("use_one_heap()\n" + THREADS) == 1
+
+
+def test_what_is_large_and_nothing_else_lies_outside_of_the_heap() -> None:
+    def num_mapped(code: str) -> int:
+        (count,) = re.findall('<total type="mmap" count="(\\d+)"', said(code))
+        return int(count)
+
+    by_itself = num_mapped(LARGE)  # what the interpreter has
+    assert num_mapped("use_one_heap()\n" + LARGE) == by_itself + 1
 
 
 def test_free_memory_is_given_back_and_that_of_garbage() -> None:
