@@ -111,6 +111,8 @@ def _inputs(fields: Fields, binary: memoryview, model: str, find: FindPlace) -> 
                     f"unexpected size for input '{name}', expecting {missing} additional bytes for model '{model}'",
                 )
             array = decode(binary[at : at + size], datatype, shape, name, model)
+            if not array.flags.aligned:  # it begins anywhere behind the JSON, and kernels count on their alignment
+                array = array.copy()
             at += size
         elif source == REGION:
             assert place is not None

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from export.manifest import DType
+from service.http.inference.request import read_inference
 from tests.service.http.world import World, output, serving, step
 from tests.service.tensor_models import INITIAL_TOTAL
 
@@ -233,3 +234,12 @@ async def test_a_large_request_is_read_and_written_whole(tmp_path: Path) -> None
         header = {"inputs": [{"name": "x", "datatype": "INT32", "shape": [1, len(values)], "data": values}]}
         answer, _, _ = await ask(world, "same-int32", *pack(header))
         assert output(answer, "y") == values
+
+
+@pytest.mark.parametrize("pad", range(9))
+def test_numbers_lie_where_the_machine_wants_them_whatever_the_length_of_the_json(pad: int) -> None:
+    data = np.arange(4, dtype="<f8").tobytes()
+    body, length = pack({"id": "x" * pad, "inputs": [tensor("FP64", [4], data)]}, data)
+    request, _ = read_inference(body, int(length), "m", "", "", lambda name, parameters: None)
+    array = request.inputs[0].array
+    assert array.ctypes.data % 8 == 0 and array.tolist() == [0.0, 1.0, 2.0, 3.0]
