@@ -1,7 +1,9 @@
 """Models without state, and what the protocol tells of models and servers."""
 
 import asyncio
+import gc
 import time
+import weakref
 from typing import Any
 
 import numpy as np
@@ -331,6 +333,17 @@ async def test_counts_begin_again_with_a_version_that_is_loaded_again(world: Wor
     world.models.put(make_world(asyncio.get_running_loop(), identity()).models.by_name["same"])
     (told,) = world.core.statistics("same")
     assert told["inference_count"] == 0
+
+
+async def test_a_version_that_is_served_no_more_is_let_go_of(world: World) -> None:
+    await world.core.begin(run())
+    seen = weakref.ref(world.models.by_name["same"])
+    newer = make_world(asyncio.get_running_loop(), identity().model_copy(update={"version": 2}))
+    world.models.put(newer.models.by_name["same"])
+    world.models.remove(world.models.versions("same")[1])
+    assert (await world.core.begin(run())).model_version == "2"
+    gc.collect()
+    assert seen() is None
 
 
 async def test_the_index_tells_what_is_not_served_too(world: World) -> None:

@@ -15,7 +15,7 @@ import pytest
 from export.manifest import Manifest
 from service.bridge import Bridge
 from service.engine.engine import Engine
-from service.engine.interface import Publish
+from service.engine.interface import OpenSession, Publish, StepTensors
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from service.models import Limits, LiveModel, Models
@@ -200,6 +200,26 @@ async def test_a_timeout_is_told_while_another_run_goes_on_and_not_of_what_runs(
         assert outputs_of(await running)["total"] == [[INITIAL_TOTAL + 1]]
         assert outputs_of(await behind)["total"] == [[INITIAL_TOTAL + 2]]
         assert engine.has_begun(behind.work)  # it is over
+
+
+def test_what_waits_behind_a_run_has_not_begun(tmp_path: Path) -> None:
+    """What timeouts rest on: whether a request waits in the inbox, waits at its session, runs or is over."""
+    batch = ScheduleLimits(max_rows=8)
+    limits = EngineLimits(session_slots=12, max_sessions=60, batch=batch)
+    engine = Engine(open_tiny(tmp_path, write_accumulator(tmp_path), NUM_SLOTS), limits, lambda _: None, num_runners=2)
+    values, scale = {"values": np.ones((1, 1), np.float32)}, {"scale": np.array(1, np.float32)}
+    engine.submit(OpenSession(1, 100))
+    for work in (2, 3):
+        engine.submit(StepTensors(work, 100, values, scale, 1, ("total",)))
+    assert not engine.has_begun(2)
+    assert engine.begin(0) is not None
+    assert [engine.has_begun(work) for work in (2, 3)] == [True, False]
+    assert engine.begin(1) is None  # the session is in a batch already
+    engine.finish(0, {"total": np.zeros((1, 1), np.float32)})
+    assert [engine.has_begun(work) for work in (2, 3)] == [True, False]
+    assert engine.begin(1) is not None
+    assert engine.has_begun(3)
+    engine.close()
 
 
 async def test_rows_of_several_lengths_share_a_run_and_keep_their_own(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """What a client of the reference server expects of sequences, shown by sums that tell a state exactly."""
 
 import asyncio
+import gc
 import logging
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -291,6 +293,16 @@ async def test_what_is_answered_in_time_has_no_timeout_any_more(world: World) ->
     assert await settled(later) == ["timeout of the corresponding sequence has been expired"]
     world.engine.hold = False
     assert total(await begin(step(1, [1]))) == (2, 2)
+
+
+async def test_an_answer_is_let_go_of_though_its_timeout_is_far(world: World) -> None:
+    answer = world.core.begin(step(1, [1], start=True, end=True, timeout=3_600_000_000))
+    await answer
+    seen = weakref.ref(answer)
+    del answer
+    await asyncio.sleep(0)  # the loop lets go of what it has just called
+    gc.collect()
+    assert seen() is None
 
 
 async def test_the_callers_own_deadline_is_told_as_such_and_ends_the_sequence(world: World) -> None:
