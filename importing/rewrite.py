@@ -124,7 +124,7 @@ class _Rewrite:
             current, following = self._value(state.input), self._value(state.output)
             gathered = self._gather(state, current)
             late = depends(self._graph, following, current)
-            self._scatter(state, following, indices if late else self._wait(gathered, indices))
+            self._scatter(state, following, indices if late else self._wait(state, gathered, indices))
 
     def _gather(self, state: StateTensor, current: str) -> str:
         """Read rows of the pool; give (B, *shape)."""
@@ -148,12 +148,16 @@ class _Rewrite:
         pool = f"{state.name}_pool"
         self._after.append(self._node("ScatterND", [pool, indices, rows], f"{pool}_out"))
 
-    def _wait(self, gathered: str, indices: str) -> str:
+    def _wait(self, state: StateTensor, gathered: str, indices: str) -> str:
         """Make indices (B, 1) that are there only after the rows have been gathered.
 
         What is added to them is one if a tensor has fewer than no elements. The optimizer of ONNX Runtime knows shapes
         well enough to do without a tensor whose shape alone is asked for, but not that.
         """
+        if state.dtype == "bfloat16":  # the one type that the runtime counts no elements of
+            numbers = self._names.fresh("numbers")
+            self._after.append(self._node("Cast", [gathered], numbers, to=TensorProto.FLOAT))
+            gathered = numbers
         size, negative, nothing, late = (self._names.fresh(name) for name in ("size", "negative", "nothing", "indices"))
         self._after += [
             self._node("Size", [gathered], size),

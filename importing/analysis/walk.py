@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from importing.analysis.rows import Guess
+from importing.errors import ImportRefused
 from importing.session import RunFailed, Session
-from importing.signature import Array, Signature, Value, zeros
+from importing.signature import Array, Signature, Value, is_float, zeros
 from importing.states.pairs import Pair
 
 Step = Mapping[str, Array]  # by own input, (rows, *shape of one row); shared inputs are not among them
@@ -116,21 +117,34 @@ def initial_row(value: Value, shape: tuple[int, ...], axis: int | None, given: f
     """What one sequence starts from, of a row's shape.
 
     Raises:
-        RunFailed: What was given is of another shape.
+        ImportRefused: What was given is of another shape, or the state's type does not have it.
     """
     if given is None:
         return zeros(value.dtype, shape)
-    if not isinstance(given, np.ndarray):
-        filled = zeros(value.dtype, shape)
-        filled[...] = given
-        return filled
-    if axis is not None and given.ndim == len(shape) + 1 and given.shape[axis] == 1:
-        given = given.squeeze(axis)
-    if given.shape != shape:
-        raise RunFailed(
-            f"state {value.name}: expected an initial value of shape {list(shape)}, got {list(given.shape)}"
-        )
-    return given
+    array = np.asarray(given)
+    if not array.ndim:
+        array = np.broadcast_to(array, shape)
+    elif axis is not None and array.ndim == len(shape) + 1 and array.shape[axis] == 1:
+        array = array.squeeze(axis)
+    if array.shape != shape:
+        got = list(array.shape)
+        raise ImportRefused(f"state {value.name}: expected an initial value of shape {list(shape)}, got {got}")
+    return _convert(value, array)
+
+
+def _convert(value: Value, array: Array) -> Array:
+    """Values as the state's type has them: floats may be rounded, nothing else may change."""
+    numbers = array.dtype.kind in "biuf"
+    if numbers and value.dtype == "bfloat16":
+        # The upper half of a float32 is a bfloat16; its bits may be given as they are.
+        return array if array.dtype == np.uint16 else (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    if numbers:
+        with np.errstate(invalid="ignore", over="ignore"):
+            converted = array.astype(value.dtype)
+        if is_float(value.dtype) or np.array_equal(converted, array):
+            return converted
+    got = f"{array.dtype} {array.flat[0]}" if array.size else str(array.dtype)
+    raise ImportRefused(f"state {value.name}: expected an initial value of type {value.dtype}, got {got}")
 
 
 def stack(rows: Sequence[Step]) -> Step:

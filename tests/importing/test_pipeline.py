@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 
@@ -294,6 +295,35 @@ def test_an_initial_state_of_another_shape_is_refused(tmp_path: Path) -> None:
     option = StateOption("state", "state_out", None, np.zeros((2, 3), np.float32))
     with pytest.raises(ImportRefused, match=r"expected an initial value of shape \[4\], got \[2, 3\]"):
         take(tmp_path, models.cell(), option)
+
+
+@pytest.mark.parametrize("initial", [0.5, np.array([1.5]), np.array([2.0**70]), np.array(["a"])])
+def test_an_initial_state_that_its_type_does_not_have_is_refused(initial: float, tmp_path: Path) -> None:
+    states = {"front": "front_out", "back": "back_out", "ever": "ever_out", "half": "half_out"}
+    others = [StateOption(given, returned) for given, returned in states.items()]
+    model = models.mixed()
+    with pytest.raises(ImportRefused, match=r"state count: expected an initial value of (type int64|shape \[\])"):
+        take(tmp_path, model, StateOption("count", "count_out", None, initial), *others)
+
+
+@pytest.mark.parametrize("initial", [np.full(2, 0.5), np.full(2, 0x3F00, np.uint16)])
+def test_a_bfloat16_state_starts_from_numbers_or_bits(initial: npt.NDArray[Any], tmp_path: Path) -> None:
+    shape: models.Shape = ["B", 2]
+    model = models.build(
+        [models.value(name, shape, onnx.TensorProto.BFLOAT16) for name in ("x", "state")],
+        [models.value(name, shape, onnx.TensorProto.BFLOAT16) for name in ("y", "state_out")],
+        [models.node("Identity", ["state"], ["y"]), models.node("Identity", ["x"], ["state_out"])],
+    )
+    folder = take(tmp_path, model, StateOption("state", "state_out", None, initial)).folder
+    with np.load(folder / "initial_states.npz") as arrays:
+        assert arrays["state"].tolist() == [0x3F00, 0x3F00]  # 0.5
+
+
+def test_floats_of_another_width_are_rounded(tmp_path: Path) -> None:
+    option = StateOption("state", "state_out", None, np.full(models.HIDDEN, 0.1))
+    folder = take(tmp_path, models.cell(), option).folder
+    with np.load(folder / "initial_states.npz") as arrays:
+        np.testing.assert_array_equal(arrays["state"], np.full(models.HIDDEN, 0.1, np.float32))
 
 
 @pytest.mark.parametrize(
