@@ -385,7 +385,7 @@ class _Graph:
                 expected = dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size)
                 if size != expected:
                     raise RunnerError(f"input {tensor.name}: expected {dimension} = {expected}, got {array.shape}")
-            held.append(np.ascontiguousarray(array))
+            held.append(np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED")))  # what came over a wire may not be
             self._feed(binding, tensor.name, held[-1].reshape(array.shape))
         for tensor in self._fed:
             if tensor.name not in inputs:
