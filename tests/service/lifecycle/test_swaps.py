@@ -44,12 +44,12 @@ class Clients:
     """Threads that ask until they are stopped, and what they have seen.
 
     Attributes:
-        seen: Versions that have answered, by model.
+        seen: Versions that have answered, by model; of the one that takes sessions over also those it was carried to.
         best: By version of the language model, what it answered to IDS.
     """
 
     def __init__(self, address: str) -> None:
-        self.seen: dict[str, set[int]] = {"acc": set(), "kept": set(), "lm": set()}
+        self.seen: dict[str, set[int]] = {"acc": set(), "kept": set(), "lm": set(), "carried": set()}
         self.best: dict[int, Any] = {}
         self._address = address
         self._stop = threading.Event()
@@ -99,11 +99,14 @@ class Clients:
     def _long_sequence(self, sequence: int) -> int:
         """One sequence for all the time, which goes on with each version in its turn."""
         with grpc.insecure_channel(self._address) as channel:
-            stub, num = GRPCInferenceServiceStub(channel), 0
+            stub, num, before = GRPCInferenceServiceStub(channel), 0, 1
             while not self._stop.is_set():
                 num += 1
-                total, count, _ = infer(stub, "kept", sequence, 2, start=num == 1)
+                total, count, version = infer(stub, "kept", sequence, 2, start=num == 1)
                 assert (total, count) == (FIRST_TOTAL + 2 * num, num)
+                assert version >= before
+                self.seen["carried"].add(version)
+                before = version
                 _, _, version = infer(stub, "kept", 100 + sequence, 0, start=True, end=True)
                 self.seen["kept"].add(version)
         return num
@@ -151,6 +154,7 @@ def test_nothing_fails_while_versions_are_swapped_twenty_times(tmp_path: Path) -
             publish[model](versions[model])
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=model), metadata=admin, timeout=60)
             clients.wait_for(model, versions[model])
+            clients.wait_for("carried", versions["kept"])
         assert min(clients.stop()) > 20
         for model, newest in versions.items():
             assert clients.seen[model] == set(range(1, newest + 1))
