@@ -5,8 +5,9 @@
 Callers open, step, mark, rewind, fork, export and close sessions, walk away from them so that they expire, break their
 streams and take them up again; texts are generated, cancelled and run out of time; and the model is replaced by a newer
 version again and again. Afterwards every command must have been answered exactly once (or its stream been broken), all
-slots be free, every replaced version be gone, and resident memory be flat: the mean of every window as long as the time
-between two reloads, from the end of the first minute on, within 2% of the first of them. Exit status 1 where not.
+slots be free, every replaced version be gone, and resident memory be flat (`bench.soak_memory`): from the end of the
+first minute on, the mean of every window as long as four reloads within 2% of the first of them. Exit status 1 where
+not.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import statistics
 import tempfile
 import time
 from collections import Counter
@@ -33,6 +33,7 @@ from rich.table import Table
 from bench.identity import NAME, Size, publish, settle
 from bench.server import Server, running
 from bench.soak_callers import PATIENCE_S, Caller, generate
+from bench.soak_memory import Memory, judge_memory, plot
 from bench.wire import Fault, first_of
 from export.manifest import MANIFEST_FILE
 from protos.carryover.v1 import carryover_pb2 as pb
@@ -40,6 +41,7 @@ from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
 
 WARM_UP_S = 60.0
 MOST_DRIFT = 0.02
+WINDOW_RELOADS = 4
 LOG = "server.log"
 MODEL = Size(vocabulary=4_000, embedding=128, hidden=256, layers=2)
 
@@ -58,23 +60,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What was seen of the server's resident memory, in bytes.
-
-    Args:
-        seconds: When, since the start.
-        rss_bytes: How much then.
-        windows: Means of the windows after the warm-up.
-        drift: The farthest of them from the first, as a share of it; 0 where there are fewer than two.
-    """
-
-    seconds: list[float]
-    rss_bytes: list[int]
-    windows: list[float]
-    drift: float
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What a soak showed; `faults` is empty where all is well."""
 
@@ -82,18 +67,6 @@ class Outcome:
     reloads: int
     memory: Memory
     faults: list[str]
-
-
-def judge_memory(seconds: Sequence[float], rss_bytes: Sequence[int], warm_up_s: float, window_s: float) -> Memory:
-    """Cut what comes after the warm-up into whole windows and compare their means with the first's."""
-    windows: dict[int, list[int]] = {}
-    for second, size in zip(seconds, rss_bytes, strict=True):
-        if second >= warm_up_s:
-            windows.setdefault(int((second - warm_up_s) / window_s), []).append(size)
-    whole = [number for number in sorted(windows) if warm_up_s + (number + 1) * window_s <= seconds[-1] + 1.0]
-    means = [statistics.fmean(windows[number]) for number in whole]
-    drift = max((mean / means[0] - 1.0 for mean in means[1:]), key=abs, default=0.0)
-    return Memory(list(seconds), list(rss_bytes), means, drift)
 
 
 def publish_next(repository: Path, version: int) -> None:
@@ -124,22 +97,33 @@ async def reload(server: Server, stub: Any, repository: Path, version: int) -> N
     raise Fault(f"version {version} is not served {PATIENCE_S} s after SIGHUP")
 
 
-async def soak(server: Server, repository: Path, options: Options, vocabulary: int) -> Outcome:
-    """Strain a running server; see the module docstring."""
+async def soak(server: Server, repository: Path, log: Path, options: Options, vocabulary: int) -> Outcome:
+    """Strain a running server; see the module docstring.
+
+    Args:
+        server: Which.
+        repository: Its repository.
+        log: Where its output goes, which tells when a version has ended.
+        options: How long and how much.
+        vocabulary: Ids of the model.
+    """
     counts: Counter[str] = Counter()
     over = asyncio.Event()
     began = time.monotonic()
     seconds: list[float] = []
     rss: list[int] = []
+    reloading: list[bool] = []
+    version = 1
 
     async def sample() -> None:
         while True:
             seconds.append(time.monotonic() - began)
+            reloading.append(version > 1 and not has_ended(log, version - 1))
             rss.append(server.rss_bytes())
             await asyncio.sleep(1.0 - (time.monotonic() - began) % 1.0)
 
     async def replace(stub: Any) -> int:
-        version = 1
+        nonlocal version
         while not over.is_set():
             try:
                 async with asyncio.timeout(options.reload_every_s):
@@ -166,7 +150,7 @@ async def soak(server: Server, repository: Path, options: Options, vocabulary: i
             over.set()
         sampling.cancel()
         await settle(stub, PATIENCE_S)
-    memory = judge_memory(seconds, rss, options.warm_up_s, options.reload_every_s)
+    memory = judge_memory(seconds, rss, reloading, options.warm_up_s, WINDOW_RELOADS * options.reload_every_s)
     faults = []
     if counts["strays"]:
         faults.append(f"{counts['strays']} answers that nobody asked for, or that came twice")
@@ -175,12 +159,22 @@ async def soak(server: Server, repository: Path, options: Options, vocabulary: i
     return Outcome(dict(sorted(counts.items())), replacing.result(), memory, faults)
 
 
+def ended(version: int) -> str:
+    """What the server's log says of a version that has ended."""
+    return f"model {NAME} version {version}: ended"
+
+
+def has_ended(log: Path, version: int) -> bool:
+    """Whether the log says so."""
+    return ended(version) in log.read_text(errors="replace")
+
+
 def check_log(log: str, reloads: int) -> list[str]:
     """Faults that the server's log tells of."""
     bad = [line for line in log.splitlines() if " CRITICAL " in line or " ERROR " in line]
     faults = [f"{len(bad)} errors in the server's log, first: {bad[0]}"] if bad else []
     for version in range(1, reloads + 1):
-        if f"model {NAME} version {version}: ended" not in log:
+        if ended(version) not in log:
             faults.append(f"version {version} was replaced and has not ended")
     return faults
 
@@ -199,7 +193,7 @@ def run(options: Options, size: Size, folder: Path) -> Outcome:
     # Fewer slots than sessions, so that states come and go; nobody waits long for those who walked away.
     settings = {"num_slots": max(16, options.callers * options.lives // 2), "session_idle_timeout_s": 3.0}
     with running(repository, log, **settings) as server:
-        outcome = uvloop.run(soak(server, repository, options, size.vocabulary))
+        outcome = uvloop.run(soak(server, repository, log, options, size.vocabulary))
         _wait_for_end(log, outcome.reloads)
     outcome.faults.extend(check_log(log.read_text(errors="replace"), outcome.reloads))
     return outcome
@@ -208,28 +202,10 @@ def run(options: Options, size: Size, folder: Path) -> Outcome:
 def _wait_for_end(log: Path, version: int, patience_s: float = 10.0) -> None:
     """Give the last version that was replaced the time to notice that nobody is left."""
     until = time.monotonic() + patience_s
-    while version and f"version {version}: ended" not in log.read_text(errors="replace"):
+    while version and not has_ended(log, version):
         if time.monotonic() > until:
             return  # `check_log` says it
         time.sleep(0.1)
-
-
-def plot(memory: Memory, file: Path) -> bool:
-    """Draw resident memory over time; False where matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return False
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 3))
-    axes.plot(memory.seconds, [size / 2**20 for size in memory.rss_bytes])
-    axes.set(xlabel="seconds", ylabel="resident memory of the server, MiB", ylim=(0, None))
-    figure.tight_layout()
-    figure.savefig(file)
-    pyplot.close(figure)
-    return True
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -267,9 +243,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, count in outcome.counts.items():
         table.add_row(name, f"{count:,}")
     table.add_row("reloads of the model", f"{outcome.reloads:,}")
-    windows = [f"{mean / 2**20:.1f}" for mean in outcome.memory.windows]
+    memory = outcome.memory
+    windows = [f"{mean / 2**20:.1f}" for mean in memory.windows]
+    two = [size for size, reloading in zip(memory.rss_bytes, memory.reloading, strict=True) if reloading]
     table.add_row("resident memory, MiB, first and last window", f"{windows[0]} {windows[-1]}" if windows else "-")
-    table.add_row("farthest window from the first", f"{outcome.memory.drift:+.2%}")
+    table.add_row("farthest window from the first", f"{memory.drift:+.2%}")
+    table.add_row("the most while two versions were there, MiB", f"{max(two) / 2**20:.1f}" if two else "-")
     console.print(table)
     if chosen.out:
         (chosen.out / "soak.json").write_text(json.dumps(asdict(outcome), indent=2) + "\n")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import identity, soak
+from bench import identity, soak, soak_memory
 from export.bundle import load_manifest
 
 SMALL = identity.Size(vocabulary=120, embedding=8, hidden=16)
@@ -25,8 +25,13 @@ def test_a_few_seconds_of_everything_leave_nothing_behind(tmp_path: Path) -> Non
     assert len(outcome.memory.rss_bytes) >= 8
 
 
-def series(sizes_mib: list[float]) -> tuple[list[float], list[int]]:
-    return [float(second) for second in range(len(sizes_mib))], [round(size * MIB) for size in sizes_mib]
+def series(sizes_mib: list[float], reloading: range = range(0)) -> tuple[list[float], list[int], list[bool]]:
+    seconds = range(len(sizes_mib))
+    return (
+        [float(second) for second in seconds],
+        [round(size * MIB) for size in sizes_mib],
+        [s in reloading for s in seconds],
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,9 +48,17 @@ def series(sizes_mib: list[float]) -> tuple[list[float], list[int]]:
 def test_memory_is_judged_by_whole_windows_after_the_warm_up(
     sizes: list[float], windows: list[float], drift: float
 ) -> None:
-    memory = soak.judge_memory(*series(sizes), warm_up_s=10, window_s=10)
+    memory = soak_memory.judge_memory(*series(sizes), warm_up_s=10, window_s=10)
     assert [mean / MIB for mean in memory.windows] == windows
     assert memory.drift == pytest.approx(drift)
+
+
+def test_what_a_second_version_takes_while_it_is_there_does_not_count() -> None:
+    sizes = [100.0] * 20 + [150.0] * 6 + [101.0] * 4
+    memory = soak_memory.judge_memory(*series(sizes, range(20, 26)), warm_up_s=10, window_s=10)
+    assert [mean / MIB for mean in memory.windows] == [100, 101]
+    memory = soak_memory.judge_memory(*series(sizes, range(10, 20)), warm_up_s=10, window_s=10)
+    assert len(memory.windows) == 1  # a window in which there was no other time
 
 
 def test_a_version_that_stays_and_an_error_in_the_log_are_faults() -> None:
@@ -69,8 +82,8 @@ def test_a_newer_version_is_the_same_bundle_and_the_one_before_the_last_goes(tmp
 
 @pytest.mark.slow
 def test_the_figures_are_drawn_or_said_not_to_be(tmp_path: Path) -> None:
-    memory = soak.judge_memory(*series([100.0] * 30), warm_up_s=10, window_s=10)
-    drawn = soak.plot(memory, tmp_path / "soak.png")
+    memory = soak_memory.judge_memory(*series([100.0] * 30), warm_up_s=10, window_s=10)
+    drawn = soak_memory.plot(memory, tmp_path / "soak.png")
     assert drawn == (tmp_path / "soak.png").exists()
 
 
@@ -79,7 +92,9 @@ def test_faults_are_exit_status_1_and_the_figures_are_kept(
 ) -> None:
     def run(options: soak.Options, size: identity.Size, folder: Path) -> soak.Outcome:
         (folder / soak.LOG).write_text("all of it")
-        memory = soak.judge_memory(*series([100.0] * 70 + [110.0] * 30), options.warm_up_s, options.reload_every_s)
+        memory = soak_memory.judge_memory(
+            *series([100.0] * 70 + [110.0] * 30), options.warm_up_s, options.reload_every_s
+        )
         return soak.Outcome({"steps taken": 12}, 3, memory, ["something was lost", "and more"])
 
     monkeypatch.setattr(soak, "run", run)
