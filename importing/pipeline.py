@@ -20,7 +20,7 @@ from importing.checks import Check, check
 from importing.errors import ImportRefused
 from importing.layout import Layout
 from importing.options import parse_state
-from importing.reading import read_model
+from importing.reading.model import read_model
 from importing.rewrite import rewrite
 from importing.session import Session
 from importing.signature import Array, read_signature

@@ -17,7 +17,7 @@ from importing.checks import Check
 from importing.errors import ImportRefused
 from importing.layout import Layout
 from importing.names import bodies
-from importing.reading_external import external_files, load_external
+from importing.reading.external import external_files, load_external
 from importing.signature import Array
 
 ORIGINAL_FOLDER: Final = "original"

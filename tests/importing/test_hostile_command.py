@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from carryover.cli.app import run
-from tests.importing.hostile_files import EXTERNAL_REASONS, HOSTILE, MODEL
+from tests.importing.reading.hostile_files import EXTERNAL_REASONS, HOSTILE, MODEL
 from tests.importing.small_models import honest
 
 pytestmark = pytest.mark.slow

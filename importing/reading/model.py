@@ -5,12 +5,12 @@ from pathlib import Path
 import onnx
 
 from importing.errors import ImportRefused
-from importing.reading_bytes import check_wire, read_bytes
-from importing.reading_external import load_external
-from importing.reading_limits import DEFAULT_LIMITS, ReadLimits
-from importing.reading_process import try_model
-from importing.reading_trial import Trial
-from importing.reading_words import one_line
+from importing.reading.bytes import check_wire, read_bytes
+from importing.reading.external import load_external
+from importing.reading.limits import DEFAULT_LIMITS, ReadLimits
+from importing.reading.process import try_model
+from importing.reading.trial import Trial
+from importing.reading.words import one_line
 
 
 def read_model(

@@ -11,10 +11,10 @@ from typing import Final
 import onnx
 
 from importing.errors import ImportRefused
-from importing.reading_limits import ReadLimits
-from importing.reading_order import check_order
-from importing.reading_sizes import check_sizes
-from importing.reading_walk import (
+from importing.reading.limits import ReadLimits
+from importing.reading.order import check_order
+from importing.reading.sizes import check_sizes
+from importing.reading.walk import (
     call_key,
     canonical,
     function_key,
@@ -24,7 +24,7 @@ from importing.reading_walk import (
     scopes,
     subgraphs,
 )
-from importing.reading_words import quote
+from importing.reading.words import quote
 
 # Domains whose operators the runtime brings along; those of any other need a library.
 BUILT_IN_DOMAINS: Final = frozenset({"", "ai.onnx.ml", "com.microsoft"})

@@ -12,9 +12,9 @@ import onnx
 from onnx import TensorProto
 
 from importing.errors import ImportRefused
-from importing.reading_sizes import BITS, num_bytes
-from importing.reading_walk import tensors
-from importing.reading_words import quote
+from importing.reading.sizes import BITS, num_bytes
+from importing.reading.walk import tensors
+from importing.reading.words import quote
 
 _KEYS: Final = frozenset({"location", "offset", "length", "checksum", "basepath"})
 

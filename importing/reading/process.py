@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from importing.errors import ImportRefused
-from importing.reading_trial import DONE, REFUSED, STAGE, Trial
+from importing.reading.trial import DONE, REFUSED, STAGE, Trial
 
-_ROOT: Final = Path(__file__).resolve().parent.parent
-_START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from importing.reading_trial import main; main()"
+_ROOT: Final = Path(__file__).resolve().parents[2]
+_START: Final = "import sys; sys.path.insert(0, sys.argv[1]); from importing.reading.trial import main; main()"
 _ENVIRONMENT: Final = {"OMP_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "PYTHONIOENCODING": "utf-8"}
 
 

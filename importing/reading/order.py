@@ -3,8 +3,8 @@
 import onnx
 
 from importing.errors import ImportRefused
-from importing.reading_walk import Scope, initializer_names, subgraphs
-from importing.reading_words import quote
+from importing.reading.walk import Scope, initializer_names, subgraphs
+from importing.reading.words import quote
 
 
 def check_order(scope: Scope) -> None:

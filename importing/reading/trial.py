@@ -1,6 +1,6 @@
 """The process in which a model is tried: parse, check, open and run it once, and say how that went.
 
-A line for each stage as it begins, then one for the end, on standard output; see `importing.reading_process`.
+A line for each stage as it begins, then one for the end, on standard output; see `importing.reading.process`.
 """
 
 import json
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, TypeVar
 
 from importing.errors import ImportRefused
-from importing.reading_limits import ReadLimits
-from importing.reading_words import one_line
+from importing.reading.limits import ReadLimits
+from importing.reading.words import one_line
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -90,8 +90,8 @@ def _try_here(content: bytes, trial: Trial, answer: IO[str]) -> None:
     import onnxruntime as ort
     from google.protobuf.message import DecodeError
 
-    from importing.reading_checks import check_model
-    from importing.reading_external import load_external
+    from importing.reading.checks import check_model
+    from importing.reading.external import load_external
 
     def stage(what: str) -> None:
         answer.write(f"{STAGE}{what}\n")

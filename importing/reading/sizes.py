@@ -7,8 +7,8 @@ import onnx
 from onnx import TensorProto
 
 from importing.errors import ImportRefused
-from importing.reading_walk import graphs, nodes, sparse_tensors, tensors, values
-from importing.reading_words import quote
+from importing.reading.walk import graphs, nodes, sparse_tensors, tensors, values
+from importing.reading.words import quote
 
 # Bits of one element in `raw_data`. Source: onnx/onnx.proto, TensorProto.DataType.
 BITS: Final[dict[int, int]] = {

@@ -7,9 +7,9 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from importing.errors import ImportRefused
-from importing.reading import read_model
-from importing.reading_limits import ReadLimits
-from tests.importing.hostile_files import MODEL, endless
+from importing.reading.limits import ReadLimits
+from importing.reading.model import read_model
+from tests.importing.reading.hostile_files import MODEL, endless
 from tests.importing.small_models import honest
 
 
