@@ -179,11 +179,11 @@ class _Move:
     def arrive(self, model: LiveModel) -> None:
         """The session is with the new engine: what waits goes there, and so does what is still asked of the old one."""
         old, new = self._old, model.bridge
+        sinks = {session: self._watching(session) for session in self._sessions}
         self._undivert()
         old.close_session(self._session)
         self._new = new
-        for session in self._sessions:
-            sink = self._sink if session == self._session else old.session_sink(session)
+        for session, sink in sinks.items():
             old.unwatch_session(session)
             old.diversions[session] = self
             if sink is not None:
@@ -195,11 +195,16 @@ class _Move:
     def turn_back(self) -> None:
         """The session is where it was, or has ended there."""
         self._undivert()
-        if self.end is None:
-            self._old.watch_session(self._session, self._sink)
-        else:
+        if self.end is not None:
             self._sink.ended(self.end)
+        elif self._watching(self._session) is not None:
+            self._old.watch_session(self._session, self._sink)
         self._go_on(self._old)
+
+    def _watching(self, session: SessionId) -> SessionSink | None:
+        """Who is to be told of a session's end; nobody where it was given up on the way."""
+        sink = self._old.session_sink(session)
+        return self._sink if sink is self else sink
 
     def _undivert(self) -> None:
         for session in self._sessions:

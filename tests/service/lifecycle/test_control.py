@@ -152,9 +152,7 @@ async def test_a_file_that_holds_no_token_is_an_error(shelf: Shelf, tmp_path: Pa
     if content is not None:
         file.write_bytes(content)
     settings = Settings.model_validate({"repository": shelf.folder, "admin_token_file": file})
-    with pytest.raises(
-        OSError, match=r"admin_token_file .*: expected one token of at least 16 printable .*, got"
-    ):
+    with pytest.raises(OSError, match=r"admin_token_file .*: expected one token of at least 16 printable .*, got"):
         Control(settings, Serving(settings, lambda name: None))
 
 

@@ -170,6 +170,21 @@ async def test_a_session_that_ends_on_the_way_has_ended(expired: bool) -> None:
     assert pair.old_engine.sessions == pair.new_engine.sessions == {}
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_session_that_is_given_up_on_the_way_is_watched_by_nobody(is_full: bool) -> None:
+    pair = Pair()
+    await pair.open(4)
+    pair.new_engine.refusals = [Overloaded("full", 1.0)] * is_full
+    moving = pair.start()
+    await pair.exporting()
+    pair.old.bridge.close_session(pair.session)
+    pair.let_go()
+    await moving
+    await wait_until(lambda: not pair.old_engine.sessions and not pair.new_engine.sessions)
+    assert pair.old.bridge.watched == pair.new.bridge.watched == []
+    assert pair.told == Told([], [])
+
+
 async def test_a_session_that_is_forked_on_the_way_takes_the_fork_along() -> None:
     pair = Pair()
     await pair.open(4)

@@ -20,7 +20,7 @@ from tests.service.test_main import best_of, running
 TOKEN = "0123456789abcdef"
 IDS = [4, 5, 6, 5, 4, 4, 6, 6]
 SWAPS = 20
-PATIENCE_S = 60.0
+PATIENCE_S = 100.0
 
 
 def infer(stub: Any, model: str, sequence: int, value: float, *, start: bool = False, end: bool = False) -> Any:
@@ -35,7 +35,7 @@ def infer(stub: Any, model: str, sequence: int, value: float, *, start: bool = F
     request.parameters["sequence_id"].int64_param = sequence
     request.parameters["sequence_start"].bool_param = start
     request.parameters["sequence_end"].bool_param = end
-    answer = stub.ModelInfer(request, timeout=30)
+    answer = stub.ModelInfer(request, timeout=PATIENCE_S)
     total, count = answer.raw_output_contents
     return float(np.frombuffer(total, "<f4")[0]), int(np.frombuffer(count, "<i8")[0]), int(answer.model_version)
 
@@ -152,7 +152,9 @@ def test_nothing_fails_while_versions_are_swapped_twenty_times(tmp_path: Path) -
             model = list(publish)[i % 3]
             versions[model] += 1
             publish[model](versions[model])
-            stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name=model), metadata=admin, timeout=60)
+            stub.RepositoryModelLoad(
+                pb.RepositoryModelLoadRequest(model_name=model), metadata=admin, timeout=PATIENCE_S
+            )
             clients.wait_for(model, versions[model])
             clients.wait_for("carried", versions["kept"])
         assert min(clients.stop()) > 20
