@@ -29,7 +29,7 @@ from rich.markup import escape
 from bench import step_model
 from bench.peers import graph, isolate
 from bench.peers.answers import RightAnswers
-from bench.peers.catalogue import ENVIRONMENTS, PEERS, Peer
+from bench.peers.catalogue import ENVIRONMENTS, OURS, PEERS, Peer
 from bench.peers.measure import Result, measure, probe
 from bench.peers.process import PeerError, running
 from bench.peers.report import Report, show
@@ -37,7 +37,6 @@ from bench.server import free_port
 from bench.server import running as running_service
 
 ROOT = Path(__file__).parents[2]
-OURS = Peer("service", "Carryover", "", "sessions", "", None, "")
 
 
 class Suite:
@@ -74,7 +73,7 @@ class Suite:
     def serving(self, peer: Peer) -> Iterator[int]:
         """Start a server for the time of a `with`; yields its port."""
         log = self.folder / f"{peer.name}.log"
-        if peer is OURS:
+        if not peer.environment:
             slots = 2 + 2 * max(64, *self.options.sessions)
             with running_service(self.folder / "repository", log, num_slots=slots) as server:
                 yield int(server.address.rpartition(":")[2])

@@ -1,9 +1,10 @@
 """The peers: how each is started and spoken to."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.peers.formats import JSON_OBJECT, JSON_ROWS, OIP, PACKED, Format
+from bench.peers.formats import JSON_OBJECT, JSON_ROWS, OIP, PACKED, SEQUENCES, Format
 
 ENVIRONMENTS = Path(__file__).parents[2] / "build" / "peers"  # git ignores it
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -20,7 +21,8 @@ class Peer:
         carrier: Workload of the load generator: `grpc` and `http` send one step a call, `sessions` speaks our stream.
         path: gRPC method or HTTP path; empty for `sessions`.
         format: Of requests and responses; None for `sessions`.
-        environment: Folder under `bench/peers` with its install.sh, and under `build/peers` once installed.
+        environment: Folder under `bench/peers` with its install.sh, and under `build/peers` once installed; empty for
+            the service itself.
         threads: Intra-op threads of ONNX Runtime.
         max_batch: Most requests in a batch.
         wait_ms: Longest that a batch waits for more, or what the peer's own setting means by it, in ms.
@@ -42,9 +44,12 @@ class Peer:
     @property
     def python(self) -> Path:
         """The interpreter of its environment."""
+        if not self.environment:
+            return Path(sys.executable)
         return ENVIRONMENTS / self.environment / "bin" / "python"
 
 
+OURS = Peer("service", "Carryover", "", "sessions", "", None, "")
 PEERS = (
     Peer("alone", "grpc.aio, each alone", "bench.peers.plain.alone", "grpc", "/peer.Peer/Step", PACKED, "plain"),
     Peer("stream", "grpc.aio stream, batches", "bench.peers.plain.stream", "sessions", "", None, "plain"),
@@ -59,4 +64,5 @@ PEERS = (
         "bentoml", "BentoML 1.4.40", "bench.peers.bentoml.serve", "http", "/step", JSON_ROWS, "bentoml", wait_ms=10_000
     ),
     Peer("pytriton", "PyTriton 0.7.0", "bench.peers.pytriton.serve", "grpc", MODEL_INFER, OIP, "pytriton"),
+    Peer("modelinfer", "Carryover, ModelInfer", "", "grpc", MODEL_INFER, SEQUENCES, ""),
 )

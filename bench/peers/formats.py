@@ -115,6 +115,35 @@ def _oip_decode(body: bytes) -> Answer:
 OIP = Format(_oip_encode, _oip_decode)
 
 
+# The same protocol's sequences, as our service speaks them: INT64 tokens [1, 1] in, top_tokens and top_log_probs out.
+SEQUENCE = 64  # steps of a session, which then starts afresh
+
+
+def _sequence_encode(session: int, step: int, token: int) -> bytes:
+    def parameter(name: bytes, value: bytes) -> bytes:
+        return field(4, field(1, name) + field(2, value))
+
+    message = field(1, b"bench-lstm") + parameter(b"sequence_id", b"\x10" + varint(session + 1))
+    if step == 0:
+        message += parameter(b"sequence_start", b"\x08\x01")
+    if step == SEQUENCE - 1:
+        message += parameter(b"sequence_end", b"\x08\x01")
+    tensor = field(1, b"tokens") + field(2, b"INT64") + field(3, varint(1) + varint(1))
+    return message + field(5, tensor) + field(7, struct.pack("<q", token))
+
+
+def _sequence_decode(body: bytes) -> Answer:
+    found = list(fields(body))
+    names = [next(name for inner, name in fields(output) if inner == 1) for number, output in found if number == 5]
+    raw = dict(zip(names, (content for number, content in found if number == 6), strict=True))
+    if raw.keys() != {b"top_tokens", b"top_log_probs"} or len(raw[b"top_tokens"]) != 8:
+        raise ValueError(f"expected top_tokens and top_log_probs of one step, got {names}")
+    return _answer(*struct.unpack("<q", raw[b"top_tokens"]), *struct.unpack("<f", raw[b"top_log_probs"][:4]))
+
+
+SEQUENCES = Format(_sequence_encode, _sequence_decode)
+
+
 # google.protobuf.BytesValue around packed numbers: what a service of one's own would define a message for.
 
 

@@ -14,11 +14,10 @@ import numpy as np
 from bench.drive import drive
 from bench.peers.answers import RightAnswers
 from bench.peers.catalogue import Peer
-from bench.peers.formats import Format
+from bench.peers.formats import SEQUENCE, Format
 from bench.peers.process import PeerError
 from bench.tokens import token
 
-SEQUENCE = 64  # steps of a session, which then starts afresh
 EVERYTHING = 10_000_000  # calls or steps to keep for judging: all of them
 STREAMS = 8
 PROBE_SESSION = 1_000_000

@@ -10,7 +10,9 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.peers.formats import JSON_OBJECT, JSON_ROWS, OIP, PACKED, Format, fields
+from bench import step_model
+from bench.peers.formats import JSON_OBJECT, JSON_ROWS, OIP, PACKED, SEQUENCE, SEQUENCES, Format, fields
+from protos.inference import grpc_service_pb2
 
 STRING, INT64, FLOAT, BYTES, MESSAGE = 9, 3, 2, 12, 11
 ONE, MANY = 1, 3
@@ -69,6 +71,29 @@ def test_requests_say_session_step_and_token(request: tuple[int, int, int]) -> N
 
 
 @settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(0, SEQUENCE - 1), st.integers(0, 2**31))
+def test_our_own_sequences_are_those_of_the_protocol(session: int, step: int, token: int) -> None:
+    message = grpc_service_pb2.ModelInferRequest.FromString(SEQUENCES.encode(session, step, token))
+    parameters = {name: value.bool_param or value.int64_param for name, value in message.parameters.items()}
+    flags = {"sequence_start": True} if step == 0 else {"sequence_end": True} if step == SEQUENCE - 1 else {}
+    assert (message.model_name, parameters) == (step_model.NAME, {"sequence_id": session + 1} | flags)
+    (tensor,) = message.inputs
+    assert (tensor.name, tensor.datatype, list(tensor.shape)) == ("tokens", "INT64", [1, 1])
+    assert message.raw_input_contents == [struct.pack("<q", token)]
+
+
+def test_answers_of_our_own_are_read_in_any_order() -> None:
+    answer = grpc_service_pb2.ModelInferResponse(model_name="bench-lstm")
+    for name, datatype, raw in (
+        ("top_log_probs", "FP32", struct.pack("<f", -0.5)),
+        ("top_tokens", "INT64", struct.pack("<q", 7)),
+    ):
+        answer.outputs.add(name=name, datatype=datatype, shape=[1, 1, 1])
+        answer.raw_output_contents.append(raw)
+    assert SEQUENCES.decode(answer.SerializeToString()) == (7, -0.5)
+
+
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.floats(-100, 0, width=32))
 def test_answers_are_read_from_what_protobuf_and_json_write(token: int, log_prob: float) -> None:
     raw = struct.pack("<2f", token, log_prob)
@@ -95,6 +120,7 @@ def test_answers_are_read_from_what_protobuf_and_json_write(token: int, log_prob
         (OIP, b"\x32\x08\x00"),
         (OIP, b"\x32\x04" + struct.pack("<f", 3)),
         (OIP, b"\x0b"),
+        (SEQUENCES, b""),
         (PACKED, b""),
         (PACKED, b"\x0a\x08" + struct.pack("<2f", 0.5, -1)),
         (JSON_OBJECT, b'{"detail": "busy"}'),

@@ -12,8 +12,8 @@ import pytest
 from bench.peers import measure as module
 from bench.peers.answers import RightAnswers
 from bench.peers.catalogue import Peer
-from bench.peers.formats import JSON_OBJECT, PACKED, field
-from bench.peers.measure import SEQUENCE, judge, measure, probe
+from bench.peers.formats import JSON_OBJECT, PACKED, SEQUENCE, field
+from bench.peers.measure import judge, measure, probe
 from bench.peers.process import PeerError
 
 PEER = Peer("fake", "Fake", "", "http", "/step", JSON_OBJECT, "")
