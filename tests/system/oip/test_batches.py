@@ -34,7 +34,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         num_slots=8,
         max_batch_rows=4,
         max_queue_delay_ms=100_000,
-        sequence_idle_timeout_s=100,
+        sequence_idle_timeout_s=1000,
     ) as served:
         yield served
         for model in (MODEL, "ragged"):  # every test ends what it starts

@@ -36,7 +36,7 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         some_of(repository, (MODEL, "identity-slow"), tmp_path_factory.mktemp("some")),
         runners=1,
         max_queue_delay_ms=100_000,
-        sequence_idle_timeout_s=100,
+        sequence_idle_timeout_s=1000,
     ) as served:
         yield served
 
