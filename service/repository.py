@@ -10,9 +10,10 @@ from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf,
 from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
-from service.invariance import batch_sizes, probe_invariance
-from service.profile import HostProfile, load_or_measure
-from service.runner import ProviderUnavailable, Runner, RunnerConfig, first_line, open_runner
+from service.measuring.invariance import batch_sizes, probe_invariance
+from service.measuring.profile import HostProfile, load_or_measure
+from service.runtime.errors import ProviderUnavailable, first_line
+from service.runtime.runner import Runner, RunnerConfig, open_runner
 
 RefusalKind = Literal["bundle", "graphs"]
 

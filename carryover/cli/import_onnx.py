@@ -37,6 +37,15 @@ def import_onnx(
             show_default="found",
         ),
     ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME",
+            help="An input that looks like a state and is none. Once for each.",
+            show_default="none",
+        ),
+    ] = None,
     stateless: Annotated[bool, typer.Option("--stateless", help="It has no state, whatever it looks like.")] = False,
     lengths: Annotated[
         str | None,
@@ -77,16 +86,17 @@ def import_onnx(
 ) -> None:
     """Import; see HELP."""
     from carryover.cli.importing import run_import
-    from importing.options import parse_example
+    from importing.options import parse_examples
 
     run_import(
         file,
         repository,
         name=name,
         states=tuple(state or ()),
+        inputs=tuple(input_ or ()),
         stateless=stateless,
         lengths=lengths,
-        examples=dict(parse_example(text) for text in example or ()),
+        examples=parse_examples(example or ()),
         carry_sessions=carry_sessions,
         triton=triton,
         yes=yes,

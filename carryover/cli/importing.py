@@ -24,6 +24,7 @@ def run_import(
     *,
     name: str | None,
     states: Sequence[str],
+    inputs: Sequence[str],
     stateless: bool,
     lengths: str | None,
     examples: Mapping[str, float],
@@ -40,6 +41,7 @@ def run_import(
         repository: Where it goes.
         name: To serve it by.
         states: As `--state` has them.
+        inputs: Those that look like a state and are none.
         stateless: Whether there are none.
         lengths: Input with the length of each row.
         examples: Sizes and values that work.
@@ -65,6 +67,7 @@ def run_import(
             return True
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             flags = " ".join(f"--state {flag(state)}" for state in layout.states) or "--stateless"
+            flags += "".join(f" --input {given}" for given in inputs if layout.states)
             raise CommandError(f"is this right? expected --yes, or in its place {flags}, where there is no terminal")
         return typer.confirm("Is this right?")
 
@@ -74,6 +77,7 @@ def run_import(
             repository,
             name=name,
             states=states,
+            inputs=inputs,
             stateless=stateless,
             lengths=lengths,
             examples=examples,

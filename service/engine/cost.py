@@ -1,7 +1,7 @@
 """What runs of the graphs cost: measured points with straight lines between them.
 
 Only ratios matter to the schedule, so that figures of another machine of the same kind still plan well. Those of the
-machine at hand are measured when a model is loaded (`service.profile`).
+machine at hand are measured when a model is loaded (`service.measuring.profile`).
 """
 
 from collections.abc import Mapping

@@ -43,7 +43,7 @@ _FIRST_WORK_S: Final = 0.002  # any other request
 
 
 class GraphRunner(Protocol):
-    """What the engine needs of a runner; `service.runner.Runner` is one, and tests have others."""
+    """What the engine needs of a runner; `service.runtime.runner.Runner` is one, and tests have others."""
 
     manifest: Manifest
     num_slots: int

@@ -20,7 +20,7 @@ HostRow = int  # names a row from `copy_out`, `duplicate` or `put` to `free`
 
 
 class StateRows(Protocol):
-    """The rows of the state pools; `service.runner.Runner` is one."""
+    """The rows of the state pools; `service.runtime.runner.Runner` is one."""
 
     def read_rows(self, rows: Sequence[int]) -> Mapping[str, npt.NDArray[Any]]:
         """Copy rows out: by state name, (len(rows), *shape)."""

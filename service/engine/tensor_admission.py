@@ -10,7 +10,7 @@ from export.manifest import Manifest, TensorSpec, storage
 from service.engine.interface import RunTensors, StepTensors, Tensors
 from service.engine.tasks.tensors import RunLayout, TensorsTask
 from service.errors import InvalidInput
-from service.likely import own_inputs
+from service.measuring.likely import own_inputs
 
 
 class TensorAdmission:

@@ -13,7 +13,7 @@ from service.lifecycle.opening import Opener, off_loop
 from service.lifecycle.stamp import Stamp, stamp
 from service.lifecycle.versions import VersionPolicy
 from service.repository import RefusedBundle, ServedModel
-from service.runner import first_line
+from service.runtime.errors import first_line
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,8 @@ from service.lifecycle.states import Key
 from service.memory import give_back
 from service.models import Limits, LiveModel
 from service.repository import ServedModel
-from service.runner import CPU, Runner, RunnerConfig
+from service.runtime.providers import CPU
+from service.runtime.runner import Runner, RunnerConfig
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from export.bundle import BundlePath
 from service.errors import ShuttingDown
 from service.repository import RefusedBundle, ServedModel, open_bundle
-from service.runner import Runner, RunnerConfig
+from service.runtime.runner import Runner, RunnerConfig
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from importing.pipeline import ImportedModel, import_model
 from importing.states.pairs import StateOption
-from service.runner import RunnerConfig, open_runner
+from service.runtime.runner import RunnerConfig, open_runner
 
 Array = npt.NDArray[Any]
 SLOTS = 12

@@ -32,7 +32,7 @@ def traces(code: str, home: Path) -> list[Path]:
 
 
 def test_some_module_imports_it() -> None:
-    assert "service.runner" in importers()
+    assert "service.runtime.runner" in importers()
 
 
 @pytest.mark.slow

@@ -14,7 +14,8 @@ from export.manifest import MANIFEST_FILE, DecodingDefaults, Manifest
 from models.symbols import BOS, EOS, PAD, UNK
 from models.vocabulary import Vocabulary
 from service.repository import RefusedBundle, ServedModel, list_models, open_bundle
-from service.runner import ProviderUnavailable, Runner, RunnerConfig
+from service.runtime.errors import ProviderUnavailable
+from service.runtime.runner import Runner, RunnerConfig
 from tests.service import tiny_models as tiny
 
 CONFIG = RunnerConfig("cpu", 1, 16, 32)

@@ -16,7 +16,7 @@ from export.pipeline import export_run
 from export.triton.errors import TritonError
 from export.triton.repository import write_repository
 from importing.pipeline import import_model
-from service.runner import Runner, RunnerConfig, open_runner
+from service.runtime.runner import Runner, RunnerConfig, open_runner
 from tests.export.runs import train
 from tests.export.triton.reference_server import ReferenceServer
 from tests.importing.small_models import cell, honest, model, tensor, weight
@@ -29,7 +29,8 @@ STEPS = 5
 def imported(folder: Path, source: onnx.ModelProto, *states: str) -> Path:
     path = folder / "small.onnx"
     path.write_bytes(source.SerializeToString())
-    return import_model(path, folder / "repository", states=states, examples={"scale": 2}).folder
+    shared = {info.name for info in source.graph.input} & {"scale"}
+    return import_model(path, folder / "repository", states=states, examples=dict.fromkeys(shared, 2)).folder
 
 
 def batch_second() -> onnx.ModelProto:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy.typing as npt
 
 from export.manifest import GraphKind
-from service.runner import Runner
+from service.runtime.runner import Runner
 from tests.service.engine.harness import PATIENCE_S
 
 Feeds = Mapping[str, npt.NDArray[Any]]

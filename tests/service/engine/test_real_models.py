@@ -16,7 +16,7 @@ from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.search import beam_search
 from service.engine.interface import Decode, Finished, Generate, Sampling, StepOutputs, TokensDecided
-from service.runner import Runner
+from service.runtime.runner import Runner
 from tests.service.engine.harness import NO_SESSIONS, Harness, open_tiny, running
 
 pytestmark = pytest.mark.slow

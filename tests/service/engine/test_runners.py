@@ -29,7 +29,7 @@ from service.engine.interface import (
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from service.errors import DeadlineExceeded, InternalFailure, SessionNotFound
-from service.runner import Runner
+from service.runtime.runner import Runner
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
 from tests.service.engine.harness import PATIENCE_S, Harness, open_tiny, running

@@ -25,7 +25,7 @@ from service.engine.interface import (
 )
 from service.engine.limits import EngineLimits
 from service.errors import InvalidInput, Overloaded, SessionClosed, SessionNotFound, StepMismatch
-from service.runner import Runner
+from service.runtime.runner import Runner
 from tests.service import tiny_models as tiny
 from tests.service.engine import oracle
 from tests.service.engine.harness import Harness, open_tiny, running

@@ -23,8 +23,8 @@ from service.engine.interface import (
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from service.errors import InvalidInput, WrongTask
-from service.invariance import probe_invariance
-from service.profile import measure
+from service.measuring.invariance import probe_invariance
+from service.measuring.profile import measure
 from tests.service.engine.harness import Harness, open_tiny, running
 from tests.service.tensor_models import INITIAL_TOTAL, write_accumulator, write_identity, write_padded
 

@@ -20,7 +20,7 @@ from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.messages import Parameters
 from service.oip.shared_memory import Regions
-from service.runner import Runner
+from service.runtime.runner import Runner
 from service.settings import Settings
 from tests.service.engine.harness import open_tiny
 from tests.service.tensor_models import write_accumulator, write_identity
@@ -196,8 +196,8 @@ async def serving(folder: Path, dtypes: Sequence[DType] = (), **changes: Any) ->
 
     models = Models([live(path, manifest) for path, manifest in manifests.values()])
     control = FakeControl(list(manifests))
-    regions = Regions(settings.shared_memory)
-    core = Core(models, control, version="0", sequence_idle_timeout_s=60.0, shared_memory=settings.shared_memory)
+    regions = Regions(settings.shares_memory)
+    core = Core(models, control, version="0", sequence_idle_timeout_s=60.0, shared_memory=settings.shares_memory)
     server = HttpServer(settings, core, regions)
     try:
         port = await server.start()

@@ -10,9 +10,9 @@ from unittest import mock
 import numpy as np
 
 from export.bundle import BundlePath, hash_files, write_manifest
-from service.profile import HostProfile
+from service.measuring.profile import HostProfile
 from service.repository import RefusedBundle, ServedModel, open_bundle
-from service.runner import Runner, RunnerConfig
+from service.runtime.runner import Runner, RunnerConfig
 from tests.service.tensor_models import write_accumulator
 
 PATIENCE_S = 30.0

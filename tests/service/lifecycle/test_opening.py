@@ -9,7 +9,7 @@ import pytest
 from service.errors import ShuttingDown
 from service.lifecycle.opening import Opener, off_loop
 from service.repository import RefusedBundle, ServedModel, list_models
-from service.runner import RunnerConfig
+from service.runtime.runner import RunnerConfig
 from tests.service.lifecycle.shelf import shelf_in
 from tests.service.rpc.world import wait_until
 

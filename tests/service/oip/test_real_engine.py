@@ -23,7 +23,7 @@ from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.inference.answer import Answer
 from service.oip.messages import InferRequest, InferResponse, RequestedOutput
-from service.runner import Runner
+from service.runtime.runner import Runner
 from service.settings import Settings
 from tests.service.engine.harness import open_tiny
 from tests.service.oip.world import FakeControl, outputs_of, tensor

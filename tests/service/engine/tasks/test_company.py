@@ -16,9 +16,9 @@ from service.engine.engine import Engine
 from service.engine.interface import Event, Failed, Finished, Generate, Sampling, TokensDecided
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
-from service.runner import Runner
+from service.runtime.runner import Runner
 from tests.export.emit.models import tiny
-from tests.service.test_invariance import open_emitted
+from tests.service.measuring.test_invariance import open_emitted
 
 Text = tuple[tuple[int, ...], tuple[float, ...], object]  # tokens, log-probabilities, why it ended
 VOCABULARY = 40

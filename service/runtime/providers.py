@@ -1,0 +1,44 @@
+"""Opening a graph on a provider of ONNX Runtime."""
+
+import os
+from pathlib import Path
+from typing import Final, Literal
+
+from service.runtime import scratch
+from service.runtime.errors import ProviderUnavailable
+
+# Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
+
+Provider = Literal["auto", "cuda", "cpu"]
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+_CUDA_OPTIONS: Final = {
+    "arena_extend_strategy": "kSameAsRequested",  # batches vary in shape; doubling would waste device memory
+    "use_tf32": "0",  # ten bits of mantissa would break parity with what was exported
+}
+
+
+def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSession:
+    """Open a graph.
+
+    Raises:
+        ProviderUnavailable: It would run elsewhere.
+        Exception: What ONNX Runtime raises for a file that is no model (its types are many).
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # A thread that spins between batches takes its core from the gRPC side and hurts everybody's p99.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if provider == CPU:
+        scratch.share(options)
+        return ort.InferenceSession(path, options, providers=[CPU])
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    ort.preload_dlls()
+    session = ort.InferenceSession(path, options, providers=[(provider, _CUDA_OPTIONS), CPU])
+    if session.get_providers()[0] != provider:  # ONNX Runtime falls back in silence
+        raise ProviderUnavailable(f"provider cuda: expected a working {provider}, got {session.get_providers()}")
+    return session
