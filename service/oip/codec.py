@@ -81,10 +81,10 @@ def decode(data: bytes | memoryview, datatype: str, shape: Sequence[int], name: 
     if size != count * little.itemsize:
         raise _size_mismatch(name, model, count * little.itemsize, size)
     array = np.frombuffer(data, little).reshape(shape)
-    if (
-        datatype == "BOOL" and count and (most := array.view(np.uint8).max()) > 1
-    ):  # numpy would make what it likes of it
-        raise _wrong(f"unexpected value for input '{name}' for model '{model}'. Expected 0 or 1, got {most}")
+    if datatype == "BOOL" and count:
+        array = array.copy()  # what is looked at must be what is used: a region has an owner who may write
+        if (most := array.view(np.uint8).max()) > 1:  # numpy would make what it likes of it
+            raise _wrong(f"unexpected value for input '{name}' for model '{model}'. Expected 0 or 1, got {most}")
     return array if array.flags.aligned else array.copy()  # as in a region at an odd offset
 
 

@@ -61,7 +61,11 @@ class Layout(NamedTuple):
     longest: int = 0
 
     def split(self, tensors: Sequence[Tensor]) -> tuple[Tensors, Tensors, StateTensors | None]:
-        """Sort the inputs of a request: with rows first, shared by all rows, and states."""
+        """Sort the inputs of a request: with rows first, shared by all rows, and states.
+
+        Those that are shared and the states are copies: they are looked at now and used later, where rows of others
+        may depend on them, and the memory that they came in may be written by its owner meanwhile.
+        """
         if self.is_plain:
             return {tensor.name: tensor.array for tensor in tensors}, _NONE, None
         rows: dict[str, npt.NDArray[Any]] = {}
@@ -70,9 +74,9 @@ class Layout(NamedTuple):
         for tensor in tensors:
             name, array = tensor.name, tensor.array
             if name in self.shared:
-                shared[name] = array.reshape(self.shared[name])
+                shared[name] = np.array(array).reshape(self.shared[name])
             elif name in self.states:
-                states[name] = array.reshape(self.states[name])
+                states[name] = np.array(array).reshape(self.states[name])
             else:
                 rows[name] = array[0] if self.is_timed else array
         return rows, shared, states or None
