@@ -33,10 +33,17 @@ def write_model(name: str, source: Source, folder: Path) -> Path:
     return file
 
 
-def add_model(name: str, source: Source, repository: Path) -> None:
+def add_model(name: str, source: Source, repository: Path, *, carry_sessions: bool = False) -> None:
     """Import a model as the next version of its name."""
     file = write_model(name, source, repository.parent / "files")
-    import_model(file, repository, name=name, states=source.states, stateless=not source.states)
+    import_model(
+        file,
+        repository,
+        name=name,
+        states=source.states,
+        stateless=not source.states,
+        carry_sessions=carry_sessions,
+    )
 
 
 @pytest.fixture(scope="session")

@@ -277,6 +277,42 @@ def test_versions_are_replaced_under_load_without_a_failed_request(models: Path,
             load.stop()
 
 
+def test_sequences_go_on_with_a_version_that_may_take_them_over(models: Path, fresh: Fresh) -> None:
+    with explicit(models, retire_timeout_s=0.5) as (server, door):
+        over, faults, reached = threading.Event(), list[str](), [0] * 3
+
+        def drive(place: int) -> None:
+            stream, sequence = Stream(server.grpc), fresh()
+            sent = received = newest = 0
+            while not over.is_set() and not faults:
+                while sent < received + 8:  # so that steps are pending whenever the session moves
+                    stream.send("counted", numbers(sent), sequence_id=sequence, sequence_start=sent == 0)
+                    sent += 1
+                outcome = stream.outcome()
+                if isinstance(outcome, Refusal):
+                    faults.append(outcome.message)
+                    break
+                told, version = counted(outcome), int(outcome.outputs["VERSION"][0, 0])
+                received += 1
+                if told != (received * (received - 1) // 2, received) or version < newest:
+                    faults.append(f"step {received}: {told}, version {version} after {newest}")
+                newest = reached[place] = version
+            stream.close()
+
+        threads = [threading.Thread(target=drive, args=(place,), daemon=True) for place in range(3)]
+        for thread in threads:
+            thread.start()
+        for version in range(1, 6):
+            if version > 1:
+                add_model("counted", versioned(version), models, carry_sessions=True)
+                door.client.load_model("counted", headers=AUTHORISED)
+            until(lambda version=version: bool(faults) or min(reached) == version, f"version {version}")  # type: ignore[misc]
+        over.set()
+        for thread in threads:
+            thread.join(60)
+        assert faults == []
+
+
 def test_new_versions_are_found_by_polling(models: Path, fresh: Fresh) -> None:
     with running(models, model_control="poll", poll_interval_s=0.2) as server:
         door = GrpcDoor(server.grpc)
