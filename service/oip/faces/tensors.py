@@ -15,7 +15,7 @@ from service.engine.interface import (
     TensorOutputs,
     Tensors,
 )
-from service.likely import own_inputs
+from service.measuring.likely import own_inputs
 from service.models import LiveModel
 from service.oip.datatypes import DATATYPE
 from service.oip.errors import OipError
@@ -68,12 +68,13 @@ class TensorFace:
         if lengths is None:
             dtype = DATATYPES[self.inputs[name].datatype]
             return {**inputs, name: np.full(layout.num_rows, layout.longest, dtype)}
+        lengths = np.array(lengths)  # what is looked at must be what runs: others may write where these came from
         if lengths.min() < 0 or lengths.max() > layout.longest:
             raise OipError(
                 "invalid_argument",
                 f"input '{name}' for model '{self.model.manifest.name}' must have lengths of 0 to {layout.longest}",
             )
-        return inputs
+        return {**inputs, name: lengths}
 
 
 class PreparedTensors:
