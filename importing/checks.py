@@ -179,7 +179,7 @@ class _Checks:
     def _padded(self, lengths: str) -> None:
         """Run a row as it is, and padded with zeros beside one that is longer."""
         conditions = self._analysis.conditions
-        other = self._search.another(conditions, TIME)
+        other = self._search.another(conditions, TIME, though_given=True)
         if other is None:
             raise CheckFailed(f"--lengths: expected rows of several lengths to run, got {conditions.sizes[TIME]} alone")
         short, long = sorted((conditions, other), key=lambda each: each.sizes[TIME])

@@ -1,5 +1,7 @@
 """`--state IN=OUT[,axis=A][,init=VALUE|FILE.npy]` and `--example NAME=VALUE`, as they are written."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -36,17 +38,22 @@ def parse_state(text: str) -> StateOption:
     return StateOption(given, returned, axis, initial)
 
 
-def parse_example(text: str) -> tuple[str, float]:
-    """Read one `--example`.
+def parse_examples(texts: Sequence[str]) -> dict[str, float]:
+    """Read all `--example`, by name.
 
     Raises:
-        ImportRefused: It is not NAME=NUMBER.
+        ImportRefused: One is not NAME=NUMBER, its number is not finite, or a name is there twice.
     """
-    name, _, value = text.rpartition("=")
-    number = _number(value)
-    if not name or number is None:
-        raise ImportRefused(f"--example: expected NAME=NUMBER, got {text!r}")
-    return name, number
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        number = _number(value)
+        if not name or number is None or not math.isfinite(number):
+            raise ImportRefused(f"--example: expected NAME=NUMBER, got {text!r}")
+        if name in found:
+            raise ImportRefused(f"--example: expected each name once, got {name} twice")
+        found[name] = number
+    return found
 
 
 def _initial(value: str) -> float | Array:

@@ -11,6 +11,7 @@ from export.manifest import Manifest
 from export.publish import publish, staging
 from importing.analysis.analyse import analyse
 from importing.analysis.draws import Draws
+from importing.analysis.examples import check_used, read_examples
 from importing.analysis.hints import compared_values, index_ranges, widths
 from importing.analysis.inference import refine
 from importing.analysis.padding import declare_time
@@ -24,7 +25,7 @@ from importing.reading.model import read_model
 from importing.rewrite import rewrite
 from importing.session import Session
 from importing.signature import Array, read_signature
-from importing.states.finding import find_pairs
+from importing.states.finding import check_rest, find_pairs
 from importing.states.pairs import Pair, StateOption, check_pairs
 from importing.write import write_bundle, write_report
 
@@ -55,6 +56,7 @@ def import_model(
     *,
     name: str | None = None,
     states: Sequence[StateOption | str] = (),
+    inputs: Sequence[str] = (),
     stateless: bool = False,
     lengths: str | None = None,
     examples: Mapping[str, float] | None = None,
@@ -71,9 +73,10 @@ def import_model(
         repository: Where bundles live; made if need be.
         name: Of the model; the file's own without one.
         states: All of its states, as `StateOption` or as `--state` has them; none: found where they can be.
+        inputs: Those that look like a state and are none.
         stateless: Whether it has no states, whatever its inputs look like.
         lengths: Of a stateless model, the input that says how long each row is.
-        examples: By name of a free size or of an input that all rows share, what works.
+        examples: By name of a free size or of an input that all rows share, as the model has them, what works.
         carry_sessions: Whether sessions of the version before may go on with this one.
         allow_external: Whether weights may lie in other files of the model's folder.
         allow_custom: Whether operators may be none of ONNX's and ONNX Runtime's.
@@ -93,9 +96,11 @@ def import_model(
     model = read_model(file, allow_external, allow_custom)
     pairs = tuple(Pair(option.input, option.output, "given") for option in options)
     if not (pairs or stateless):
-        pairs = find_pairs(model, read_signature(model, [info.name for info in model.graph.input]))
-    signature = read_signature(model, [pair.input for pair in pairs])
-    check_pairs(signature, pairs)
+        pairs = find_pairs(model, read_signature(model, [info.name for info in model.graph.input]), inputs)
+    signature = declared = read_signature(model, [pair.input for pair in pairs])
+    check_pairs(signature, pairs, inputs)
+    if options:
+        check_rest(model, signature, pairs, inputs)
     signature = refine(signature, model, pairs)
     if lengths is not None:
         if pairs:
@@ -106,20 +111,20 @@ def import_model(
     }
     initial |= {option.input: option.initial for option in options if option.initial is not None}
     original = Original(signature, Session(model), pairs, initial)
+    given = read_examples(examples or {}, original, declared)
     on_progress("running it to find its rows and sizes")
-    inputs = {value.name for value in signature.inputs}
-    given = dict(examples or {})
     search = Search(
         original,
         Draws(_SEED, index_ranges(model)),
-        {size: int(number) for size, number in given.items() if size not in inputs},
-        {size: number for size, number in given.items() if size in inputs},
+        given.sizes,
+        given.shared,
         compared_values(model),
         widths(model),
         lengths,
     )
     axes = {option.input: option.axis for option in options}
     analysis = analyse(original, search, {pair.input: axes.get(pair.input) for pair in pairs}, lengths)
+    check_used(given, analysis.conditions)
     if not confirm(analysis.layout):
         raise ImportRefused("expected a yes, got none: nothing was written")
     served, graph = rewrite(model, analysis.layout)

@@ -1,5 +1,6 @@
 """What a model takes and gives, as it declares it."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -165,6 +166,19 @@ def same_sizes(first: Dims, second: Dims | None) -> bool:
 def is_float(dtype: DType) -> bool:
     """Whether values of the type are rounded."""
     return dtype in ("float16", "float32", "float64", "bfloat16")
+
+
+def has_number(dtype: DType, number: float) -> bool:
+    """Whether a type has a finite number, rounded where the type is one of floats."""
+    if dtype == "string" or not math.isfinite(number):
+        return False
+    if dtype == "bool":
+        return number in (0, 1)
+    if is_float(dtype):
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.asarray(number, "float32" if dtype == "bfloat16" else dtype)))
+    bounds = np.iinfo(dtype)
+    return number == int(number) and int(bounds.min) <= number <= int(bounds.max)
 
 
 def zeros(dtype: DType, shape: tuple[int, ...]) -> Array:

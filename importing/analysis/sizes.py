@@ -17,7 +17,7 @@ from importing.analysis.rows import Guess
 from importing.analysis.walk import Conditions, Original, Walk
 from importing.errors import ImportRefused
 from importing.session import RunFailed
-from importing.signature import Array, Value
+from importing.signature import Array, Value, has_number
 
 # The smallest first: a step of one. The others are what frames, filter banks and hidden layers are like.
 _SIZES: Final = (
@@ -29,6 +29,7 @@ _MOST_RUNS: Final = 2000
 _MOST_S: Final = 60.0
 _MOST_ELEMENTS: Final = 1 << 24
 _STEPS: Final = 2
+_MOST_SHARED: Final = 8  # values of one shared input that are tried
 _MOST_COMBINED: Final = 3  # free sizes whose combinations are tried
 
 
@@ -101,9 +102,9 @@ class Search:
                 return value.name
         return None
 
-    def another(self, conditions: Conditions, name: str) -> Conditions | None:
+    def another(self, conditions: Conditions, name: str, though_given: bool = False) -> Conditions | None:
         """Conditions with another size of that name; None where no other works or the caller has said which."""
-        if name in self._given:
+        if name in self._given and not though_given:
             return None
         for size in _SIZES:
             if size != conditions.sizes[name] and not self._spent():
@@ -155,7 +156,8 @@ class Search:
         if value.name in self._given_shared:
             return [self._given_shared[value.name]]
         kind = "bool" if value.dtype == "bool" else "int" if "int" in value.dtype else "float"
-        return list(dict.fromkeys([*self._hints.get(value.name, ()), *_SHARED[kind]]))[:8]
+        numbers = dict.fromkeys([*self._hints.get(value.name, ()), *_SHARED[kind]])
+        return [number for number in numbers if has_number(value.dtype, number)][:_MOST_SHARED]
 
     def _spent(self) -> bool:
         return self._runs > _MOST_RUNS or time.monotonic() - self._began_s > _MOST_S
@@ -169,17 +171,23 @@ def is_shared(value: Value, guess: Guess, batched: bool) -> bool:
 def _fill(value: Value, sizes: Mapping[str, int], content: float) -> Array:
     if value.dtype == "string":
         raise ImportRefused(f"input {value.name}: expected numbers where all rows share an input, got text")
-    shape = tuple(size if isinstance(size, int) else sizes[size] for size in value.shape)
+    shape = _shape(value, sizes)
     if value.dtype == "bfloat16":
         bits = np.array(content, np.float32).view(np.uint32) >> 16
         return np.broadcast_to(bits.astype(np.uint16), shape)
     return np.broadcast_to(np.array(content, dtype=value.dtype), shape)  # takes no room, however large it is
 
 
+def _refill(value: Value, sizes: Mapping[str, int], array: Array) -> Array:
+    """The same value in another shape; its bits, where the type is carried as such."""
+    return np.broadcast_to(array.flat[0], _shape(value, sizes)) if array.size else _fill(value, sizes, 1)
+
+
+def _shape(value: Value, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else sizes[size] for size in value.shape)
+
+
 def _with_size(conditions: Conditions, name: str, size: int, original: Original) -> Conditions:
     sizes = {**conditions.sizes, name: size}
-    shared = {
-        key: _fill(original.signature.input(key), sizes, float(array.flat[0]) if array.size else 1)
-        for key, array in conditions.shared.items()
-    }
+    shared = {key: _refill(original.signature.input(key), sizes, array) for key, array in conditions.shared.items()}
     return Conditions(conditions.guess, conditions.batched, sizes, shared)

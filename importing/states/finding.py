@@ -3,10 +3,11 @@
 Believed is a pair of one type and shape that either the graph or the names make one: the input starts just those
 recurrent operators whose end the output gives, or both are called after the same thing and that is what states are
 called. Each must be the other's only such partner. What looks like a state and has no such partner is for its owner to
-decide, since a state that is taken for an input is wrong in silence.
+decide, since a state that is taken for an input is wrong in silence. That holds as well where some states were named:
+what else looks like one is either named too, or said to be an input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,7 @@ from importing.states.words import looks_like_state, says_state, share_stem
 
 GRAPH, NAMES = "recurrent operators", "names"
 _MOST_LISTED: Final = 6
+_OR_STATELESS: Final = "or --stateless if the model has none, "
 
 
 # How much speaks for a pair, the weakest first; what is at least NAMED is believed.
@@ -38,33 +40,71 @@ class _Candidate:
         return f"{self.input.name}={self.output.name}"
 
 
-def find_pairs(model: onnx.ModelProto, signature: Signature) -> tuple[Pair, ...]:
+def find_pairs(model: onnx.ModelProto, signature: Signature, inputs: Collection[str] = ()) -> tuple[Pair, ...]:
     """Find states.
 
     Args:
         model: The model.
         signature: Of it, inputs that have a value in the file included.
+        inputs: What its owner says is no state.
 
     Raises:
         AmbiguousStates: Something looks like a state, and which output is its next value cannot be told.
     """
     flows = Flows(model.graph)
-    candidates = [
+    candidates = _candidates(flows, signature, inputs)
+    believed = [each for each in candidates if each.strength >= _NAMED and _is_only(each, candidates)]
+    pairs = tuple(
+        Pair(each.input.name, each.output.name, NAMES if each.strength == _NAMED else GRAPH) for each in believed
+    )
+    _check_rest(flows, signature, candidates, pairs, inputs, _OR_STATELESS)
+    return pairs
+
+
+def check_rest(
+    model: onnx.ModelProto, signature: Signature, pairs: Sequence[Pair], inputs: Collection[str] = ()
+) -> None:
+    """Check that nothing beside the states that were named looks like another.
+
+    Args:
+        model: The model.
+        signature: Of it, the states that were named included.
+        pairs: These.
+        inputs: What its owner says is no state.
+
+    Raises:
+        AmbiguousStates: Something does.
+    """
+    flows = Flows(model.graph)
+    _check_rest(flows, signature, _candidates(flows, signature, inputs), pairs, inputs, "")
+
+
+def _candidates(flows: Flows, signature: Signature, inputs: Collection[str]) -> list[_Candidate]:
+    return [
         _Candidate(given, returned, _strength(flows, given, returned))
         for given in signature.inputs
         for returned in signature.outputs
-        if given.dtype == returned.dtype != "string" and same_sizes(given.shape, returned.dims)
+        if given.name not in inputs
+        and given.dtype == returned.dtype != "string"
+        and same_sizes(given.shape, returned.dims)
     ]
-    believed = [each for each in candidates if each.strength >= _NAMED and _is_only(each, candidates)]
-    given, returned = {each.input.name for each in believed}, {each.output.name for each in believed}
+
+
+def _check_rest(
+    flows: Flows,
+    signature: Signature,
+    candidates: Sequence[_Candidate],
+    pairs: Sequence[Pair],
+    inputs: Collection[str],
+    otherwise: str,
+) -> None:
+    """Refuse what is in no pair, has to be given, and may be a state after all."""
+    given, returned = {pair.input for pair in pairs}, {pair.output for pair in pairs}
     left = [each for each in candidates if each.input.name not in given and each.output.name not in returned]
     first = next((value for value in signature.inputs if value.name not in signature.defaults), None)
     for value in signature.inputs:
-        if value.name not in given and value.name not in signature.defaults:
-            _check_left(value, flows, left, bool(believed), value == first)
-    return tuple(
-        Pair(each.input.name, each.output.name, NAMES if each.strength == _NAMED else GRAPH) for each in believed
-    )
+        if value.name not in {*given, *signature.defaults, *inputs}:
+            _check_left(value, flows, left, bool(pairs), value == first, otherwise)
 
 
 def _strength(flows: Flows, given: Value, returned: Value) -> int:
@@ -84,7 +124,9 @@ def _is_only(one: _Candidate, candidates: Sequence[_Candidate]) -> bool:
     return all(each.input != one.input and each.output != one.output for each in rivals)
 
 
-def _check_left(value: Value, flows: Flows, left: Sequence[_Candidate], found: bool, first: bool) -> None:
+def _check_left(
+    value: Value, flows: Flows, left: Sequence[_Candidate], found: bool, first: bool, otherwise: str
+) -> None:
     """Refuse an input that may be a state after all.
 
     Args:
@@ -93,8 +135,9 @@ def _check_left(value: Value, flows: Flows, left: Sequence[_Candidate], found: b
         left: Pairs of what is in no pair that is believed.
         found: Whether the model has other states; if so, those that are not called so are hardly states.
         first: Whether it is the first input, which is what a model works on.
+        otherwise: What else its owner can say.
     """
-    own = [each for each in left if each.input == value]
+    own = sorted((each for each in left if each.input == value), key=lambda each: -each.strength)
     if started := flows.started(value.name):
         part, node = sorted((cell.part, cell.node) for cell in started)[0]
         reason = f"it starts the {part} state of a recurrent operator ({node})"
@@ -115,5 +158,5 @@ def _check_left(value: Value, flows: Flows, left: Sequence[_Candidate], found: b
             if own
             else "expected an output that gives its next value, got none of its type and shape: "
         )
-        + "or --stateless if the model has none"
+        + f"{otherwise}or --input {value.name} if it is no state"
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from importing.errors import ImportRefused
-from importing.options import parse_example, parse_state
+from importing.options import parse_examples, parse_state
 from importing.states.pairs import StateOption
 
 
@@ -53,10 +53,15 @@ def test_any_other_state_is_refused(text: str) -> None:
     [("sr=16000", ("sr", 16000)), ("gain=0.5", ("gain", 0.5)), ("a=b=2", ("a=b", 2)), ("on=true", ("on", 1))],
 )
 def test_an_example(text: str, expected: tuple[str, float]) -> None:
-    assert parse_example(text) == expected
+    assert parse_examples([text, "other=3"]) == dict([expected, ("other", 3)])
 
 
-@pytest.mark.parametrize("text", ["", "sr", "sr=", "=1", "sr=fast"])
+@pytest.mark.parametrize("text", ["", "sr", "sr=", "=1", "sr=fast", "sr=inf", "sr=-inf", "sr=nan", "sr=1e999"])
 def test_any_other_example_is_refused(text: str) -> None:
-    with pytest.raises(ImportRefused, match="--example"):
-        parse_example(text)
+    with pytest.raises(ImportRefused, match="--example: expected NAME=NUMBER"):
+        parse_examples([text])
+
+
+def test_an_example_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(ImportRefused, match="expected each name once, got sr twice"):
+        parse_examples(["sr=16000", "sr=8000"])

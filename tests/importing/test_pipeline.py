@@ -13,12 +13,12 @@ import pytest
 import importing.pipeline
 from export.manifest import GraphSpec
 from importing.checks import BATCHED, PADDED, POOLED
-from importing.errors import CheckFailed, ImportRefused
+from importing.errors import AmbiguousStates, CheckFailed, ImportRefused
 from importing.layout import Layout
 from importing.pipeline import default_name, import_model
 from importing.rewrite import rewrite
 from importing.states.pairs import StateOption
-from service.runner import RunnerConfig, open_runner
+from service.runtime.runner import RunnerConfig, open_runner
 from tests.importing import recurrent_models as models
 from tests.importing.streams import take, write
 
@@ -133,6 +133,11 @@ def test_a_model_that_does_not_heed_its_lengths_is_refused(tmp_path: Path) -> No
         ({"states": ["x=state_out"]}, r"state x=state_out: expected one shape, got \['B', 3\] and \['B', 4\]"),
         ({"states": ["state=state_out,axis=2"]}, r"axis: expected one whose size is free or 1, got 2"),
         ({"states": ["state=state_out,axis=1"]}, r"axis: expected one whose size is free or 1, got 1"),
+        ({"states": ["state=state_out"], "inputs": ["nothing"]}, "input 'nothing': expected one of"),
+        ({"states": ["state=state_out"], "inputs": ["state"]}, "--input state: expected an input that is no state"),
+        ({"examples": {"B": 2}}, "--example B: expected a free size that is not the rows of a batch"),
+        ({"examples": {"x": 2}}, "--example x: expected an input that all rows share"),
+        ({"examples": {"typo": 5}}, r"expected the name of a free size or of an input \(B, x\), got 'typo'"),
         ({"states": ["state=state_out"], "stateless": True}, "expected states or none"),
         ({"states": ["state=state_out"], "lengths": "x"}, "--lengths: expected a model without state"),
         ({"stateless": True, "lengths": "x"}, r"--lengths: expected int32 or int64 of shape \[B\]"),
@@ -166,6 +171,78 @@ def test_a_state_whose_size_the_model_leaves_open_is_asked_for(tmp_path: Path) -
     with pytest.raises(ImportRefused, match=r"expected one size of wide, .* --example wide=SIZE"):
         take(tmp_path, model)
     assert take(tmp_path, model, examples={"wide": 5}).manifest.states[0].shape == (5,)
+
+
+@pytest.mark.parametrize("size", [1.5, 0, -3, float("inf"), float("nan"), 1e30])
+def test_a_size_that_is_no_whole_number_is_refused(size: float, tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"--example time: expected a whole number of at least 1, got"):
+        take(tmp_path, models.lstm(), examples={"time": size})
+
+
+@pytest.mark.parametrize("number", [0.5, float("inf"), float("nan"), 2.0**63])
+def test_a_shared_value_that_its_type_does_not_have_is_refused(number: float, tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"--example sr: expected a number of type int64, got"):
+        take(tmp_path, models.switched(), examples={"sr": number})
+
+
+def test_a_size_that_follows_may_be_said_if_it_is_right(tmp_path: Path) -> None:
+    model = models.cell()
+    for info in (model.graph.input[1], model.graph.output[1]):
+        info.type.tensor_type.shape.dim[1].dim_param = "hidden"
+    assert take(tmp_path, model, examples={"hidden": models.HIDDEN}).manifest.states[0].shape == (models.HIDDEN,)
+    with pytest.raises(ImportRefused, match="--example hidden: expected 4, which follows from the graph, got 5"):
+        take(tmp_path, model, examples={"hidden": 5})
+
+
+def test_the_time_of_padded_rows_is_called_as_the_model_has_it(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"stateless": True, "lengths": "lengths"}
+    imported = take(tmp_path, attend(), examples={"words": 7}, **options).manifest.imported
+    assert imported is not None
+    assert imported.examples == {"T": 7}
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float16"])
+def test_values_of_shared_inputs_that_are_tried_fit_their_type(dtype: str, tmp_path: Path) -> None:
+    """The graph compares the number with one that its type does not have, which is no hint, then."""
+    number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    model = models.build(
+        [models.value("x", ["B", 2]), models.value("state", ["B", 2]), models.value("mode", [], number)],
+        [models.value("y", ["B", 2]), models.value("state_out", ["B", 2])],
+        [
+            models.node("Cast", ["mode"], ["mode_number"], to=models.FLOAT),
+            models.node("Less", ["mode_number", "much"], ["small"]),
+            models.node("Cast", ["small"], ["factor"], to=models.FLOAT),
+            models.node("Mul", ["x", "factor"], ["product"]),
+            models.node("Add", ["product", "state"], ["state_out"]),
+            models.node("Neg", ["state_out"], ["y"]),
+        ],
+        [models.constant("much", 1e6)],
+    )
+    imported = take(tmp_path, model).manifest.imported
+    assert imported is not None
+    assert imported.shared_examples == {"mode": 1}
+
+
+def test_a_state_beside_others_that_are_given_is_not_taken_for_an_input(tmp_path: Path) -> None:
+    with pytest.raises(AmbiguousStates, match=r"input c may be a state: .* --state c=cn or .*, or --input c if it is no state"):
+        take(tmp_path, models.lstm(), "h=hn")
+    assert not (tmp_path / "repository").exists()
+    step = take(tmp_path, models.lstm(), "h=hn", inputs=["c"]).manifest.graphs["step"]
+    assert {tensor.name for tensor in step.inputs} == {"x", "c", "read_slots", "write_slots", "h_pool"}
+
+
+@pytest.mark.parametrize("kind", ["input", "output"])
+def test_text_beside_a_state_is_refused(kind: str, tmp_path: Path) -> None:
+    model = models.cell()
+    text = onnx.TensorProto.STRING
+    if kind == "input":
+        model.graph.input.append(models.value("word", ["B", 1], text))
+    else:
+        model.graph.node.append(models.node("Cast", ["y"], ["word"], to=text))
+        model.graph.output.append(models.value("word", ["B", models.HIDDEN], text))
+    with pytest.raises(ImportRefused, match=f"{kind} word: expected numbers in a model with state, got text"):
+        take(tmp_path, model, "state=state_out")
+    assert not (tmp_path / "repository").exists()
 
 
 def test_a_size_is_found_where_only_one_works(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from importing.errors import AmbiguousStates
 from importing.signature import read_signature
-from importing.states.finding import find_pairs
+from importing.states.finding import check_rest, find_pairs
+from importing.states.pairs import Pair
 from tests.importing import recurrent_models as models
 
 
@@ -113,6 +114,40 @@ def test_a_recurrent_operator_whose_state_does_not_come_back_is_refused(name: st
 def test_names_that_do_not_tell_are_refused_with_the_candidates() -> None:
     with pytest.raises(AmbiguousStates, match=r"input a may be a state: .* --state a=p or --state a=q, or --stateless"):
         found(named(("a", "p"), ("b", "q")))
+
+
+def check_given(model: onnx.ModelProto, *given: str, inputs: tuple[str, ...] = ()) -> None:
+    pairs = [Pair(*text.partition("=")[::2], "given") for text in given]
+    check_rest(model, read_signature(model), pairs, inputs)
+
+
+@pytest.mark.parametrize(("given", "other"), [("h=hn", "c=cn"), ("c=cn", "h=hn")])
+def test_a_state_that_is_left_out_where_others_are_given_is_refused(given: str, other: str) -> None:
+    name = other[0]
+    expected = (
+        rf"input {name} may be a state: it starts the \w+ state of a recurrent operator \(Y\); .* give every state, "
+        rf"as --state {other} or --state {name}=y, or --input {name} if it is no state$"
+    )
+    with pytest.raises(AmbiguousStates, match=expected):
+        check_given(models.lstm(), given)
+
+
+def test_what_is_given_whole_or_said_to_be_an_input_is_believed() -> None:
+    check_given(models.lstm(), "h=hn", "c=cn")
+    check_given(models.lstm(), "h=hn", inputs=("c",))
+
+
+def test_names_of_states_beside_those_that_are_given_are_refused() -> None:
+    model = named(("state", "state_out"), ("cache", "new_cache"), ("gain", "level"))
+    with pytest.raises(AmbiguousStates, match="input cache may be a state: an output is called like it"):
+        check_given(model, "state=state_out")
+    check_given(model, "state=state_out", "cache=new_cache")  # that gain and level are of one shape says little
+
+
+def test_what_is_said_to_be_an_input_is_no_state() -> None:
+    model = named(("state", "state_out"), ("cache", "new_cache"))
+    pairs = find_pairs(model, read_signature(model), ("cache",))
+    assert [(pair.input, pair.output) for pair in pairs] == [("state", "state_out")]
 
 
 def test_two_outputs_called_after_one_input_are_refused() -> None:
