@@ -9,7 +9,6 @@ the other models finish what they have, and whoever supervises the process start
 """
 
 import asyncio
-import contextlib
 import importlib.metadata
 import logging
 import signal
@@ -26,17 +25,17 @@ from service.lifecycle.serving import Serving
 from service.listening import check_address
 from service.memory import give_back, use_one_heap
 from service.models import Models
+from service.oip.control import ModelControl
 from service.oip.core import Core
 from service.oip.shared_memory import Regions
 from service.rpc.server import RpcServer
-from service.runner import RunnerError
+from service.runtime.errors import RunnerError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 SWITCH_INTERVAL_S = 0.0005  # Python's default of 5 ms is as long as a whole batch
-DRAIN_POLL_S = 0.02  # only between SIGTERM and the end
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -150,16 +149,16 @@ class Doors:
         rpc: The gRPC server.
     """
 
-    def __init__(self, settings: Settings, models: Models, control: Control) -> None:
+    def __init__(self, settings: Settings, models: Models, control: ModelControl) -> None:
         self._settings = settings
         self._core = Core(
             models,
             control,
             version=_version(),
             sequence_idle_timeout_s=settings.sequence_idle_timeout_s,
-            shared_memory=settings.shared_memory,
+            shared_memory=settings.shares_memory,
         )
-        regions = Regions(settings.shared_memory)
+        regions = Regions(settings.shares_memory)
         self.rpc = RpcServer(settings, models, self._core, regions)
         self._http = HttpServer(settings, self._core, regions) if settings.http else None
 
@@ -190,17 +189,8 @@ class Doors:
         Returns:
             Whether everything ended within the drain timeout.
         """
-        self._core.drain()
-        stopping = [self.rpc.stop()] + ([] if self._http is None else [self._close_http(self._http)])
+        stopping = [self.rpc.stop()] + ([] if self._http is None else [self._http.stop()])
         return all(await asyncio.gather(*stopping))
-
-    async def _close_http(self, http: HttpServer) -> bool:
-        """Let sequences that have begun come to their end first: each of their steps is a call of its own."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.drain_timeout_s):
-                while not self._core.is_quiet(self._settings.drain_idle_s):
-                    await asyncio.sleep(DRAIN_POLL_S)
-        return await http.stop()
 
 
 def _version() -> str:

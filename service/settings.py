@@ -7,9 +7,9 @@ what was expected and what was got.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -21,12 +21,16 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
+from service.caller import is_loopback
 from service.lifecycle.versions import VersionPolicy
 
 PREFIX = "CARRYOVER_"
 NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by the command, not here
 MOST_SESSIONS = 2**24
+AUTO: Final = "auto"
 RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
+
+_BOOL = TypeAdapter(bool)
 
 
 class SettingsError(ValueError):
@@ -115,9 +119,10 @@ class Settings(BaseSettings):
         le=7 * 86400,
         description="seconds after which a sequence of the Open Inference Protocol without requests is ended",
     )
-    shared_memory: bool = Field(
-        default=True,
-        description="whether callers of the Open Inference Protocol may name shared memory of this machine",
+    shared_memory: bool | Literal["auto"] = Field(
+        default="auto",
+        description="whether callers of the Open Inference Protocol that come over loopback may name shared memory of "
+        "this machine; auto: if loopback is all that is listened on",
     )
 
     model_control: Literal["fixed", "poll", "explicit"] = Field(
@@ -162,6 +167,14 @@ class Settings(BaseSettings):
     def _names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
 
+    @field_validator("shared_memory", mode="before")
+    @classmethod
+    def _auto_or_bool(cls, value: object) -> object:
+        try:
+            return value if value == AUTO else _BOOL.validate_python(value)
+        except ValidationError:
+            raise ValueError(f"expected auto, true or false, got {value!r}") from None
+
     @field_validator("version_policy")
     @classmethod
     def _policy(cls, text: str) -> str:
@@ -200,6 +213,18 @@ class Settings(BaseSettings):
     def address(self) -> str:
         """Where to listen, an IPv6 host in brackets; the port is still that of the settings."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether callers may name shared memory of this machine.
+
+        One who comes over loopback is on this machine, but need not be who it is about: a proxy beside the service, as
+        in a pod, stands for everybody who reaches it. Where the service listens on other addresses too it is taken for
+        one that has such company, until its operator says that it has none.
+        """
+        if self.shared_memory != AUTO:
+            return self.shared_memory
+        return self.host == "localhost" or is_loopback(self.host)
 
     @property
     def session_slots(self) -> int:

@@ -23,7 +23,7 @@ from service.lifecycle.states import VersionState
 from service.oip.errors import OipError
 from service.oip.messages import Parameters
 from service.repository import list_models
-from service.runner import RunnerError
+from service.runtime.errors import RunnerError
 from service.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,6 @@ so that a region may be forgotten at any time. Only callers on this machine have
 """
 
 import errno
-import ipaddress
 import mmap
 import os
 import stat
@@ -161,16 +160,6 @@ class Regions:
             os.close(fd)
             raise OipError("internal", f"Unable to open shared memory region: '{key}'")
         return fd
-
-
-def is_local(host: str) -> bool:
-    """Whether an address is one that only callers on this machine have; anything but an IP address is not."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None  # on a dual-stack socket
-    return (mapped or address).is_loopback
 
 
 def _map(fd: int, name: str, key: str, offset: int, byte_size: int) -> Region:

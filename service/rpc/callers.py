@@ -7,12 +7,13 @@ one has been idle for too long), no dictionaries, a list only while requests are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import ReferenceType, ref
 
 from service.bridge import next_id
+from service.caller import CALLER_KEY, caller_name
 from service.engine.interface import SessionEnded, SessionId
 from service.errors import InvalidInput, ServiceError, SessionClosed, SessionExists, SessionExpired, SessionNotFound
 from service.rpc.session_answers import expired
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from service.rpc.outbox import Outbox
     from service.rpc.pending import Pending
 
-CALLER_KEY = "carryover-caller"  # of the call metadata
-MIN_CALLER_CHARACTERS, MAX_CALLER_CHARACTERS = 16, 128
 MAX_NAME_CHARACTERS = 128
 MAX_REMEMBERED = 4096  # sessions of which the service still knows how they ended
 SHOWN_CHARACTERS = 40
@@ -229,8 +228,7 @@ def caller_key(metadata: Iterable[tuple[str, str | bytes]]) -> str | None:
     Raises:
         InvalidInput: Something that is not 16 to 128 printable ASCII characters.
     """
-    values = [value for key, value in metadata if key == CALLER_KEY]
-    return _checked(values) if values else None
+    return caller_name([value for key, value in metadata if key == CALLER_KEY])
 
 
 def end_error(name: str, end: End, idle_timeout_s: float, field: str) -> ServiceError:
@@ -243,19 +241,6 @@ def end_error(name: str, end: End, idle_timeout_s: float, field: str) -> Service
     if end is End.RETIRED:
         return SessionNotFound(f"{got}, which ended with its version of the model: that is served no more")
     return SessionNotFound(f"{got}, which ended when a step of it failed")
-
-
-def _checked(values: Sequence[str | bytes]) -> str:
-    expected = f"{MIN_CALLER_CHARACTERS} to {MAX_CALLER_CHARACTERS} printable ASCII characters, once"
-    if len(values) > 1:
-        raise InvalidInput(CALLER_KEY, expected, f"{len(values)} values")
-    (value,) = values
-    text = value if isinstance(value, str) else value.decode("latin-1")
-    if not text.isascii() or not text.isprintable():
-        raise InvalidInput(CALLER_KEY, expected, "other characters")  # what it is stays between the caller and us
-    if not MIN_CALLER_CHARACTERS <= len(text) <= MAX_CALLER_CHARACTERS:
-        raise InvalidInput(CALLER_KEY, expected, f"{len(text)} characters")
-    return text
 
 
 def _shown(name: str) -> str:

@@ -93,6 +93,34 @@ def test_names_and_policies_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert load_settings(tmp_path / "s.yaml").load_models == ("g2p",)
 
 
+@pytest.mark.parametrize(
+    ("given", "host", "shares"),
+    [
+        (None, None, True),
+        ("auto", "::1", True),
+        ("auto", "localhost", True),
+        (None, "0.0.0.0", False),
+        ("auto", "::", False),
+        ("auto", "service.example", False),
+        ("True", "0.0.0.0", True),
+        ("1", "0.0.0.0", True),
+        ("false", None, False),
+    ],
+)
+def test_memory_is_shared_where_only_this_machine_can_ask_or_where_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, host: str | None, shares: bool
+) -> None:
+    if given is not None:
+        monkeypatch.setenv("CARRYOVER_SHARED_MEMORY", given)
+    assert load_settings(None, host=host).shares_memory is shares
+
+
+def test_whether_memory_is_shared_is_read_from_files_too(tmp_path: Path) -> None:
+    for text, shares in (("false", False), ("true", True), ("auto", False)):
+        file = written(tmp_path, "s.yaml", f"host: 0.0.0.0\nshared_memory: {text}\n")
+        assert load_settings(file).shares_memory is shares
+
+
 def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CARRYOVER_DEBUG", "1")
     monkeypatch.setenv("CARRYOVER_SETTINGS", "x.yaml")
@@ -130,6 +158,7 @@ def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch)
             "CARRYOVER_VERSION_POLICIES: lm: expected latest N, specific N,N or all, got 'latest 0'",
         ),
         ({"CARRYOVER_LOAD_MODELS": "lm"}, "load_models: expected model_control explicit with it, got fixed"),
+        ({"CARRYOVER_SHARED_MEMORY": "maybe"}, "CARRYOVER_SHARED_MEMORY: expected auto, true or false, got 'maybe'"),
         ({"CARRYOVER_TLS_PRIVATE_KEY": "key.pem"}, "tls_certificate and tls_private_key: expected both or neither"),
     ],
 )

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 from typing import cast
 from urllib.parse import unquote
 
+from service.caller import bearer_token, is_loopback
 from service.oip.errors import OipError
-from service.oip.shared_memory import Regions, is_local
+from service.oip.shared_memory import Regions
 from service.rpc.boundary import Context, deadline_s
 from service.rpc.callers import caller_key
 
-BEARER = "bearer"  # schemes are the same in whatever case: RFC 9110, 11.1
+AUTHORIZATION = "authorization"
 
 
 class InferenceCaller:
@@ -56,14 +57,9 @@ def local_regions(context: Context, regions: Regions) -> Regions:
     return regions
 
 
-def bearer_token(context: Context) -> str | None:
-    """What follows `Bearer` in the call's `authorization`; None where it has none."""
-    for key, value in _metadata(context):
-        if key == "authorization" and isinstance(value, str):
-            scheme, _, token = value.partition(" ")
-            if scheme.lower() == BEARER:
-                return token.strip()
-    return None
+def token_of(context: Context) -> str | None:
+    """The bearer token that came with a call; None: there is none."""
+    return bearer_token(value for key, value in _metadata(context) if key == AUTHORIZATION and isinstance(value, str))
 
 
 def wants_status(context: Context) -> bool:
@@ -79,4 +75,4 @@ def _is_local(peer: str) -> bool:
     """Whether gRPC's name of a peer is one of this machine: `unix:...`, `ipv4:127.0.0.1:1234`, `ipv6:[::1]:1234`."""
     kind, _, rest = unquote(peer).partition(":")
     host = rest.rpartition(":")[0].strip("[]")
-    return kind in ("unix", "unix-abstract") or is_local(host)
+    return kind in ("unix", "unix-abstract") or is_loopback(host)

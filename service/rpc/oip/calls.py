@@ -12,7 +12,7 @@ from service.oip.errors import OipError
 from service.oip.messages import Parameter
 from service.oip.shared_memory import Regions
 from service.rpc.boundary import Context
-from service.rpc.oip.caller import bearer_token, local_regions
+from service.rpc.oip.caller import local_regions, token_of
 
 M = TypeVar("M", bound=Message)
 
@@ -73,7 +73,7 @@ class InferenceCalls:
     ) -> pb.RepositoryModelLoadResponse:
         """Serve a model."""
         _check_repository(request.repository_name)
-        await self._core.load(request.model_name, _control_parameters(request.parameters), bearer_token(context))
+        await self._core.load(request.model_name, _control_parameters(request.parameters), token_of(context))
         return pb.RepositoryModelLoadResponse()
 
     async def repository_model_unload(
@@ -81,7 +81,7 @@ class InferenceCalls:
     ) -> pb.RepositoryModelUnloadResponse:
         """Serve a model no longer."""
         _check_repository(request.repository_name)
-        await self._core.unload(request.model_name, _control_parameters(request.parameters), bearer_token(context))
+        await self._core.unload(request.model_name, _control_parameters(request.parameters), token_of(context))
         return pb.RepositoryModelUnloadResponse()
 
     async def system_shared_memory_status(

@@ -82,7 +82,7 @@ async def test_what_cannot_be_registered_or_named(tmp_path: Path, memory: Shared
 async def test_callers_of_other_machines_may_name_none(
     tmp_path: Path, memory: SharedMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.http.caller.is_local", lambda host: host != "127.0.0.1")
+    monkeypatch.setattr("service.http.caller.is_loopback", lambda host: host != "127.0.0.1")
     elsewhere = {"error": "shared memory: expected a caller on this machine, got one elsewhere"}
     async with serving(tmp_path, ["int32"]) as world:
         path = "/v2/systemsharedmemory"
