@@ -17,6 +17,7 @@ from service.oip.messages import DATATYPES, Tensor
 
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**58  # more than any memory holds, and their bytes can be counted in an int64
+MAX_TEXTS = 2**16  # elements of BYTES in a tensor: each is an object to make, while the event loop waits
 
 _LITTLE: Mapping[str, np.dtype[Any]] = {name: dtype.newbyteorder("<") for name, dtype in DATATYPES.items()}
 _LENGTH = Struct("<I")
@@ -54,6 +55,17 @@ def num_elements(shape: Sequence[int], name: str, model: str) -> int:
     raise _wrong(f"unexpected shape for input '{name}' for model '{model}'. Expected {expected}, got {got}.")
 
 
+def check_num_texts(count: int, name: str, model: str) -> None:
+    """See whether an input has few enough texts.
+
+    Raises:
+        OipError: It has more than MAX_TEXTS.
+    """
+    if count > MAX_TEXTS:
+        where = f"for inference input '{name}' for model '{model}'"
+        raise _wrong(f"unexpected number of string elements {count} {where}, expecting at most {MAX_TEXTS}")
+
+
 def decode(data: bytes | memoryview, datatype: str, shape: Sequence[int], name: str, model: str) -> npt.NDArray[Any]:
     """Read a tensor.
 
@@ -75,7 +87,7 @@ def decode(data: bytes | memoryview, datatype: str, shape: Sequence[int], name: 
         check_datatype(datatype, name, model)
     count = num_elements(shape, name, model)
     if datatype == "BYTES":
-        return _decode_strings(memoryview(data), count, name, model).reshape(shape)
+        return _decode_strings(data, count, name, model).reshape(shape)
     assert little is not None
     size = memoryview(data).nbytes
     if size != count * little.itemsize:
@@ -92,14 +104,17 @@ def encode(tensor: Tensor) -> bytes:
     """Write a tensor."""
     if tensor.datatype == "BYTES":
         elements: list[bytes] = tensor.array.reshape(-1).tolist()
-        return b"".join([part for element in elements for part in (_LENGTH.pack(len(element)), element)])
+        parts = [b""] * (2 * len(elements))
+        parts[::2] = map(_LENGTH.pack, map(len, elements))
+        parts[1::2] = elements
+        return b"".join(parts)
     return tensor.array.astype(_LITTLE[tensor.datatype], copy=False).tobytes()
 
 
 def encoded_bytes(tensor: Tensor) -> int:
     """Size of a tensor once it is written, in bytes."""
     if tensor.datatype == "BYTES":
-        return sum(_LENGTH.size + len(element) for element in tensor.array.reshape(-1).tolist())
+        return tensor.array.size * _LENGTH.size + sum(map(len, tensor.array.reshape(-1).tolist()))
     return tensor.array.size * DATATYPES[tensor.datatype].itemsize
 
 
@@ -114,27 +129,32 @@ def encode_into(target: memoryview, tensor: Tensor) -> None:
     np.copyto(room.view(little).reshape(tensor.array.shape), tensor.array)
 
 
-def _decode_strings(data: memoryview, count: int, name: str, model: str) -> npt.NDArray[np.object_]:
+def _decode_strings(lent: bytes | memoryview, count: int, name: str, model: str) -> npt.NDArray[np.object_]:
     """Read the elements of BYTES, of which there must be `count`."""
-    at, size, elements = 0, data.nbytes, list[bytes]()
+    check_num_texts(count, name, model)
+    data = bytes(lent)  # the slices of bytes are bytes; and nobody can write them meanwhile
     where = f"for inference input '{name}' for model '{model}'"
-    while at < size:
-        if size - at < _LENGTH.size:
-            raise _wrong(
-                f"incomplete string length indicator {where}, expecting {_LENGTH.size} bytes but only {size - at} "
-                "bytes available. Please make sure the string length indicator is in one buffer."
-            )
-        (length,) = _LENGTH.unpack_from(data, at)
-        at += _LENGTH.size
-        if len(elements) == count:
-            raise _wrong(f"unexpected number of string elements {count + 1} {where}, expecting {count}")
-        if size - at < length:
-            raise _wrong(
-                f"incomplete string data {where}, "
-                f"expecting string of length {length} but only {size - at} bytes available"
-            )
-        elements.append(bytes(data[at : at + length]))
-        at += length
+    size, head, length_at = len(data), _LENGTH.size, _LENGTH.unpack_from
+    at, elements = 0, list[bytes]()
+    for _ in range(count):
+        begin = at + head
+        if begin > size:
+            break
+        at = begin + length_at(data, at)[0]
+        elements.append(data[begin:at])
+    if at > size:
+        there = len(elements[-1])
+        length = at - size + there
+        raise _wrong(
+            f"incomplete string data {where}, expecting string of length {length} but only {there} bytes available"
+        )
+    if at < size and size - at < head:
+        raise _wrong(
+            f"incomplete string length indicator {where}, expecting {head} bytes but only {size - at} bytes available. "
+            "Please make sure the string length indicator is in one buffer."
+        )
+    if at < size:
+        raise _wrong(f"unexpected number of string elements {count + 1} {where}, expecting {count}")
     if len(elements) != count:
         raise _wrong(f"expected {count} string elements {where}, got {len(elements)}")
     array = np.empty(count, np.object_)

@@ -72,7 +72,11 @@ class Prepared(Protocol):
         """Make the engine's request of it, of a model without."""
 
     def outputs(self, value: object, state: SessionState | None) -> tuple[Tensor, ...]:
-        """Make the answer of what the engine's request gave."""
+        """Make the answer of what the engine's request gave.
+
+        Raises:
+            OipError: It would be larger than an answer may be.
+        """
 
 
 class Face(Protocol):

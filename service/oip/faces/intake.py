@@ -1,8 +1,10 @@
 """What a model takes and gives, checked by request; what was found good is remembered."""
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
+from service.oip.faces.classification import check_num_classes
 from service.oip.faces.face import Port
 from service.oip.faces.layout import Layout, Rules, lay_out
 from service.oip.faces.state_ports import StatePorts
@@ -43,7 +45,17 @@ class Intake:
         if selection is None:
             selection = select(self._rules.model, request.outputs, self._outputs, self._states)
             _remember(self._selections, request.outputs, selection)
+        if selection.has_classes:
+            _check_classes(selection, layout.num_rows)
         return layout, selection
+
+
+def _check_classes(selection: Selection, num_rows: int) -> None:
+    """Refuse too many classes before anything has run, where the sizes of the outputs are known as early as that."""
+    for port, state, classes in selection.wanted:
+        sizes = [size for size in port.dims if isinstance(size, int)]
+        if classes and len(sizes) == len(port.dims):
+            check_num_classes(port.name, classes, prod(sizes), num_rows if state is None else 1)
 
 
 def _remember(known: dict[Any, Any], key: object, value: object) -> None:

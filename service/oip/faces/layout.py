@@ -4,12 +4,14 @@ That is said by their names, types and shapes alone, so that what was found good
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from service.engine.interface import StateTensors, Tensors
+from service.oip.codec import check_num_texts
 from service.oip.datatypes import dims_text
 from service.oip.errors import OipError
 from service.oip.faces.face import Port
@@ -100,6 +102,8 @@ def lay_out(rules: Rules, key: Key) -> Layout:
                 f"inference input '{name}' data-type is '{datatype}', but model '{rules.model}' expects "
                 f"'{port.datatype}'"
             )
+        if datatype == "BYTES":
+            check_num_texts(prod(shape), name, rules.model)
         if name in rules.states:
             states[name] = _state_shape(rules, port, shape)
         elif port.has_rows:

@@ -17,11 +17,13 @@ class Selection(NamedTuple):
         wanted: In the order asked for, or in the model's.
         graph_outputs: Those that the graph gives.
         needs_state: Whether states are among them.
+        has_classes: Whether classes are told of any.
     """
 
     wanted: tuple[Wanted, ...]
     graph_outputs: tuple[str, ...]
     needs_state: bool
+    has_classes: bool
 
 
 def select(
@@ -64,4 +66,5 @@ def select(
         chosen,
         tuple(one.port.name for one in chosen if one.state is None),
         any(one.state is not None for one in chosen),
+        any(one.classification for one in chosen),
     )

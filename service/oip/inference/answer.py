@@ -156,6 +156,8 @@ class Answer(asyncio.Future[InferResponse]):
         request = self._request
         try:
             outputs = self._prepared.outputs(self._value, self._states)
+        except OipError as error:
+            return error
         except Exception:  # a caller must not wait for ever because of our mistake
             log.exception("an answer could not be made")
             return to_oip(InternalFailure("see the log"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from service.oip.codec import decode, element_bytes, encode, encode_into, encoded_bytes
+from service.oip.codec import MAX_TEXTS, decode, element_bytes, encode, encode_into, encoded_bytes
 from service.oip.errors import OipError
 from service.oip.messages import DATATYPES, Tensor
 
@@ -131,6 +131,21 @@ def test_strings_that_do_not_add_up_are_refused() -> None:
     )
     assert refusal(strings([b"a"]), "BYTES", [3]) == f"expected 3 string elements {where}, got 1"
     assert refusal(struct.pack("<I", 2**32 - 1), "BYTES", [1]).endswith("but only 0 bytes available")
+    assert refusal(strings([b"ab", b"abc"])[:-1], "BYTES", [3]) == (
+        f"incomplete string data {where}, expecting string of length 3 but only 2 bytes available"
+    )
+    assert refusal(strings([b"ab"]) + b"\0" * 3, "BYTES", [2]).startswith(f"incomplete string length indicator {where}")
+    assert refusal(strings([b"ab"]) + b"\0" * 3, "BYTES", [1]).startswith(f"incomplete string length indicator {where}")
+    assert refusal(b"\0" * 4, "BYTES", [0]) == f"unexpected number of string elements 1 {where}, expecting 0"
+
+
+def test_there_are_no_more_strings_than_the_loop_has_time_for() -> None:
+    data = b"\0\0\0\0" * MAX_TEXTS
+    assert decode(data, "BYTES", [2, MAX_TEXTS // 2], "x", "m").reshape(-1).tolist() == [b""] * MAX_TEXTS
+    assert refusal(data + b"\0\0\0\0", "BYTES", [MAX_TEXTS + 1]) == (
+        f"unexpected number of string elements {MAX_TEXTS + 1} for inference input 'x' for model 'm', "
+        f"expecting at most {MAX_TEXTS}"
+    )
 
 
 def test_a_type_that_is_none_is_refused() -> None:

@@ -12,6 +12,7 @@ import pytest
 from service import errors
 from service.engine.interface import Priority, RunTensors
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, RequestCancelled, ShuttingDown
+from service.oip.codec import MAX_TEXTS
 from service.oip.errors import OipError
 from service.oip.failures import to_oip
 from service.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
@@ -150,6 +151,20 @@ async def test_an_output_that_is_not_there_is_refused(
     world: World, outputs: tuple[RequestedOutput, ...], message: str
 ) -> None:
     assert refusal(world, run(outputs=outputs)) == ("invalid_argument", message)
+
+
+@pytest.mark.parametrize("size", [MAX_TEXTS + 1, "K"])
+async def test_too_many_classes_are_refused_before_or_after_the_run(size: int | str) -> None:
+    manifest = make_manifest(
+        "same", "run", [spec("x", "float32", "B", "K")], [spec("y", "float32", "B", size)], max_rows=4
+    )
+    world = make_world(asyncio.get_running_loop(), manifest)
+    with pytest.raises(OipError, match=f"at most {MAX_TEXTS} classes in all, got {MAX_TEXTS + 1}") as caught:
+        await world.core.begin(run(np.zeros((1, MAX_TEXTS + 1)), (RequestedOutput("y", 2**31 - 1),)))
+    assert caught.value.code == "invalid_argument"
+    assert len(world.engines["same", 1].submitted) == (size == "K")
+    response = await world.core.begin(run(np.zeros((1, MAX_TEXTS + 1)), (RequestedOutput("y", 2),)))
+    assert outputs_of(response) == {"y": [[b"0.000000:0", b"0.000000:1"]]}
 
 
 async def test_what_has_no_order_has_no_classes() -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.oip.codec import MAX_TEXTS
 from service.oip.errors import OipError
 from service.oip.faces.face import Port
 from service.oip.faces.layout import Key, Layout, Rules, lay_out
@@ -42,6 +43,12 @@ def test_steps_lie_along_a_second_dimension() -> None:
     arrays = [Tensor("x", "FP32", np.zeros((1, 8, 3))), Tensor("y", "INT64", np.ones((1, 8, 5, 2)))]
     rows, shared, states = layout.split([*arrays, Tensor("rate", "INT64", np.array(16000))])
     assert [rows["x"].shape, rows["y"].shape, shared["rate"].shape, states] == [(8, 3), (8, 5, 2), (), None]
+
+
+def test_texts_are_few_enough_however_they_came() -> None:
+    rules = Rules("m", {"words": Port("words", "BYTES", ("W",))}, {}, False, 4)
+    assert lay_out(rules, (("words", "BYTES", (2, MAX_TEXTS // 2)),)).num_rows == 2
+    assert rejected(rules, (("words", "BYTES", (3, MAX_TEXTS // 2)),)).endswith(f"expecting at most {MAX_TEXTS}")
 
 
 @pytest.mark.parametrize("rate", [(), (1,), (1, 1)])
