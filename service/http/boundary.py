@@ -11,7 +11,7 @@ from service.oip.failures import STOPPING
 
 log = logging.getLogger(__name__)
 
-HEALTH = "/v2/health/"
+HEALTH, MODELS, READY = "/v2/health/", "/v2/models/", "/ready"
 PIECE_BYTES = 256 * 2**10  # of an answer; each one has to be taken before the next is written
 
 
@@ -20,7 +20,8 @@ class Boundary:
 
     Args:
         app: What answers them.
-        max_calls: Requests being answered at a time.
+        max_calls: Requests being answered at a time. Questions about health are answered beyond it: a service that has
+            all the work it takes is well, and who asks would have it started anew if it were not.
     """
 
     def __init__(self, app: ASGIApp, max_calls: int) -> None:
@@ -64,7 +65,7 @@ class Boundary:
         try:
             if self._draining and not scope["path"].startswith(HEALTH):
                 raise HttpError(503, STOPPING, close=True)
-            if len(self._tasks) > self._max_calls:
+            if len(self._tasks) > self._max_calls and not _asks_for_health(scope["path"]):
                 full = f"expected at most {self._max_calls} requests at a time, got one more"
                 raise HttpError(503, full, close=True, headers={"retry-after": "1"})
             await self._app(scope, receive, answer)
@@ -86,6 +87,11 @@ class Boundary:
             self._tasks.discard(task)
             if not self._tasks:
                 self._idle.set()
+
+
+def _asks_for_health(path: str) -> bool:
+    """Whether it is a question about the service's health or a model's, which takes nothing to answer."""
+    return path.startswith(HEALTH) or (path.startswith(MODELS) and path.endswith(READY))
 
 
 class _Answer:

@@ -66,7 +66,7 @@ class Boundary:
     """Admits calls and counts them.
 
     Args:
-        max_calls: Calls and streams being answered at a time.
+        max_calls: Calls and streams being answered at a time, questions about health apart.
     """
 
     def __init__(self, max_calls: int) -> None:
@@ -117,6 +117,7 @@ class Boundary:
         server_streaming: bool,
         describe: Describe = describe,
         while_draining: bool = False,
+        is_health: bool = False,
     ) -> "grpc.RpcMethodHandler[Any, Any]":
         """Make the handler of one method.
 
@@ -128,6 +129,8 @@ class Boundary:
             server_streaming: As the method's descriptor says.
             describe: Says what a caller is told about a ServiceError or an OipError.
             while_draining: Whether it admits calls until the drain is over: what is new, the behaviour itself refuses.
+            is_health: Whether it is a question about health, which is answered however many calls there are: a service
+                that has all the work it takes is well, and who asks would have it started anew if it were not.
         """
 
         def parse(data: bytes) -> Message | Malformed:
@@ -139,7 +142,7 @@ class Boundary:
         async def call(message: Any, context: Context) -> Any:
             task = self._enter()
             try:
-                self._admit(while_draining)
+                self._admit(while_draining, is_health)
                 if isinstance(message, Malformed):
                     raise message.error()
                 return await behaviour(message, context)
@@ -166,10 +169,10 @@ class Boundary:
         self._idle.clear()
         return task
 
-    def _admit(self, while_draining: bool) -> None:
+    def _admit(self, while_draining: bool, is_health: bool) -> None:
         if self.draining.is_set() and (self._stopped or not while_draining):
             raise ShuttingDown("the service is shutting down and admits nothing new")
-        if len(self._tasks) > self._max_calls:
+        if len(self._tasks) > self._max_calls and not is_health:
             raise Overloaded(f"expected at most {self._max_calls} calls at a time, got one more", RETRY_AFTER_S)
 
     async def _end_badly(self, context: Context, error: BaseException, describe: Describe) -> None:

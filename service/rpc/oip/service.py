@@ -15,6 +15,7 @@ from service.rpc.oip.infer_stream import model_stream_infer
 from service.rpc.oip.status import describe_inference
 from service.settings import Settings
 
+HEALTH = frozenset({"ServerLive", "ServerReady", "ModelReady"})
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
 
@@ -49,6 +50,7 @@ def inference_handlers(core: Core, regions: Regions, settings: Settings, boundar
             server_streaming=method.server_streaming,
             describe=describe_inference,
             while_draining=True,
+            is_health=method.name in HEALTH,
         )
         for method in SERVICE.methods
     }

@@ -47,7 +47,7 @@ class Waiting:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._begins:
             await send({"type": "http.response.start", "status": 200, "headers": []})
-        if not scope["path"].startswith("/v2/health/"):
+        if scope["path"].rpartition("/")[2] not in ("live", "ready"):
             await self.go.wait()
         if not self._begins:
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -67,6 +67,19 @@ async def test_while_it_drains_only_health_is_answered() -> None:
     app.go.set()
     assert (await first).body == b"done"
     assert await draining is True and boundary.in_flight == 0
+
+
+async def test_a_full_service_is_still_a_live_one() -> None:
+    boundary = Boundary(app := Waiting(), 2)
+    asking = [asyncio.ensure_future(Caller().ask(boundary, "/v2/models/m/infer")) for _ in range(2)]
+    await asyncio.sleep(0)
+    for path in ("/v2/models/m/infer", "/v2", "/v2/models/m", "/v2/health"):
+        refused = await Caller().ask(boundary, path)
+        assert refused.status == 503 and b"expected at most 2 requests at a time, got one more" in refused.body
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m/versions/1/ready"):
+        assert (await Caller().ask(boundary, path)).status == 200
+    app.go.set()
+    assert [caller.status for caller in await asyncio.gather(*asking)] == [200, 200]
 
 
 @pytest.mark.parametrize(("begins", "status"), [(False, 503), (True, 200)])

@@ -1,5 +1,6 @@
 """The calls that tell, and those that change what is served."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any
 
@@ -10,6 +11,7 @@ from google.protobuf.json_format import MessageToDict
 from protos.inference import grpc_service_pb2 as pb
 from tests.service.oip.world import Entry
 from tests.service.rpc.oip.world import World, run, serving, step
+from tests.service.rpc.world import wait_until
 
 
 @pytest.fixture
@@ -36,6 +38,22 @@ async def test_live_and_ready(world: World) -> None:
     assert (await ready(pb.ModelReadyRequest(name="sums", version="1"))).ready
     assert not (await ready(pb.ModelReadyRequest(name="sums", version="2"))).ready
     assert not (await ready(pb.ModelReadyRequest(name="nobody"))).ready
+
+
+async def test_a_full_service_is_still_live_and_ready() -> None:
+    async with serving(max_calls=2) as world:
+        stub = world.stub
+        world.same.hold = True
+        waiting = [asyncio.ensure_future(stub.ModelInfer(run([1, 2, 3]))) for _ in range(2)]
+        await wait_until(lambda: len(world.same.held) == 2)
+        for call in (stub.ServerMetadata(pb.ServerMetadataRequest()), stub.ModelInfer(run([1, 2, 3]))):
+            code, message = await refusal(call)
+            assert code is grpc.StatusCode.UNAVAILABLE and "expected at most 2 calls at a time" in message
+        assert (await stub.ServerLive(pb.ServerLiveRequest())).live
+        assert (await stub.ServerReady(pb.ServerReadyRequest())).ready
+        assert (await stub.ModelReady(pb.ModelReadyRequest(name="sums"))).ready
+        world.same.release_all()
+        await asyncio.gather(*waiting)
 
 
 async def test_metadata_is_what_the_core_says(world: World) -> None:
