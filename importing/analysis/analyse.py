@@ -4,28 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
 from importing.analysis.output_shapes import Observation, row_shape
 from importing.analysis.padding import TIME
+from importing.analysis.proof import NotRows, prove_rows
 from importing.analysis.rows import Guess, fixed_axes, guesses
 from importing.analysis.sizes import Search, is_shared
-from importing.analysis.walk import Conditions, Original, Walk, initial_row, stack
+from importing.analysis.walk import Conditions, Original, Walk, initial_row
 from importing.compare import difference, is_close
 from importing.errors import ImportRefused
 from importing.layout import Layout, OwnTensor, StateTensor
 from importing.pool_names import pool_names
 from importing.session import RunFailed
-from importing.signature import Array, Dims, Value
+from importing.signature import Dims, Value
 
-_ROWS: Final = 3
-_STEPS: Final = 4
 # What a manifest's shapes mean something by: see `export.manifest`.
 _RESERVED: Final = frozenset("BTCSNP")
-
-
-class NotRows(Exception):
-    """Under a guess, rows of one run are not what they are alone; says where."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
             continue
         _check_repeats(original, search, conditions)
         try:
-            output_axes = _prove_rows(original, search, conditions)
+            output_axes = prove_rows(original, search, conditions)
         except (NotRows, RunFailed) as reason:
             notes.append(str(reason))
             continue
@@ -91,55 +84,6 @@ def _one_row(original: Original, free: Sequence[Guess], axes: Mapping[str, int |
     fixed = fixed_axes(original.signature, axes)
     likely = next((guess for guess in free if guess.likely), fixed)
     return Guess({name: fixed.axes[name] if axis is None else axis for name, axis in likely.axes.items()})
-
-
-def _prove_rows(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:
-    """Run three sequences together and alone.
-
-    Returns:
-        By own output, which axis has the rows.
-
-    Raises:
-        NotRows: They differ.
-        RunFailed: Three rows do not run.
-    """
-    together, alone = Walk(original, conditions, _ROWS), [Walk(original, conditions, 1) for _ in range(_ROWS)]
-    found: dict[str, int] = {}
-    for _ in range(_STEPS):
-        rows = [search.draw_step(conditions, 1) for _ in range(_ROWS)]
-        got, expected = together.step(stack(rows)), [walk.step(row) for walk, row in zip(alone, rows, strict=True)]
-        for value in original.own_outputs:
-            each = [outputs[value.name] for outputs in expected]
-            axis = found.setdefault(value.name, _rows_axis(value.name, each, got[value.name]))
-            _compare_rows(f"output {value.name}", value, axis, each, got[value.name])
-        for pair in original.pairs:
-            value = original.signature.input(pair.input)
-            each = [walk.states[pair.input] for walk in alone]
-            rows_axis = conditions.guess.axes[pair.input]
-            assert rows_axis is not None
-            _compare_rows(f"state {pair.input}={pair.output}", value, rows_axis, each, together.states[pair.input])
-    return found
-
-
-def _rows_axis(name: str, alone: Sequence[Array], together: Array) -> int:
-    """The one axis that grows with the rows."""
-    shape = alone[0].shape
-    grown = [axis for axis, size in enumerate(shape) if together.ndim == len(shape) and together.shape[axis] != size]
-    if len(grown) != 1 or shape[grown[0]] != 1 or together.shape[grown[0]] != _ROWS:
-        raise NotRows(
-            f"output {name}: expected one axis to grow from 1 to {_ROWS} with the rows, got shapes {list(shape)} and "
-            f"{list(together.shape)}"
-        )
-    return grown[0]
-
-
-def _compare_rows(what: str, value: Value, axis: int, alone: Sequence[Array], together: Array) -> None:
-    for row, expected in enumerate(alone):
-        if together.ndim <= axis or together.shape[axis] != len(alone):
-            raise NotRows(f"{what}: expected {len(alone)} rows on axis {axis}, got {list(together.shape)}")
-        apart = difference(value.dtype, expected, np.take(together, [row], axis))
-        if not is_close(value.dtype, apart):
-            raise NotRows(f"{what}: expected each row as it is alone, got a difference of {apart:.3g}")
 
 
 def _conclude(

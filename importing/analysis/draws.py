@@ -24,8 +24,8 @@ class Draws:
         self._generator = np.random.default_rng(seed)
         self._ranges = ranges
 
-    def draw(self, value: Value, shape: tuple[int, ...]) -> Array:
-        """Draw a tensor of the input's type."""
+    def draw(self, value: Value, shape: tuple[int, ...], scale: float = 1.0) -> Array:
+        """Draw a tensor of the input's type: floats of a normal distribution, `scale` wide; others whatever it is."""
         generator = self._generator
         if value.dtype == "string":
             return np.array(generator.choice(_TEXTS, size=shape), dtype=object).reshape(shape)
@@ -33,10 +33,10 @@ class Draws:
             return np.asarray(generator.random(shape) < 0.5)
         if value.dtype == "bfloat16":
             # The upper half of a float32 is a bfloat16.
-            drawn = np.asarray(generator.standard_normal(shape), dtype=np.float32)
+            drawn = np.asarray(generator.standard_normal(shape) * scale, dtype=np.float32)
             return (drawn.view(np.uint32) >> 16).astype(np.uint16)
         if value.dtype in ("float16", "float32", "float64"):
-            return np.asarray(generator.standard_normal(shape), dtype=value.dtype)
+            return np.asarray(generator.standard_normal(shape) * scale, dtype=value.dtype)
         return np.asarray(generator.integers(0, self._ranges.get(value.name, _SMALL), shape), dtype=value.dtype)
 
     @staticmethod

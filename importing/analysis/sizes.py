@@ -113,10 +113,10 @@ class Search:
                     return other
         return None
 
-    def draw_step(self, conditions: Conditions, rows: int) -> dict[str, Array]:
-        """Draw inputs of a step, rows first; rows are as long as they can be."""
+    def draw_step(self, conditions: Conditions, rows: int, scale: float = 1.0) -> dict[str, Array]:
+        """Draw inputs of a step, rows first; floats about as large as `scale`, rows as long as they can be."""
         step = {
-            value.name: self._draws.draw(value, (rows, *conditions.row_shape(value)))
+            value.name: self._draws.draw(value, (rows, *conditions.row_shape(value)), scale)
             for value in self._original.own_inputs
             if value.name not in conditions.shared
         }

@@ -85,6 +85,7 @@ def _candidates(flows: Flows, signature: Signature, inputs: Collection[str]) -> 
         for given in signature.inputs
         for returned in signature.outputs
         if given.name not in inputs
+        and given.name != returned.name  # it is the input as it came
         and given.dtype == returned.dtype != "string"
         and same_sizes(given.shape, returned.dims)
     ]

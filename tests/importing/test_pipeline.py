@@ -224,7 +224,9 @@ def test_values_of_shared_inputs_that_are_tried_fit_their_type(dtype: str, tmp_p
 
 
 def test_a_state_beside_others_that_are_given_is_not_taken_for_an_input(tmp_path: Path) -> None:
-    with pytest.raises(AmbiguousStates, match=r"input c may be a state: .* --state c=cn or .*, or --input c if it is no state"):
+    with pytest.raises(
+        AmbiguousStates, match=r"input c may be a state: .* --state c=cn or .*, or --input c if it is no state"
+    ):
         take(tmp_path, models.lstm(), "h=hn")
     assert not (tmp_path / "repository").exists()
     step = take(tmp_path, models.lstm(), "h=hn", inputs=["c"]).manifest.graphs["step"]
@@ -265,6 +267,44 @@ def test_rows_that_look_at_each_other_are_run_one_at_a_time(tmp_path: Path) -> N
     assert imported.manifest.imported is not None
     assert imported.manifest.imported.max_rows == 1
     assert "output centred: expected each row as it is alone" in imported.layout.notes[0]
+
+
+@pytest.mark.parametrize("least", [6.0, 30.0])
+def test_rows_that_look_at_each_other_where_values_are_large_are_run_one_at_a_time(
+    least: float, tmp_path: Path
+) -> None:
+    model = models.cell()
+    model.graph.node.extend(
+        [
+            models.node("ReduceMax", ["x"], ["loudest"], keepdims=0),
+            models.node("Sub", ["loudest", "least"], ["over"]),
+            models.node("Relu", ["over"], ["excess"]),
+            models.node("Sub", ["y", "excess"], ["limited"]),
+        ]
+    )
+    model.graph.initializer.append(models.constant("least", least))
+    model.graph.output[0].name = "limited"
+    imported = take(tmp_path, model, "state=state_out")
+    assert imported.manifest.imported is not None
+    assert imported.manifest.imported.max_rows == 1
+    assert "output limited: expected each row as it is alone" in imported.layout.notes[0]
+
+
+def test_a_model_that_does_not_take_large_values_is_batched_all_the_same(tmp_path: Path) -> None:
+    model = models.cell()
+    steps = np.random.default_rng(1).standard_normal((16, models.INPUT))
+    model.graph.initializer.extend([models.constant("table", steps), models.constant("eight", 8.0)])
+    model.graph.node.extend(
+        [
+            models.node("Add", ["x", "eight"], ["place"]),
+            models.node("Cast", ["place"], ["row"], to=models.INT64),
+            models.node("GatherElements", ["table", "row"], ["looked_up"]),
+        ]
+    )
+    model.graph.output.append(models.value("looked_up", ["B", models.INPUT]))
+    imported = take(tmp_path, model, "state=state_out").manifest.imported
+    assert imported is not None
+    assert imported.max_rows is None
 
 
 def test_an_output_size_that_only_a_run_tells_has_a_name_of_its_own(tmp_path: Path) -> None:

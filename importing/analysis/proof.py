@@ -1,0 +1,105 @@
+"""Prove a guess of where the rows are: sequences that share runs must be what they are alone."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from importing.analysis.sizes import Search
+from importing.analysis.walk import Conditions, Original, Step, Walk, stack
+from importing.compare import difference, is_close
+from importing.session import RunFailed
+from importing.signature import Array, Value
+
+_ROWS: Final = 3
+_STEPS: Final = 4
+# What floats are multiplied by: some rows meet only where values are large, as where the loudest sets the gain.
+_SCALES: Final = (0.1, 1.0, 10.0, 100.0)
+
+
+class NotRows(Exception):
+    """Under a guess, rows of one run are not what they are alone; says where."""
+
+
+def prove_rows(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:
+    """Run three sequences together and alone: on inputs like any, then on small and large ones side by side.
+
+    Returns:
+        By own output, which axis has the rows.
+
+    Raises:
+        NotRows: They differ.
+        RunFailed: Three rows do not run.
+    """
+    output_axes: dict[str, int] = {}
+    alike = _Walks(original, conditions, output_axes)
+    for _ in range(_STEPS):
+        rows = [search.draw_step(conditions, 1) for _ in range(_ROWS)]
+        alike.compare(rows, alike.step_alone(rows))
+    scaled = _Walks(original, conditions, output_axes)
+    for step in range(_STEPS):
+        # Each row is of another size than those beside it, and than it was before.
+        scales = [_SCALES[(step + row) % len(_SCALES)] for row in range(_ROWS)]
+        rows = [search.draw_step(conditions, 1, scale) for scale in scales]
+        try:
+            expected = scaled.step_alone(rows)
+        except RunFailed:
+            break  # values as large are none for this model, and prove nothing
+        scaled.compare(rows, expected)
+    return output_axes
+
+
+class _Walks:
+    """The same sequences, together and alone.
+
+    Args:
+        original: The model.
+        conditions: With the guess that is to be proved.
+        output_axes: By own output, which axis has the rows; added to.
+    """
+
+    def __init__(self, original: Original, conditions: Conditions, output_axes: dict[str, int]) -> None:
+        self._original, self._conditions, self._output_axes = original, conditions, output_axes
+        self._together = Walk(original, conditions, _ROWS)
+        self._alone = [Walk(original, conditions, 1) for _ in range(_ROWS)]
+
+    def step_alone(self, rows: Sequence[Step]) -> list[dict[str, Array]]:
+        """Take a step with each sequence alone."""
+        return [walk.step(row) for walk, row in zip(self._alone, rows, strict=True)]
+
+    def compare(self, rows: Sequence[Step], expected: Sequence[dict[str, Array]]) -> None:
+        """Take the same step together, and compare outputs and states."""
+        got = self._together.step(stack(rows))
+        for value in self._original.own_outputs:
+            each = [outputs[value.name] for outputs in expected]
+            axis = self._output_axes.setdefault(value.name, _rows_axis(value.name, each, got[value.name]))
+            _compare_rows(f"output {value.name}", value, axis, each, got[value.name])
+        for pair in self._original.pairs:
+            value = self._original.signature.input(pair.input)
+            rows_axis = self._conditions.guess.axes[pair.input]
+            assert rows_axis is not None
+            each = [walk.states[pair.input] for walk in self._alone]
+            _compare_rows(
+                f"state {pair.input}={pair.output}", value, rows_axis, each, self._together.states[pair.input]
+            )
+
+
+def _rows_axis(name: str, alone: Sequence[Array], together: Array) -> int:
+    """The one axis that grows with the rows."""
+    shape = alone[0].shape
+    grown = [axis for axis, size in enumerate(shape) if together.ndim == len(shape) and together.shape[axis] != size]
+    if len(grown) != 1 or shape[grown[0]] != 1 or together.shape[grown[0]] != _ROWS:
+        raise NotRows(
+            f"output {name}: expected one axis to grow from 1 to {_ROWS} with the rows, got shapes {list(shape)} and "
+            f"{list(together.shape)}"
+        )
+    return grown[0]
+
+
+def _compare_rows(what: str, value: Value, axis: int, alone: Sequence[Array], together: Array) -> None:
+    for row, expected in enumerate(alone):
+        if together.ndim <= axis or together.shape[axis] != len(alone):
+            raise NotRows(f"{what}: expected {len(alone)} rows on axis {axis}, got {list(together.shape)}")
+        apart = difference(value.dtype, expected, np.take(together, [row], axis))
+        if not is_close(value.dtype, apart):
+            raise NotRows(f"{what}: expected each row as it is alone, got a difference of {apart:.3g}")
