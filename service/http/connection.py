@@ -13,6 +13,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from service.http.chunks import Parser
 from service.http.status import JSON, error_body
 
 
@@ -64,6 +65,7 @@ class Connection(H11Protocol):
 
     def __init__(self, config: Config, all_connections: Connections) -> None:
         super().__init__(config, all_connections.state, {})
+        self.conn = Parser()
         self._all = all_connections
         self._head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
@@ -124,12 +126,12 @@ class Connection(H11Protocol):
         self._head = self._unread = None
 
     def send_400_response(self, msg: str) -> None:
-        """Say that this is not HTTP, where nothing else is being said, and end the connection."""
+        """Say that this is not HTTP, or not such as is taken, where nothing else is being said; end the connection."""
         if self._busy:  # the rest of a request is broken: whoever reads it learns that its caller is gone
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = error_body(msg)
+            body = error_body(self.conn.refusal or msg)
             headers = [("content-type", JSON), ("content-length", str(len(body))), ("connection", "close")]
             for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
