@@ -63,6 +63,8 @@ class Connection(H11Protocol):
         all_connections: Of the server.
     """
 
+    conn: Parser
+
     def __init__(self, config: Config, all_connections: Connections) -> None:
         super().__init__(config, all_connections.state, {})
         self.conn = Parser()
