@@ -13,11 +13,13 @@ from typing import Any, Final
 import onnx
 from onnx import TensorProto, helper, version_converter
 
+from export.graph.names import rename_values
+from export.graph.types import ELEMENT_TYPES
+from export.graph.walk import depends
 from export.manifest import GraphSpec, TensorSpec
 from importing.errors import ImportRefused
 from importing.layout import READ_SLOTS, WRITE_SLOTS, Layout, OwnTensor, StateTensor
-from importing.names import Names, depends, rename_values
-from importing.signature import ELEMENT_TYPES
+from importing.names import Names
 
 _SCATTER_OPSET: Final = 11  # the first with ScatterND
 _AXES_INPUT_OPSET: Final = 13  # the first whose Squeeze and Unsqueeze take axes as an input

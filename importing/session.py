@@ -1,6 +1,7 @@
 """Run a model in ONNX Runtime, one thread, on the CPU: the truth that everything else is held against.
 
-This is the only part of `importing` that imports onnxruntime.
+Beside `importing.reading.trial`, which tries unknown files in a process of its own, this is the only part of
+`importing` that imports onnxruntime.
 """
 
 import ctypes
@@ -13,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from export.graph.types import ELEMENT_TYPES, RUNTIME_TYPES
 from export.manifest import DType, storage
 from importing.errors import ImportRefused
-from importing.signature import ELEMENT_TYPES
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -24,22 +25,6 @@ import onnxruntime as ort
 Array = npt.NDArray[Any]
 _SILENT: Final = 4
 _MOST_S: Final = 30.0  # of one run: a loop of a model need not end
-_TYPES: Final[Mapping[str, DType]] = {
-    "tensor(bool)": "bool",
-    "tensor(uint8)": "uint8",
-    "tensor(uint16)": "uint16",
-    "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-    "tensor(int8)": "int8",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(float16)": "float16",
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(string)": "string",
-}
 
 
 Feeds = Mapping[str, Array]
@@ -78,9 +63,9 @@ class Session:
             self._session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its types are many
             raise ImportRefused(f"ONNX Runtime {ort.__version__} cannot run the model: {first_line(error)}") from None
-        self._inputs = {value.name: _TYPES[value.type] for value in self._session.get_inputs()}
-        self._inputs |= {value.name: _TYPES[value.type] for value in self._session.get_overridable_initializers()}
-        self._outputs = {value.name: _TYPES[value.type] for value in self._session.get_outputs()}
+        given = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
+        self._inputs = {v.name: RUNTIME_TYPES[v.type] for v in given if v.type in RUNTIME_TYPES}
+        self._outputs = {v.name: RUNTIME_TYPES[v.type] for v in self._session.get_outputs()}
 
     def run(self, feeds: Feeds, pools: Mapping[str, Pool] = _NO_POOLS) -> dict[str, Array]:
         """Run once.

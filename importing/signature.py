@@ -3,35 +3,19 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from export.graph.types import DTYPES, ELEMENT_TYPES
 from export.manifest import DType
 from importing.errors import ImportRefused
 
 Array = npt.NDArray[Any]
 Dims = tuple[int | str, ...]
-DTYPES: Final[Mapping[int, DType]] = {
-    TensorProto.BOOL: "bool",
-    TensorProto.UINT8: "uint8",
-    TensorProto.UINT16: "uint16",
-    TensorProto.UINT32: "uint32",
-    TensorProto.UINT64: "uint64",
-    TensorProto.INT8: "int8",
-    TensorProto.INT16: "int16",
-    TensorProto.INT32: "int32",
-    TensorProto.INT64: "int64",
-    TensorProto.FLOAT16: "float16",
-    TensorProto.FLOAT: "float32",
-    TensorProto.DOUBLE: "float64",
-    TensorProto.BFLOAT16: "bfloat16",
-    TensorProto.STRING: "string",
-}
-ELEMENT_TYPES: Final[Mapping[DType, int]] = {dtype: number for number, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True)

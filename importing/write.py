@@ -12,11 +12,11 @@ import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
 
+from export.graph.walk import all_nodes
 from export.manifest import GraphSpec, ImportedSpec, Manifest, Precision
 from importing.checks import Check
 from importing.errors import ImportRefused
 from importing.layout import Layout
-from importing.names import bodies
 from importing.reading.external import external_files, load_external
 from importing.signature import Array
 
@@ -133,10 +133,7 @@ def _write_arrays(path: Path, arrays: dict[str, Array]) -> None:
 
 
 def _precision(graph: onnx.GraphProto) -> Precision:
-    for node in graph.node:
-        if node.op_type in _QUANTIZED or any(_precision(body) == "int8" for body in bodies(node)):
-            return "int8"
-    return "fp32"
+    return "int8" if any(node.op_type in _QUANTIZED for node in all_nodes(graph)) else "fp32"
 
 
 def _tool_versions() -> dict[str, str]:

@@ -4,30 +4,13 @@ import os
 
 import onnx
 
-from export.manifest import DType
+from export.graph.types import RUNTIME_TYPES
 from export.triton.config import Tensor
 from export.triton.errors import TritonError
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
-
-_TYPES: dict[str, DType] = {
-    "tensor(bool)": "bool",
-    "tensor(uint8)": "uint8",
-    "tensor(uint16)": "uint16",
-    "tensor(uint32)": "uint32",
-    "tensor(uint64)": "uint64",
-    "tensor(int8)": "int8",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(float16)": "float16",
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(string)": "string",
-}
 
 
 def signature(model: onnx.ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -52,9 +35,9 @@ def signature(model: onnx.ModelProto) -> tuple[tuple[Tensor, ...], tuple[Tensor,
 
 
 def _tensor(value: ort.NodeArg) -> Tensor:
-    dtype = _TYPES.get(value.type)
+    dtype = RUNTIME_TYPES.get(value.type)
     if dtype is None:
-        raise TritonError(f"tensor {value.name}: expected one of {sorted(_TYPES.values())}, got {value.type}")
+        raise TritonError(f"tensor {value.name}: expected one of {sorted(RUNTIME_TYPES.values())}, got {value.type}")
     shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
     if 0 in shape:
         raise TritonError(f"tensor {value.name}: expected sizes of at least 1, got {list(shape)}")

@@ -13,8 +13,10 @@ from typing import Final
 import onnx
 from onnx import TensorProto, helper
 
+from export.graph.names import all_names, free_name
+from export.graph.walk import reads
 from export.manifest import StateSpec
-from export.triton.editing import drop_unused, free_name, names, reads, remove, rename
+from export.triton.editing import drop_unused, remove, rename
 from export.triton.errors import TritonError
 
 _SCATTERS: Final = ("ScatterND", "ScatterElements")
@@ -98,7 +100,7 @@ def _join(graph: onnx.GraphProto, source: str, target: str, shape: list[int] | N
     """Make one value of another, reshaped where a shape is given."""
     nodes = []
     if shape is not None:
-        constant = free_name(f"{target}_shape", names(graph) | {source, target})
+        constant = free_name(f"{target}_shape", {*all_names(graph), source, target})
         value = helper.make_tensor(constant, TensorProto.INT64, [len(shape)], shape)
         nodes.append(helper.make_node("Constant", [], [constant], value=value))
         nodes.append(helper.make_node("Reshape", [source, constant], [target]))

@@ -1,14 +1,14 @@
 """What a graph tells of its inputs: how many values an index has, what a switch is compared with, which widths fit."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from importing.names import bodies
+from export.graph.walk import all_nodes
 from importing.signature import Array
 
 _THROUGH: Final = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -22,7 +22,7 @@ def index_ranges(model: onnx.ModelProto) -> dict[str, int]:
     sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     sources = _sources(model.graph)
     ranges: dict[str, int] = {}
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph):
         if node.op_type != "Gather" or node.input[0] not in sizes or node.input[1] not in sources:
             continue
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
@@ -36,7 +36,7 @@ def compared_values(model: onnx.ModelProto) -> dict[str, list[float]]:
     sources = _sources(model.graph)
     constants = _constants(model.graph)
     found: dict[str, list[float]] = {}
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph):
         if node.op_type not in _COMPARES:
             continue
         for one, other in (tuple(node.input), tuple(reversed(node.input))):
@@ -54,7 +54,7 @@ def widths(model: onnx.ModelProto) -> list[int]:
 def _sources(graph: onnx.GraphProto) -> Mapping[str, str]:
     """By value, the input that it is, but for its shape and type."""
     sources = {info.name: info.name for info in graph.input}
-    for node in _nodes(graph):
+    for node in all_nodes(graph):
         if node.op_type in _THROUGH and node.input and node.input[0] in sources:
             sources[node.output[0]] = sources[node.input[0]]
     return sources
@@ -63,18 +63,10 @@ def _sources(graph: onnx.GraphProto) -> Mapping[str, str]:
 def _constants(graph: onnx.GraphProto) -> Mapping[str, Array]:
     """Small constants, by value."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in _nodes(graph):
+    for node in all_nodes(graph):
         for attribute in node.attribute if node.op_type == "Constant" else ():
             if attribute.name == "value":
                 tensors[node.output[0]] = attribute.t
     small = {name: tensor for name, tensor in tensors.items() if np.prod(tensor.dims) <= _MOST_CONSTANT}
     arrays = {name: numpy_helper.to_array(tensor) for name, tensor in small.items()}
     return {name: array for name, array in arrays.items() if array.dtype.kind in "iufb"}
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """All nodes, those of bodies included, each before what follows it."""
-    for node in graph.node:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body)

@@ -10,6 +10,7 @@ from typing import Final
 
 import onnx
 
+from export.graph.walk import bodies, initializer_names
 from importing.errors import ImportRefused
 from importing.reading.limits import ReadLimits
 from importing.reading.order import check_order
@@ -19,10 +20,8 @@ from importing.reading.walk import (
     canonical,
     function_key,
     graphs,
-    initializer_names,
     nodes,
     scopes,
-    subgraphs,
 )
 from importing.reading.words import quote
 
@@ -104,15 +103,15 @@ def _check_name(name: str | bytes, what: str, longest: int) -> None:
 
 def _check_functions(model: onnx.ModelProto, most: int) -> None:
     """Refuse functions that call themselves, and calls that come to too many nodes when written out."""
-    bodies: dict[str, list[onnx.NodeProto]] = {}
+    contents: dict[str, list[onnx.NodeProto]] = {}
     for function in model.functions:
         key = function_key(function)
-        if key in bodies:
+        if key in contents:
             raise ImportRefused(f"two functions are called {quote(key)}")
-        bodies[key] = list(_with_inner(function.node))
+        contents[key] = list(_with_inner(function.node))
     sizes: dict[str, int] = {}
     # Depth first without recursion: a chain of functions may be as long as the file allows.
-    for root in bodies:
+    for root in contents:
         path: dict[str, None] = {}
         waiting = [root]
         while waiting:
@@ -120,10 +119,10 @@ def _check_functions(model: onnx.ModelProto, most: int) -> None:
             if key in sizes:
                 waiting.pop()
                 continue
-            callees = [callee for node in bodies[key] if (callee := call_key(node)) in bodies]
+            callees = [callee for node in contents[key] if (callee := call_key(node)) in contents]
             open_callees = [callee for callee in callees if callee not in sizes]
             if not open_callees:
-                size = len(bodies[key]) + sum(sizes[callee] for callee in callees)
+                size = len(contents[key]) + sum(sizes[callee] for callee in callees)
                 sizes[key] = min(size, most + 1)  # it may double from one to the next
                 path.pop(key, None)
                 waiting.pop()
@@ -143,7 +142,7 @@ def _with_inner(own: Iterable[onnx.NodeProto]) -> Iterable[onnx.NodeProto]:
     while waiting:
         node = waiting.pop()
         yield node
-        waiting.extend(inner for graph in subgraphs(node) for inner in graph.node)
+        waiting.extend(inner for graph in bodies(node) for inner in graph.node)
 
 
 def _check_domains(model: onnx.ModelProto, allow_custom: bool) -> None:

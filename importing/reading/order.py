@@ -1,9 +1,8 @@
 """Which node needs which: cycles, and values that two nodes give."""
 
-import onnx
-
+from export.graph.walk import reads
 from importing.errors import ImportRefused
-from importing.reading.walk import Scope, initializer_names, subgraphs
+from importing.reading.walk import Scope
 from importing.reading.words import quote
 
 
@@ -20,7 +19,7 @@ def check_order(scope: Scope) -> None:
             if name and (name in makers or name in scope.given):
                 raise ImportRefused(f"{scope.name}: value {quote(name)} is given twice")
             makers[name] = index
-    needs = [{makers[name] for name in reads(node) if name and name in makers} for node in own]
+    needs = [{makers[name] for name in reads(node) if name in makers} for node in own]
     if all(need < index for index, found in enumerate(needs) for need in found):
         return
     users: list[list[int]] = [[] for _ in own]
@@ -44,16 +43,3 @@ def check_order(scope: Scope) -> None:
             index = next(need for need in needs[index] if counts[need])
         raise ImportRefused(f"{scope.name} has a cycle: node {index} ({own[index].op_type}) waits for itself")
     raise ImportRefused(f"{scope.name}: nodes: expected each after those that it reads from")
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Names that a node reads, those that its subgraphs take from around them included."""
-    found = set(node.input)
-    for graph in subgraphs(node):
-        inside = {value.name for value in graph.input} | set(initializer_names(graph))
-        wanted = {value.name for value in graph.output}
-        for inner in graph.node:
-            wanted |= reads(inner)
-            inside |= set(inner.output)
-        found |= wanted - inside
-    return found

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from export.graph.walk import bodies, initializer_names
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -33,7 +35,7 @@ def scopes(model: onnx.ModelProto) -> Iterator[Scope]:
         scope = Scope(f"function {key}", function.node, frozenset(function.input), tuple(function.output), key)
         yield scope
         for node in function.node:
-            for graph in subgraphs(node):
+            for graph in bodies(node):
                 yield from graph_scopes(graph, key)
 
 
@@ -45,7 +47,7 @@ def graph_scopes(graph: onnx.GraphProto, function: str) -> Iterator[Scope]:
         given = frozenset((*(value.name for value in graph.input), *initializer_names(graph)))
         results = tuple(value.name for value in graph.output)
         yield Scope(f"graph {graph.name!r}", graph.node, given, results, function)
-        waiting.extend(inner for node in graph.node for inner in subgraphs(node))
+        waiting.extend(inner for node in graph.node for inner in bodies(node))
 
 
 def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
@@ -54,19 +56,11 @@ def graphs(model: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
     for information in model.training_info:
         waiting += [information.initialization, information.algorithm]
     for function in model.functions:
-        waiting += [inner for node in function.node for inner in subgraphs(node)]
+        waiting += [inner for node in function.node for inner in bodies(node)]
     while waiting:
         graph = waiting.pop()
         yield graph
-        waiting.extend(inner for node in graph.node for inner in subgraphs(node))
-
-
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of a control-flow node."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+        waiting.extend(inner for node in graph.node for inner in bodies(node))
 
 
 def nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -109,11 +103,6 @@ def values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from graph.value_info
     for function in model.functions:
         yield from function.value_info
-
-
-def initializer_names(graph: onnx.GraphProto) -> list[str]:
-    """Names of a graph's constants."""
-    return [tensor.name for tensor in graph.initializer] + [t.values.name for t in graph.sparse_initializer]
 
 
 def function_key(function: onnx.FunctionProto) -> str:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 import onnx
 
-from importing.names import bodies
+from export.graph.walk import all_nodes, bodies
 
 # Operators that rearrange values without computing with them, and which of their inputs those are.
 _REARRANGES: Final = frozenset(
@@ -55,7 +55,7 @@ class Flows:
         forward: dict[str, set[str]] = {}
         starts: dict[str, set[Cell]] = {}
         ends: dict[str, set[Cell]] = {}
-        for node in _nodes(graph):
+        for node in all_nodes(graph):
             for source, target in _edges(node):
                 forward.setdefault(source, set()).add(target)
             for part, (start, end) in _RECURRENT.get(node.op_type, {}).items():
@@ -99,10 +99,3 @@ def _edges(node: onnx.NodeProto) -> Iterator[tuple[str, str]]:
     if node.op_type == "If":
         for body in bodies(node):
             yield from zip((info.name for info in body.output), node.output, strict=False)
-
-
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for body in bodies(node):
-            yield from _nodes(body)
