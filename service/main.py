@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from export.bundle import BundleError
+from service.descriptors import raise_limit
 from service.http.server import HttpServer
 from service.lifecycle.control import Control
 from service.lifecycle.serving import Serving
@@ -47,6 +48,7 @@ def serve(settings: Settings) -> int:
     """
     logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
     use_one_heap()
+    log.info("limits: %d file descriptors", raise_limit())
     try:
         return uvloop.run(_serve(settings))
     except (BundleError, RunnerError, OSError) as error:

@@ -6,6 +6,7 @@ import socket
 
 import uvicorn
 
+from service.descriptors import max_http_connections
 from service.http.app import make_app
 from service.http.body import Bodies, BodyLimits
 from service.http.boundary import Boundary
@@ -41,7 +42,8 @@ class HttpServer:
         most = settings.max_message_bytes
         limits = BodyLimits(most, max(LEAST_HELD_BYTES, 2 * most), settings.slow_reader_timeout_s)
         self._boundary = Boundary(make_app(core, regions, Bodies(limits)), settings.max_calls)
-        self._connections = Connections(2 * settings.max_calls, HEAD_TIMEOUT_S, settings.slow_reader_timeout_s)
+        most_connections = max_http_connections(2 * settings.max_calls)
+        self._connections = Connections(most_connections, HEAD_TIMEOUT_S, settings.slow_reader_timeout_s)
         self._server: asyncio.Server | None = None
 
     @property

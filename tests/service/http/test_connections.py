@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import resource
 import shutil
 import ssl
 import subprocess
@@ -207,6 +208,21 @@ async def test_of_too_many_connections_an_idle_one_gives_way(tmp_path: Path) -> 
         assert (await answer(idle[1][0]))[0] == 200
         for _, each in (*idle, (reader, writer)):
             each.close()
+
+
+async def test_connections_leave_descriptors_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with monkeypatch.context() as patch:
+        patch.setattr(resource, "getrlimit", lambda which: (8, hard))
+        async with serving(tmp_path) as world:  # and four connections
+            knocking = [await world.knock() for _ in range(5)]
+            async with asyncio.timeout(PATIENCE_S):
+                assert await ended(knocking[0][0]) == b""  # though no request has come on it
+            for reader, writer in knocking[1:]:
+                writer.write(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await answer(reader))[0] == 200
+            for _, writer in knocking:
+                writer.close()
 
 
 async def test_more_requests_than_may_be_answered_at_a_time_are_refused_at_once(tmp_path: Path) -> None:
