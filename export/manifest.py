@@ -131,6 +131,7 @@ class ImportedSpec(_Frozen):
     lengths_input: str | None = Field(
         default=None, description="input (B,) of `run` with the true length of each row; rows are padded along T"
     )
+    zero_sizes: bool = Field(default=False, description="whether a size that a request chooses may be 0")
     examples: dict[str, int] = Field(
         default_factory=dict, description="by symbol, a size that works, for measurements when the model is loaded"
     )

@@ -19,6 +19,7 @@ from importing.errors import ImportRefused
 from importing.layout import Layout
 from importing.reading.external import external_files, load_external
 from importing.signature import Array
+from importing.zero_sizes import takes_zero_sizes
 
 ORIGINAL_FOLDER: Final = "original"
 ORIGINAL_FILE: Final = "model.onnx"
@@ -66,6 +67,8 @@ def write_bundle(
     if initial:
         _write_arrays(bundle / INITIAL_STATES_FILE, initial)
     public = {size for tensor in layout.inputs for size in tensor.shape}
+    examples = {size: number for size, number in layout.sizes.items() if size in public}
+    shared = {key: array.flat[0].item() for key, array in layout.shared.items() if array.size}
     return Manifest(
         name=name,
         version=1,
@@ -79,8 +82,9 @@ def write_bundle(
             original=f"{ORIGINAL_FOLDER}/{ORIGINAL_FILE}",
             max_rows=layout.max_rows,
             lengths_input=layout.lengths,
-            examples={size: number for size, number in layout.sizes.items() if size in public},
-            shared_examples={key: array.flat[0].item() for key, array in layout.shared.items() if array.size},
+            zero_sizes=takes_zero_sizes(bundle / graph.file, graph, examples, shared),
+            examples=examples,
+            shared_examples=shared,
         ),
         data={
             "file": file.name,

@@ -316,8 +316,9 @@ class AtSessions:
     def _drop(self, session: Session, request_id: RequestId, event: Event) -> None:
         """Take a request out of a session's list, unless it has begun."""
         place, request = next((i, r) for i, r in enumerate(session.pending) if r.id == request_id)
-        if isinstance(request, CloseSession) or (place == 0 and session.num_consumed):
-            return  # a step is taken whole or not at all, and what has begun is soon done
+        begun = place == 0 and session.num_consumed
+        if isinstance(request, CloseSession) or (begun and not session.closing):
+            return  # a step is taken whole or not at all, unless nobody will ask where it led
         if place == 0:
             self._ready.discard(session.id)
             session.pop()

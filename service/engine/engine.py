@@ -31,13 +31,16 @@ from service.engine.slots import NUM_RESERVED
 from service.engine.tasks.task import Outputs, Work
 from service.engine.tasks.tensors import RunLayout
 from service.engine.tensor_batch import tensor_feeds
+from service.engine.tensor_runs import Part, TensorRuns, told
 from service.errors import InternalFailure, ShuttingDown
 
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
 _MOST_CHECKED: Final = 10_000  # sessions whose books are checked so
 _RUN_MEMORY: Final = 0.9  # of the moving average of what runs take
-_JOIN_S: Final = 30.0  # the longest that one run of a graph may take when closing
+_RUN_ON_S: Final = 5.0  # that a run may take when the engine is closed; then it is ended
+_JOIN_S: Final = 25.0  # and the longest that one may take to end, which operators do not do in their middle
+_WATCH_S: Final = 0.5  # between looks at runs that may take too long
 _FIRST_STEP_S: Final = 0.0002  # a session step, before any was seen
 _FIRST_WORK_S: Final = 0.002  # any other request
 
@@ -49,10 +52,17 @@ class GraphRunner(Protocol):
     num_slots: int
     num_memory_rows: int
 
+    @property
+    def indexes_rows(self) -> bool:
+        """Whether rows are read and written where they lie, and not by way of the whole pool."""
+
     def run(
         self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], lane: int = 0
     ) -> dict[str, npt.NDArray[Any]]:
         """Run a graph once, updating the pools. What comes out is good until the next one in the lane."""
+
+    def end_run(self, lane: int) -> None:
+        """End the run that is under way in a lane."""
 
     def read_rows(self, rows: Sequence[int]) -> Mapping[str, npt.NDArray[Any]]:
         """Copy rows of the state pools out: by state name, (len(rows), *shape)."""
@@ -109,9 +119,12 @@ class Engine:
         manifest = runner.manifest
         self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
         self._time_axes: Mapping[str, int] | None = None  # of an imported model: by input, the axis that is padded
+        self._tensor_runs: TensorRuns | None = None
+        self._outputs = {kind: [tensor.name for tensor in graph.outputs] for kind, graph in manifest.graphs.items()}
         if imported is not None:
             (graph,) = manifest.graphs.values()
             self._time_axes = RunLayout(graph, imported).input_axes
+            self._tensor_runs = TensorRuns(manifest.name, runner, self._time_axes)
         self._step_pace, self._work_pace = Pace(_FIRST_STEP_S), Pace(_FIRST_WORK_S)
         self._inbox = Inbox(
             limits.max_waiting,
@@ -129,6 +142,7 @@ class Engine:
         self._run_s: dict[GraphKind, float] = {}  # what a run of each graph takes, a moving average
         self._filling_since_s: float | None = None  # steps wait for others to share their run
         self._num_alive = 0
+        self._watching = threading.Event()  # set: no more
         self._closing = self._ended = False
         self._count()
         self._threads = [
@@ -165,6 +179,8 @@ class Engine:
         self._num_alive = len(self._threads)
         for thread in self._threads:
             thread.start()
+        if self._tensor_runs is not None:
+            threading.Thread(target=self._watch, name=f"watch-{self._runner.manifest.name}", daemon=True).start()
 
     def close(self) -> None:
         """Stop after the batches that run; what has not finished fails with ShuttingDown."""
@@ -174,11 +190,20 @@ class Engine:
             with self._lock:
                 self._end()
             return
-        until = time.monotonic() + _JOIN_S
+        self._join(_RUN_ON_S)
+        with self._lock:
+            for lane in self._in_flight:
+                self._runner.end_run(lane)
+        self._join(_JOIN_S)
+        self._watching.set()
+        if any(thread.is_alive() for thread in self._threads):
+            _log.error("engine %s: still in a run after %.0f s", self._runner.manifest.name, _RUN_ON_S + _JOIN_S)
+
+    def _join(self, most_s: float) -> None:
+        """Wait for the runner threads to end."""
+        until = time.monotonic() + most_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
-            if thread.is_alive():
-                _log.error("engine %s: still in a run after %.0f s", self._runner.manifest.name, _JOIN_S)
 
     def check_integrity(self) -> None:
         """Prove the books."""
@@ -195,20 +220,20 @@ class Engine:
     def finish(self, lane: int, outputs: "Mapping[str, npt.NDArray[Any]] | Exception") -> None:
         """Settle the batch of a lane with what its run gave."""
         with self._lock:
-            self._finish(lane, outputs)
+            self._finish(lane, (Part(self._in_flight[lane].works, outputs),))
             self._publish()
 
     # ------------------------------------------------------------------------------------------- the runner threads
 
     def _live(self, lane: int) -> None:
         step_aside()
-        outputs: Mapping[str, npt.NDArray[Any]] | Exception | None = None
+        parts: Sequence[Part] = ()
         stirred = True
         while True:
             with self._lock:
                 try:
-                    if outputs is not None:
-                        self._finish(lane, outputs)
+                    if parts:
+                        self._finish(lane, parts)
                     if self._closing or self.failed:
                         break
                     if not stirred:
@@ -220,21 +245,32 @@ class Engine:
                     self._fail()
                     break
             if plan is None:
-                outputs = None
+                parts = ()
                 stirred = self._inbox.wait(wait_s)
             else:
-                outputs = self._run(lane, plan)
+                parts = self._run(lane, plan)
         with self._lock:
             self._num_alive -= 1
             if self._num_alive == 0:
                 self._end()
 
-    def _run(self, lane: int, plan: Plan) -> Mapping[str, npt.NDArray[Any]] | Exception:
+    def _watch(self) -> None:
+        """End runs that take too long: what callers send may keep the loops of an imported graph going for ever."""
+        while not self._watching.wait(_WATCH_S):
+            with self._lock:
+                now = self._clock()
+                for lane, plan in self._in_flight.items():
+                    if now - plan.began_s > self._limits.max_run_s:
+                        self._runner.end_run(lane)
+
+    def _run(self, lane: int, plan: Plan) -> Sequence[Part]:
+        if self._tensor_runs is not None:
+            return self._tensor_runs.run(plan.graph, plan.works, plan.inputs, plan.outputs, lane)
         try:
-            return self._runner.run(plan.graph, plan.inputs, plan.outputs, lane)
+            return (Part(plan.works, self._runner.run(plan.graph, plan.inputs, plan.outputs, lane)),)
         except Exception as error:
             _log.exception("engine %s: a %s batch failed", self._runner.manifest.name, plan.graph)
-            return error
+            return (Part(plan.works, error),)
 
     def _begin(self, lane: int) -> Plan | None:
         roster = self._roster
@@ -293,7 +329,9 @@ class Engine:
                 return None
             self._last = batch.graph
             try:
-                wanted = tuple(dict.fromkeys(name for work in works for name in work.outputs))
+                asked = {name for work in works for name in work.outputs}
+                # In the graph's order: in the callers' there would be no end of different ones.
+                wanted = tuple(name for name in self._outputs[batch.graph] if name in asked)
                 group = roster.groups.of(batch.requests[0]) if roster.groups is not None else None
                 if self._time_axes is None:
                     inputs = feeds(batch.graph, self._step_inputs, works, 0 if group is None else group.num_rows)
@@ -310,19 +348,21 @@ class Engine:
             return plan
         return None
 
-    def _finish(self, lane: int, outputs: Mapping[str, npt.NDArray[Any]] | Exception) -> None:
+    def _finish(self, lane: int, parts: Sequence[Part]) -> None:
         plan = self._in_flight.pop(lane)
         now = self._clock()
         took_s = now - plan.began_s
         self._ran.note(plan.graph, plan.num_rows, took_s, [plan.began_s - work.ready_since_s for work in plan.works])
         self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
-        if isinstance(outputs, Exception):
-            for work in plan.works:
-                self._roster.fail(work, _failure())
-        else:
-            tops = [work.num_top for work in plan.works]
-            most = None if None in tops else max(tops)  # type: ignore[type-var]
-            self._roster.settle(plan.works, Outputs(outputs, most), now)
+        for works, outputs in parts:
+            if isinstance(outputs, Exception):
+                error = _failure() if self._tensor_runs is None else told(outputs, alone=len(works) == 1)
+                for work in works:
+                    self._roster.fail(work, error)
+            else:
+                tops = [work.num_top for work in works]
+                most = None if None in tops else max(tops)  # type: ignore[type-var]
+                self._roster.settle(works, Outputs(outputs, most), now)
 
     def _wait_s(self) -> float:
         """How long a runner with nothing to run may sleep: until a session may have been idle for too long."""

@@ -23,6 +23,7 @@ class EngineLimits:
         max_queue_delay_s: Longest that new work or a step may have to wait by the measured pace; more is refused at
             once.
         fill_delay_s: Longest that a step waits for others to share its run while other runs are under way.
+        max_run_s: Longest that a run of an imported model may take; then it is ended, and who is in it is told.
         batching: "step": requests join and leave the batch at every step. "request": a batch is decoded to its end
             before the next one starts; for comparison only.
         batch: Bounds of one batch.
@@ -36,5 +37,6 @@ class EngineLimits:
     max_waiting: int = 1024
     max_queue_delay_s: float = 60.0
     fill_delay_s: float = 0.0
+    max_run_s: float = 30.0
     batching: Batching = "step"
     batch: ScheduleLimits = field(default_factory=ScheduleLimits)

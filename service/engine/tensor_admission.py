@@ -28,6 +28,9 @@ class TensorAdmission:
         pools = {state.pool_output for state in manifest.states}
         self._outputs = {tensor.name for tensor in graph.outputs} - pools
         self.layout = RunLayout(graph, manifest.imported)
+        sizes = {d for tensor in self._inputs.values() for d in tensor.shape}
+        # Outputs whose sizes may differ from step to step.
+        self._unsized = {t.name for t in graph.outputs if any(isinstance(d, str) and d not in sizes for d in t.shape)}
 
     def check_step(self, request: StepTensors) -> None:
         """Check the steps of a session.
@@ -36,6 +39,9 @@ class TensorAdmission:
             InvalidInput: They are not what the graph takes.
         """
         self._check(request.inputs, request.shared, request.num_steps, request.outputs)
+        if request.num_steps > 1 and (unsized := self._unsized.intersection(request.outputs)):
+            names = ", ".join(sorted(unsized))
+            raise InvalidInput("inputs", f"one step, as only a run tells the sizes of {names}", f"{request.num_steps}")
 
     def task(self, request: RunTensors) -> TensorsTask:
         """Make the task of a request for a run.
@@ -54,6 +60,10 @@ class TensorAdmission:
 
     def _check(self, inputs: Tensors, shared: Tensors, num_rows: int, outputs: tuple[str, ...]) -> None:
         _check_tensors("inputs", self._inputs, inputs, num_rows)
+        if not self._imported.zero_sizes:  # some kernels end the process
+            for name, array in inputs.items():
+                if array.size == 0:
+                    raise InvalidInput(f"inputs.{name}", "sizes above 0, as the model needs", str(list(array.shape)))
         _check_tensors("shared", self._shared, shared, None)
         if num_rows < 1:
             raise InvalidInput("inputs", "at least one row", str(num_rows))

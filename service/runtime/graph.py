@@ -39,7 +39,6 @@ class Graph:
 
     Attributes:
         updated: By pool input that the graph updates, the output with the update.
-        options: Of its runs; None: as usual.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class Graph:
     ) -> None:
         check_signature(spec, session)
         self.spec = spec
-        self.options: ort.RunOptions | None = None  # of its runs
         self._session = session
         self._pools = pools
         given = {tensor.name for tensor in spec.inputs}
@@ -75,12 +73,18 @@ class Graph:
             tensor.name for tensor in spec.outputs if any(isinstance(d, str) and d not in known for d in tensor.shape)
         }
 
-    def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int = 0) -> dict[str, Array]:
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        outputs: tuple[str, ...],
+        lane: int = 0,
+        options: ort.RunOptions | None = None,
+    ) -> dict[str, Array]:
         """Run once; see `Runner.run`."""
         if self._has_text:
-            return self._run_text(inputs, outputs)
+            return self._run_text(inputs, outputs, options)
         if not self.updated or not _OVERWRITTEN.isdisjoint(outputs) or not self._unsized.isdisjoint(outputs):
-            return self._run_anew(inputs, outputs, lane)
+            return self._run_anew(inputs, outputs, lane, options)
         shelf = self._prepared.get(lane)
         if shelf is None:
             shelf = self._prepared[lane] = Shelf()
@@ -88,13 +92,13 @@ class Graph:
         prepared = shelf.find(key)
         if prepared is None:
             # Running it proves that the inputs are right; the next batch of the same shape has only to fill them in.
-            results = self._run_anew(inputs, outputs, lane)
+            results = self._run_anew(inputs, outputs, lane, options)
             if sum(array.nbytes for array in (*inputs.values(), *results.values())) <= MOST_BYTES_EACH:
                 shelf.put(key, self._prepare(inputs, results, outputs))
             return results
         for name, array in inputs.items():
             prepared.inputs[name][...] = array
-        self._session.run_with_iobinding(prepared.binding, self.options)
+        self._session.run_with_iobinding(prepared.binding, options)
         return prepared.outputs
 
     def _prepare(self, inputs: Mapping[str, Array], results: Mapping[str, Array], outputs: tuple[str, ...]) -> Prepared:
@@ -115,16 +119,20 @@ class Graph:
         else:
             binding.bind_cpu_input(name, array)
 
-    def _run_text(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
+    def _run_text(
+        self, inputs: Mapping[str, Array], outputs: tuple[str, ...], options: ort.RunOptions | None
+    ) -> dict[str, Array]:
         """Run a graph that has strings, which cannot be bound; they come and go as bytes."""
         fed = {name: decoded(array) if array.dtype == object else array for name, array in inputs.items()}
-        results = self._session.run(outputs, fed)
+        results = self._session.run(outputs, fed, options)
         return {
             name: encoded(array) if array.dtype.kind in "OU" else array
             for name, array in zip(outputs, results, strict=True)
         }
 
-    def _run_anew(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int) -> dict[str, Array]:
+    def _run_anew(
+        self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int, options: ort.RunOptions | None
+    ) -> dict[str, Array]:
         binding = self._binding(lane, outputs)
         if unknown := inputs.keys() - {tensor.name for tensor in self._fed}:
             raise RunnerError(f"inputs: expected {[t.name for t in self._fed]}, got also {sorted(unknown)}")
@@ -158,7 +166,7 @@ class Graph:
             shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
             result = results[name] = self._space(lane, name, shape, tensor.dtype)
             binding.bind_output(name, "cpu", 0, element_type(tensor.dtype), shape, result.ctypes.data)
-        self._session.run_with_iobinding(binding, self.options)
+        self._session.run_with_iobinding(binding, options)
         if not self._unsized.isdisjoint(outputs):
             values = dict(zip((*self.updated.values(), *outputs), binding.get_outputs(), strict=True))
             results |= {name: copy_of(values[name]) for name in outputs if name in self._unsized}

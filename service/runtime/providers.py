@@ -30,7 +30,7 @@ def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessio
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised; on stderr too they would be as many as callers like
     # A thread that spins between batches takes its core from the gRPC side and hurts everybody's p99.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if provider == CPU:

@@ -12,7 +12,7 @@ Of the service, only this package imports onnxruntime.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,7 @@ import numpy.typing as npt
 from export.bundle import load_initial_states
 from export.manifest import GraphKind, Manifest, MemorySpec, StateSpec, storage
 from service.runtime import probe, scratch
-from service.runtime.errors import ProviderUnavailable, RunnerError, first_line
+from service.runtime.errors import ProviderUnavailable, RunEnded, RunnerError, first_line
 from service.runtime.graph import Graph
 from service.runtime.placement import working_nodes
 from service.runtime.probe_imported import probe_imported
@@ -106,6 +106,8 @@ class Runner:
         sessions = {
             kind: open_session(folder / spec.file, provider, config.threads) for kind, spec in manifest.graphs.items()
         }
+        self._new_options: Callable[[], ort.RunOptions] = ort.RunOptions
+        self._options: dict[int, ort.RunOptions] = {}  # by lane
         self._pools: dict[str, ort.OrtValue] = {}
         # On the CPU a pool is a NumPy array, which ONNX Runtime uses where it lies: its rows can be indexed.
         self._arrays: dict[str, Array] = {}
@@ -134,6 +136,11 @@ class Runner:
             self._prove_in_place(kind, graph)
 
     @property
+    def indexes_rows(self) -> bool:
+        """Whether rows are read and written where they lie, and not by way of the whole pool."""
+        return len(self._arrays) == len(self._pools)
+
+    @property
     def state_bytes(self) -> int:
         """Bytes of state that one slot keeps."""
         return sum(
@@ -158,20 +165,37 @@ class Runner:
 
         Raises:
             RunnerError: The inputs are not those of the graph.
+            RunEnded: `end_run` was called meanwhile.
         """
-        return self._graphs[kind].run(inputs, tuple(outputs), lane)
+        options = self._options.get(lane)
+        if options is None or options.terminate:
+            options = self._options[lane] = self._new_options()
+        try:
+            return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
+        except Exception:
+            if options.terminate:
+                raise RunEnded("the run was ended before it came to an end by itself") from None
+            raise
+
+    def end_run(self, lane: int) -> None:
+        """End the run that is under way in a lane, before its next operator; safe from any thread.
+
+        Whoever calls it knows that there is one: the run after it is not ended.
+        """
+        if options := self._options.get(lane):
+            options.terminate = True
 
     @contextlib.contextmanager
     def shrinking(self) -> Iterator[None]:
         """In the block, each run gives back what it and those before it took; for runs that nobody waits for."""
-        options = scratch.shrinking() if self.provider == CPU else None
-        for graph in self._graphs.values():
-            graph.options = options
+        if self.provider == CPU:
+            self._new_options = scratch.shrinking
+        self._options.clear()
         try:
             yield
         finally:
-            for graph in self._graphs.values():
-                graph.options = None
+            self._new_options = ort.RunOptions
+            self._options.clear()
 
     def close(self) -> None:
         """Let go of graphs and pools, whoever still holds this object; a run under way is not disturbed."""

@@ -104,7 +104,9 @@ def test_the_file_tree_is_that_of_the_repository() -> None:
     assert folders <= {path.split("/")[0] for path in shown}
 
 
-@pytest.mark.parametrize("block", blocks("README.md", "python"), ids=["transduce", "session"])
+@pytest.mark.parametrize(
+    "block", blocks("README.md", "python"), ids=["open-inference-protocol", "transduce", "session"]
+)
 def test_the_python_examples_use_what_exists(block: str) -> None:
     for node in ast.walk(ast.parse(block)):
         if (

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.manifest import DType, GraphSpec, ImportedSpec, Manifest, StateSpec, TensorSpec
 
 INITIAL_TOTAL = 5
+LOOKUP = 10
 _TYPES: dict[str, int] = {
     "bool": TensorProto.BOOL,
     "uint8": TensorProto.UINT8,
@@ -104,7 +105,65 @@ def write_identity(folder: Path, dtype: DType) -> Manifest:
     """No state: x (B, D) of any type, and the same again as y."""
     inputs, outputs = (spec("x", dtype, "B", "D"),), (spec("y", dtype, "B", "D"),)
     graph = _save(folder / "run.onnx", [_node("Identity", ["x"], "y")], {}, inputs, outputs)
-    return _manifest({"run": graph}, ImportedSpec(original="original.onnx", examples={"D": 2}))
+    return _manifest({"run": graph}, ImportedSpec(original="original.onnx", examples={"D": 2}, zero_sizes=True))
+
+
+def write_lookup(folder: Path) -> Manifest:
+    """Two states: `seen` (1,) counts steps, `total` (1,) adds table[index] of LOOKUP; other indices make a run fail."""
+    nodes = [
+        _node("Gather", ["seen_pool", "read_slots"], "old_seen"),
+        _node("Gather", ["total_pool", "read_slots"], "old_total"),
+        _node("Add", ["old_seen", "one"], "seen"),
+        _node("Unsqueeze", ["write_slots", "last"], "rows"),
+        _node("ScatterND", ["seen_pool", "rows", "seen"], "seen_pool_out"),
+        # After the first state has been written.
+        _node("Gather", ["seen_pool_out", "write_slots"], "written"),
+        _node("Mul", ["written", "zero"], "nothing"),
+        _node("Squeeze", ["nothing", "last"], "flat"),
+        _node("Cast", ["flat"], "offset", to=TensorProto.INT64),
+        _node("Add", ["index", "offset"], "place"),
+        _node("Gather", ["table", "place"], "entry"),
+        _node("Add", ["old_total", "entry"], "total"),
+        _node("ScatterND", ["total_pool", "rows", "total"], "total_pool_out"),
+    ]
+    constants = {
+        "last": np.array([-1], np.int64),
+        "one": np.array([1], np.float32),
+        "zero": np.array([0], np.float32),
+        "table": np.arange(LOOKUP, dtype=np.float32).reshape(-1, 1),
+    }
+    pools = tuple(spec(f"{name}_pool", "float32", "N", 1) for name in ("seen", "total"))
+    inputs = (spec("index", "int64", "B"), spec("read_slots", "int64", "B"), spec("write_slots", "int64", "B"), *pools)
+    outputs = (spec("seen", "float32", "B", 1), spec("total", "float32", "B", 1))
+    pools_out = tuple(pool.model_copy(update={"name": f"{pool.name}_out"}) for pool in pools)
+    graph = _save(folder / "step.onnx", nodes, constants, inputs, (*outputs, *pools_out))
+    states = tuple(
+        StateSpec(name=name, dtype="float32", shape=(1,), pool_input=f"{name}_pool", pool_output=f"{name}_pool_out")
+        for name in ("seen", "total")
+    )
+    return _manifest({"step": graph}, ImportedSpec(original="original.onnx"), states)
+
+
+def write_endless(folder: Path) -> Manifest:
+    """No state: x (B, 1) is returned as y once a loop of `trips` (), shared, turns is over."""
+    body = helper.make_graph(
+        [_node("Identity", ["keep_on"], "go_on"), _node("Add", ["carried", "step"], "next")],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("keep_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, [None, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [None, 1]),
+        ],
+        [numpy_helper.from_array(np.array([[0]], np.float32), "step")],
+    )
+    nodes = [_node("Loop", ["trips", "", "x"], "y", body=body)]
+    inputs, outputs = (spec("x", "float32", "B", 1), spec("trips", "int64")), (spec("y", "float32", "B", 1),)
+    graph = _save(folder / "run.onnx", nodes, {}, inputs, outputs)
+    return _manifest({"run": graph}, ImportedSpec(original="original.onnx", shared_examples={"trips": 1}))
 
 
 def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:

@@ -24,10 +24,11 @@ class ScriptedRunner:
         self.manifest = runner.manifest
         self.num_slots = runner.num_slots
         self.num_memory_rows = runner.num_memory_rows
+        self.indexes_rows = runner.indexes_rows
         self.calls: list[tuple[GraphKind, int]] = []
         self.before = before
         self._runner = runner
-        self.read_rows, self.write_rows = runner.read_rows, runner.write_rows
+        self.read_rows, self.write_rows, self.end_run = runner.read_rows, runner.write_rows, runner.end_run
 
     def run(self, kind: GraphKind, inputs: Feeds, outputs: Sequence[str], lane: int = 0) -> dict[str, npt.NDArray[Any]]:
         self.calls.append((kind, len(next(iter(inputs.values())))))

@@ -33,7 +33,7 @@ class WatchedRunner:
 
     def __init__(self, num_slots: int, with_chunk: bool = True) -> None:
         self.manifest = make_manifest(with_chunk)
-        self.num_slots, self.num_memory_rows = num_slots, 0
+        self.num_slots, self.num_memory_rows, self.indexes_rows = num_slots, 0, True
         self.faults: list[str] = []
         self.num_runs = 0
         self._digests = np.full((num_slots, 1), _RUBBISH.digest, dtype=np.int64)
@@ -52,6 +52,9 @@ class WatchedRunner:
         results = self.compute(kind, inputs, outputs)
         self.leave(lane)
         return results
+
+    def end_run(self, lane: int) -> None:
+        """Runs of this one end at once."""
 
     def read_rows(self, rows: Sequence[int]) -> Arrays:
         """Copy rows out."""
