@@ -411,7 +411,7 @@ class EngineDoor(Protocol):
     def cancel(self, request: RequestId) -> None:
         """Stop a request within one step; unknown and ended ids are ignored.
 
-        The steps of a StepSession are taken whole or not at all: once the first one is taken, it is finished, unless the
+        The steps of a StepSession are taken whole or not at all: once the first one is taken it is finished, unless the
         session is being closed.
         """
 
