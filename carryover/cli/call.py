@@ -78,6 +78,7 @@ def call(
     ] = None,
 ) -> None:
     """Call; see HELP."""
+    from carryover.cli.errors import CommandError
     from carryover.client.channel import Tls
     from carryover.client.sync import Client
 
@@ -85,6 +86,11 @@ def call(
     texts = _texts(text)
     with Client(server, timeout_s=timeout, tls=tls) as client:
         task = client.model(model, version=model_version).task
+        if task == "tensors":
+            raise CommandError(
+                f"expected a model that reads text, got {model!r}, which was imported and takes tensors: it is called "
+                "over the Open Inference Protocol (docs/oip.md)"
+            )
         options = {
             "beam": beam,
             "num_best": num_best,

@@ -66,7 +66,7 @@ def _list_server(server: str) -> None:
             model.task,
             model.precision,
             model.provider.removesuffix("ExecutionProvider"),
-            f"{model.limits.max_sessions if model.supports_sessions else 0}",
+            f"{model.load.sessions} of {model.limits.max_sessions}" if model.limits.max_sessions else "none",
             "; ".join((_metrics(model.metrics), *(f"warning: {warning}" for warning in model.warnings))),
         )
         for model in found.models

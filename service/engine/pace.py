@@ -3,6 +3,8 @@
 from typing import Final
 
 _WEIGHT: Final = 0.1  # of the newest observation
+_MOST_GROWTH: Final = 4.0  # of what an observation may say, against what is taken for true
+_ALWAYS_BELIEVED_S: Final = 0.05
 _SHORTEST_S: Final = 0.05
 _LONGEST_S: Final = 30.0
 
@@ -34,7 +36,10 @@ class Pace:
         if self._since_s is not None:
             # Several that end together are as many observations.
             weight = 1 - (1 - _WEIGHT) ** min(count, 32)
-            self._seconds_each += weight * ((now - self._since_s) / count - self._seconds_each)
+            # A pause of the whole machine is nobody's service time: what is truly slower is seen to be so again.
+            most_s = max(_MOST_GROWTH * self._seconds_each, _ALWAYS_BELIEVED_S)
+            seen_s = min((now - self._since_s) / count, most_s)
+            self._seconds_each += weight * (seen_s - self._seconds_each)
         self._since_s = now
 
     def wait_s(self, waiting: int) -> float:

@@ -27,7 +27,8 @@ def find_start(models: Models, request: pb.OpenSession) -> tuple[LiveModel, Stat
     else:
         model = find_model(models, request.model, "open.model")
     if not model.supports_sessions:
-        raise InvalidInput("open.model", "a model that can be stepped", f"{model.manifest.name!r}, which cannot")
+        why = "which cannot" if model.manifest.imported is None else "an imported one: see the Open Inference Protocol"
+        raise InvalidInput("open.model", "a model that can be stepped in tokens", f"{model.manifest.name!r}, {why}")
     if start == "exported_state":
         return model, *_imported(model, request.exported_state)
     if start == "initial_state":

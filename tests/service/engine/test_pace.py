@@ -16,8 +16,18 @@ def test_what_is_given_holds_until_something_was_seen() -> None:
     pace.work(now=0.0)
     pace.note(0, now=1000.0)
     assert pace.wait_s(100) == 0.2
-    pace.note(1, now=1000.0)  # what took a thousand seconds has ended
-    assert pace.wait_s(1) > 90
+    for turn in range(60):  # each took a thousand seconds
+        pace.note(1, now=1000.0 * (turn + 1))
+    assert 900 < pace.wait_s(1) < 1001
+
+
+def test_one_pause_of_the_machine_does_not_make_everything_look_slow() -> None:
+    pace, now = Pace(0.001), 0.0
+    pace.work(now)
+    for turn in range(300):
+        now += 3.0 if turn == 200 else 0.001
+        pace.note(1, now)
+        assert pace.wait_s(100) < 1.0
 
 
 def test_many_that_end_at_once_are_as_many_observations() -> None:
