@@ -38,8 +38,8 @@ async def drive(
         watching = asyncio.create_task(lives.pause.watch())
         try:
             await lives.live(over, COMMON_REST_S if number < COMMON else RARE_REST_S)
-        except Fault as found:
-            fault = fault or str(found)
+        except Exception as found:  # whatever it is, it is what the stress is for
+            fault = fault or (str(found) if isinstance(found, Fault) else repr(found))
             over.set()
         finally:
             watching.cancel()

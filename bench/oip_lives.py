@@ -180,8 +180,8 @@ class Lives:
                 if NO_START not in str(refused) or not await self.pause.was_after(began):
                     raise Fault(f"{kind}, sequence {sequence}, after {took_s:.2f} s: refused: {refused}") from None
                 self._counts["disturbed"] += 1
-            except Fault as fault:
-                raise Fault(f"{kind}, sequence {sequence}: {fault}") from None
+            except (Fault, TimeoutError) as fault:
+                raise Fault(f"{kind}, sequence {sequence}: {fault!r}") from None
             finally:
                 self._free.append(sequence)
             await asyncio.sleep(self._rng.random() * rest_s)
@@ -241,7 +241,9 @@ class Lives:
         requests = [self._request(model, sequence, [value], i == 0, False) for i, value in enumerate(values)]
         answers = self._grpc.stream_infer(_all(requests, then_wait=True))
         for value in values[: self._rng.randrange(len(values) + 1)]:
-            self._check([_read(await anext(answers))], [books.advance([value])])
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                response = await anext(answers)
+            self._check([_read(response)], [books.advance([value])])
         answers.cancel()
         await self._anew(model, sequence)
 
@@ -348,7 +350,8 @@ class Lives:
 
     async def _post(self, request: Request) -> Counts:
         try:
-            return _count(await self._http.infer(**request.arguments(http_client)))
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return _count(await self._http.infer(**request.arguments(http_client)))
         except InferenceServerException as error:
             raise Refused(f"{error.status()}: {error.message()}") from None
 

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.oip_client import NUM_IDS
-from bench.oip_lives import MODELS
+from bench.oip_lives import ANSWER_TIMEOUT_S, MODELS
 from bench.oip_models import SOURCES, Source
 from bench.server import Server, free_port, running
 from carryover.client.sync import Client
@@ -106,9 +106,13 @@ class Crowd:
 
 def heard(process: "subprocess.Popen[str]", outcome: Outcome, counts: Counter[str]) -> None:
     """Take what a process has said, once it has ended."""
-    said, _ = process.communicate(timeout=PATIENCE_S + 60)
-    if process.returncode == -signal.SIGKILL and not said:
+    try:
+        said, _ = process.communicate(timeout=ANSWER_TIMEOUT_S + PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        outcome.faults.append("a client did not end: an answer never came")
         return
+    if process.returncode == -signal.SIGKILL and not said:
+        return  # as it was meant to
     try:
         report = json.loads(said)
     except ValueError:
@@ -143,7 +147,8 @@ def strain(server: Server, http: str, options: Options) -> Outcome:
                 outcome.killed += 1
                 dying[place] = crowd.start(options.clients + place, max(ends - now, 1.0))
             killed, life_s = now, rng.uniform(*KILLED_AFTER_S)
-        for process in [*steady, *dying.values()]:
+        early = [process for process in steady if process.poll() is not None]
+        for process in early or [*steady, *dying.values()]:  # one that ended early has a fault to tell: that is the end
             heard(process, outcome, counts)
     finally:
         crowd.end()
