@@ -61,6 +61,9 @@ class Diversion(Protocol):
     def cancel(self, request: RequestId) -> None:
         """As `Bridge.cancel`."""
 
+    def has_begun(self, request: RequestId) -> bool:
+        """As `Bridge.has_begun`."""
+
 
 class Bridge:
     """One engine as seen from the event loop.
@@ -114,6 +117,12 @@ class Bridge:
         elif self.diversions:
             for diversion in set(self.diversions.values()):
                 diversion.cancel(request)
+
+    def has_begun(self, request: RequestId) -> bool:
+        """Whether a request is in a batch that runs, has begun in another way, is over or was never asked."""
+        if request in self._sinks:
+            return self.engine.has_begun(request)
+        return all(diversion.has_begun(request) for diversion in set(self.diversions.values()))
 
     def ask(self, request: AnyRequest) -> "asyncio.Future[object]":
         """Submit a request that has one answer.

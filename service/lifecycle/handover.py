@@ -176,6 +176,12 @@ class _Move:
         if self._new is not None:
             self._new.cancel(request)
 
+    def has_begun(self, request: RequestId) -> bool:
+        """See `Diversion`."""
+        if any(waiting.id == request for waiting, _ in self._waiting):
+            return False
+        return self._new is None or self._new.has_begun(request)
+
     def arrive(self, model: LiveModel) -> None:
         """The session is with the new engine: what waits goes there, and so does what is still asked of the old one."""
         old, new = self._old, model.bridge
@@ -211,8 +217,8 @@ class _Move:
             del self._old.diversions[session]
 
     def _go_on(self, bridge: Bridge) -> None:
-        waiting, self._waiting = self._waiting, []
-        for request, sink in waiting:
+        while self._waiting:  # whoever hears of a failure may cancel others
+            request, sink = self._waiting.pop(0)
             try:
                 bridge.submit(request, sink)
             except ServiceError as error:

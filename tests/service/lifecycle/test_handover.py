@@ -12,7 +12,9 @@ from export.manifest import FileEntry, GraphSpec, Manifest, TensorSpec
 from service.bridge import next_id
 from service.engine.interface import (
     CloseSession,
+    Event,
     ExportSession,
+    Failed,
     ForkSession,
     MarkSession,
     OpenSession,
@@ -228,6 +230,57 @@ async def test_a_request_in_flight_at_the_new_one_can_be_cancelled_by_way_of_the
     await wait_until(lambda: pair.new_engine.held)
     waiting.cancel()
     await wait_until(lambda: len(pair.new_engine.cancelled) == 1)
+
+
+async def test_what_waits_has_not_begun_wherever_it_is_asked() -> None:
+    pair = Pair()
+    await pair.open(4)
+    moving = pair.start()
+    await pair.exporting()
+    old, request = pair.old.bridge, pair.step(10)
+    waiting = old.ask(request)
+    assert not old.has_begun(request.id)
+    assert old.has_begun(next_id())
+    pair.new_engine.hold = True
+    pair.let_go()
+    await wait_until(lambda: pair.new_engine.held)
+    (opening,) = pair.new_engine.held
+    pair.new_engine.release(opening)
+    await wait_until(lambda: request.id in pair.new_engine.held)
+    assert not old.has_begun(request.id)
+    pair.new_engine.release(request.id)
+    await waiting
+    assert old.has_begun(request.id)
+    assert await moving == 1
+
+
+async def test_what_is_cancelled_when_one_before_it_is_refused_is_never_asked() -> None:
+    pair = Pair()
+    await pair.open(4)
+    moving = pair.start()
+    await pair.exporting()
+    old, heard, second = pair.old.bridge, list[Event](), pair.step(100)
+
+    class Canceller:
+        """Cancels what waits behind it when it fails."""
+
+        def take(self, event: Event) -> None:
+            heard.append(event)
+            old.cancel(second.id)
+
+    old.submit(pair.step(10), Canceller())
+    behind = old.ask(second)
+    pair.new_engine.hold = True
+    pair.let_go()
+    await wait_until(lambda: pair.new_engine.held)
+    pair.new_engine.refusals = [Overloaded("full", 1.0)]
+    pair.new_engine.hold = False
+    for request in list(pair.new_engine.held):
+        pair.new_engine.release(request)
+    assert await moving == 1
+    assert [type(event) for event in heard] == [Failed]
+    assert not behind.done()
+    assert pair.total(pair.new_engine) == (4, 1)
 
 
 async def test_there_is_a_bound_on_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
