@@ -9,6 +9,7 @@ from service.oip.faces.tensors import TensorFace
 from service.oip.faces.texts import TextFace
 from service.oip.faces.tokens import TokenFace
 from service.oip.served import Served, Traffic
+from service.oip.statistics import Statistics
 
 
 class Directory:
@@ -46,8 +47,11 @@ class Directory:
         key = model.manifest.name, model.manifest.version
         served = self._served.get(key)
         if served is None or served.model is not model:
+            statistics = Statistics() if served is None else served.statistics
+            if served is not None:  # another bundle has taken the version: counts go on
+                statistics.ran_before(served.bridge.engine.run_stats())
             self._forget_gone()
-            served = self._served[key] = Served(face_of(model), self.traffic)
+            served = self._served[key] = Served(face_of(model), self.traffic, statistics)
         return served
 
     def versions(self, name: str) -> list[int]:

@@ -24,6 +24,7 @@ _CODES: Mapping[type[errors.ServiceError], Code] = {
 INTERNAL = "the service failed; its log says why"
 STOPPING = "Server is stopping, scheduler for model has stopped accepting new inference requests"
 REQUEST_TIMEOUT = "Request timeout expired"
+STEP_REFUSED = "the sequence has ended: a request of it before this one was refused"
 SEQUENCE_TIMEOUT = "timeout of the corresponding sequence has been expired"
 
 

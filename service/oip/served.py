@@ -38,11 +38,11 @@ class Served:
 
     __slots__ = ("bridge", "face", "model", "name", "statistics", "traffic", "version")
 
-    def __init__(self, face: Face, traffic: Traffic) -> None:
+    def __init__(self, face: Face, traffic: Traffic, statistics: Statistics) -> None:
         self.face = face
         self.model: LiveModel = face.model
         self.bridge: Bridge = face.model.bridge
         self.name = face.model.manifest.name
         self.version = str(face.model.manifest.version)
-        self.statistics = Statistics()
+        self.statistics = statistics
         self.traffic = traffic

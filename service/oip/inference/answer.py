@@ -13,6 +13,7 @@ from service.engine.interface import Event, Failed, Finished, RequestId, Session
 from service.errors import (
     DeadlineExceeded,
     InternalFailure,
+    Overloaded,
     RequestCancelled,
     ServiceError,
     SessionClosed,
@@ -20,7 +21,7 @@ from service.errors import (
 )
 from service.oip.errors import OipError
 from service.oip.faces.face import Prepared
-from service.oip.failures import REQUEST_TIMEOUT, SEQUENCE_TIMEOUT, start_missing, to_oip
+from service.oip.failures import REQUEST_TIMEOUT, SEQUENCE_TIMEOUT, STEP_REFUSED, start_missing, to_oip
 from service.oip.messages import InferRequest, InferResponse
 from service.oip.served import Served
 
@@ -97,7 +98,7 @@ class Answer(asyncio.Future[InferResponse]):
 
     def _time_out(self) -> None:
         """End it if it still waits. A sequence that lacks a step is of no use: it ends as a whole."""
-        if self.is_known or self.done() or self.served.bridge.engine.has_begun(self.work):
+        if self.is_known or self.done() or self.served.bridge.has_begun(self.work):
             return
         if self.sequence is None:
             self.abandon(OipError("unavailable", REQUEST_TIMEOUT))
@@ -134,6 +135,8 @@ class Answer(asyncio.Future[InferResponse]):
     def part_failed(self, error: ServiceError) -> None:
         """Note that a part of it failed: the first reason is what its caller is told."""
         self.blame(error)
+        if isinstance(error, Overloaded) and self.sequence is not None:
+            self.sequence.break_off(self, OipError("unavailable", STEP_REFUSED))
         self._part_came()
 
     def blame(self, error: ServiceError) -> None:

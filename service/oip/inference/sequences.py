@@ -4,9 +4,10 @@
     anything else   the next step of the session that lives under the id
     END             the session ends after the step
     cancelled       the session ends at once with all that it has pending, and so it does when a request timed out
+    refused         the session ends behind what it has pending, if it has: what its caller has sent ahead lacks a step
 
-A sequence stays with the version of the model that it began on. Ids of different callers never meet. Sources: the
-sequence extension of the protocol and the reference server's sequence batcher.
+A sequence stays with the version of the model that it began on, or is carried over to a newer one. Ids of different
+callers never meet. Sources: the sequence extension of the protocol and the reference server's sequence batcher.
 """
 
 import logging
@@ -40,16 +41,18 @@ class Sequence:
         session: As the engine knows it.
         key: As its caller does.
         served: The version of the model that it began on, or has been carried over to.
+        versions: That a request may name: that one, and the one that it began on, of which its caller knows.
         pending: Its unanswered requests, in order.
         is_open: Whether it takes requests.
     """
 
-    __slots__ = ("_before", "_later", "_table", "is_open", "key", "pending", "served", "session")
+    __slots__ = ("_before", "_later", "_table", "is_open", "key", "pending", "served", "session", "versions")
 
     def __init__(self, key: Key, served: Served, table: "Sequences") -> None:
         self.session: SessionId = next_id()
         self.key = key
         self.served = served
+        self.versions: tuple[int, ...] = (served.model.manifest.version,)
         self.pending: list[Answer] = []
         self.is_open = True
         self._table = table
@@ -82,6 +85,7 @@ class Sequence:
     def moved(self, model: LiveModel) -> None:
         """Go on with another version of the model, whose engine has the session now."""
         self.served = self._table.directory.of(model)
+        self.versions = (self.versions[0], model.manifest.version)
         for answer in self.pending:
             answer.served = self.served
 
@@ -93,6 +97,20 @@ class Sequence:
                 answer.abandon(error)
         self.close()
         self._drain()
+
+    def break_off(self, after: Answer, error: OipError) -> None:
+        """End it behind a request that was refused, in part or as a whole, after it was taken; what follows it fails.
+
+        Where its step was refused there is a gap; where its step ran and its states were not told, the caller must not
+        take it for one that can be sent again.
+        """
+        if not self.is_open or after not in self.pending:
+            return
+        at = self.pending.index(after) + 1
+        self.pending, behind = self.pending[:at], self.pending[at:]
+        for answer in behind:
+            answer.abandon(error)
+        self.close()
 
     def settle(self, answer: Answer) -> None:
         """Let an answer go whose outcome is known, if its turn has come."""

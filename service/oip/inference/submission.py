@@ -58,13 +58,14 @@ class Inference:
             sequence = self._sequences.find(key)
         if sequence is not None and sequence.is_open and not options.start:
             served = sequence.served
-            if request.model_version and version_number(request.model_version) != served.model.manifest.version:
+            if request.model_version and version_number(request.model_version) not in sequence.versions:
+                served.statistics.failed(0)
                 self._directory.find(request.model_name, request.model_version)
                 raise start_missing(request.model_name, options.sequence_id)
         else:
             served = self._directory.find(request.model_name, request.model_version)
-        prepared = served.face.prepare(request, options.start)
         try:
+            prepared = served.face.prepare(request, options.start)
             num_bytes = self._count_bytes(request)
             if not served.face.is_stateful:
                 return self._run(request, options, served, prepared, num_bytes)
@@ -78,8 +79,13 @@ class Inference:
             if sequence is None or not sequence.is_open:
                 raise start_missing(served.name, options.sequence_id)
             return self._step(request, options, sequence, prepared, num_bytes)
+        except OipError:
+            served.statistics.failed(0)
+            raise
         except ServiceError as error:
             served.statistics.failed(0)
+            if sequence is not None and sequence.pending and not options.start:
+                sequence.close()  # its caller sends ahead: the next step may be on its way, and would follow a gap
             if isinstance(error, ShuttingDown) and not self.is_draining:  # that version has gone
                 raise not_ready(served.name, served.version) from None
             raise to_oip(error, request.id) from None

@@ -8,12 +8,15 @@ from collections.abc import Callable
 
 import pytest
 
-from service.engine.interface import CloseSession, OpenSession, Priority, StepTensors
+from service.bridge import Sink
+from service.engine.interface import AnyRequest, CloseSession, OpenSession, Priority, StepTensors
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ShuttingDown
 from service.oip.errors import OipError
 from service.oip.inference.answer import Answer
 from service.oip.messages import InferResponse
 from tests.service.oip.world import IDLE_TIMEOUT_S, World, accumulator, make_world, outputs_of, step, tensor
+
+PATIENCE_S = 10.0
 
 
 @pytest.fixture
@@ -29,13 +32,14 @@ def total(response: InferResponse) -> tuple[float, int]:
 
 async def refused(call: Callable[[], Answer]) -> OipError:
     with pytest.raises(OipError) as caught:
-        await call()
+        await asyncio.wait_for(call(), PATIENCE_S)
     return caught.value
 
 
 async def settled(*answers: Answer) -> list[object]:
     """What became of each, in the order given: totals, or the text of an error."""
-    got = await asyncio.gather(*answers, return_exceptions=True)
+    async with asyncio.timeout(PATIENCE_S):
+        got = await asyncio.gather(*answers, return_exceptions=True)
     return [
         total(one) if isinstance(one, InferResponse) else one.message if isinstance(one, OipError) else type(one)
         for one in got
@@ -260,6 +264,67 @@ async def test_a_step_that_is_refused_leaves_the_sequence_as_it_was(world: World
     assert total(await begin(step(1, [1]))) == (2, 2)
 
 
+async def test_a_step_that_is_refused_behind_others_ends_the_sequence_behind_them(world: World) -> None:
+    begin, engine = world.core.begin, world.engine
+    engine.hold = True
+    first, second = begin(step(1, [1], start=True)), begin(step(1, [2]))
+    engine.refusals = [Overloaded("full", 1.0)]
+    assert (await refused(lambda: begin(step(1, [4])))).code == "unavailable"
+    assert "START" in (await refused(lambda: begin(step(1, [8])))).message  # was sent before the refusal was heard
+    engine.release_all()
+    assert await settled(first, second) == [(1, 1), (3, 2)]
+    assert engine.sessions == {}
+    assert world.core.num_sequences == 0
+
+
+async def test_a_step_whose_bytes_are_too_many_ends_the_sequence_behind_others() -> None:
+    world = make_world(asyncio.get_running_loop(), max_input_bytes=100)
+    begin, engine = world.core.begin, world.engine
+    engine.hold = True
+    first = begin(step(1, [1], start=True))
+    assert "Exceeds maximum queue size" in (await refused(lambda: begin(step(1, [4] * 30)))).message
+    assert "START" in (await refused(lambda: begin(step(1, [8])))).message
+    engine.release_all()
+    assert await settled(first) == [(1, 1)]
+    assert engine.sessions == {}
+
+
+async def test_a_step_that_is_refused_once_it_was_taken_ends_the_sequence_where_it_was(world: World) -> None:
+    begin, engine = world.core.begin, world.engine
+    engine.hold = True
+    answers = [begin(step(1, [1], start=True)), *[begin(step(1, [value])) for value in (2, 4, 8)]]
+    engine.fail(answers[1].work, Overloaded("1024 requests wait at it", 1.0))
+    refusal, behind = "Exceeds maximum queue size: 1024", "the sequence has ended: a request of it before this one was"
+    got = await settled(*answers[1:])
+    assert refusal in str(got[0])
+    assert all(behind in str(text) for text in got[1:])
+    assert engine.cancelled == [answer.work for answer in answers[2:]]
+    engine.release_all()
+    assert await settled(answers[0]) == [(1, 1)]
+    assert engine.sessions == {}
+    assert world.core.num_sequences == 0
+
+
+@pytest.mark.parametrize("start", [False, True])
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_step_whose_states_are_refused_ends_the_sequence(world: World, start: bool, late: bool) -> None:
+    begin, engine = world.core.begin, world.engine
+    if not start:
+        await begin(step(1, [1], start=True))
+    engine.hold = True
+    if not late:
+        engine.refusals = [*[None] * (2 if start else 1), Overloaded("full", 1.0)]
+    answer = begin(step(1, [2], start=start, outputs=["total_out"]))
+    if late:
+        engine.fail(answer.export, Overloaded("full", 1.0))
+        await asyncio.sleep(0)
+    assert "START" in (await refused(lambda: begin(step(1, [4])))).message
+    engine.release_all()
+    assert "Exceeds maximum queue size: full" in str(await settled(answer))
+    assert engine.sessions == {}
+    assert world.core.num_sequences == 0
+
+
 async def test_a_timeout_in_the_queue_ends_the_sequence_at_once(world: World) -> None:
     begin, engine = world.core.begin, world.engine
     await begin(step(1, [1], start=True))
@@ -283,6 +348,32 @@ async def test_what_has_begun_is_not_timed_out(world: World) -> None:
     assert not answer.done()
     engine.release_all()
     assert total(await answer) == (1, 1)
+
+
+async def test_what_waits_for_its_session_to_arrive_elsewhere_is_timed_out(world: World) -> None:
+    begin = world.core.begin
+    first = begin(step(1, [1], start=True))
+    await first
+    assert first.sequence is not None
+    bridge, waiting = world.models.by_name["sums"].bridge, dict[int, AnyRequest]()
+
+    class Way:
+        """Keeps what is asked of a session that is on its way."""
+
+        def submit(self, request: AnyRequest, sink: Sink) -> None:
+            waiting[request.id] = request
+
+        def cancel(self, request: int) -> None:
+            waiting.pop(request, None)
+
+        def has_begun(self, request: int) -> bool:
+            return request not in waiting
+
+    bridge.diversions[first.sequence.session] = Way()
+    late = begin(step(1, [1], timeout=1))
+    assert list(waiting) == [late.work]
+    assert await settled(late) == ["timeout of the corresponding sequence has been expired"]
+    assert [type(request) for request in waiting.values()] == [CloseSession]
 
 
 async def test_what_is_answered_in_time_has_no_timeout_any_more(world: World) -> None:
@@ -341,6 +432,7 @@ async def test_a_sequence_that_is_carried_over_goes_on_with_the_newer_version() 
     newer = make_world(asyncio.get_running_loop(), accumulator(2))
     model, engine = newer.models.by_name["sums"], newer.engines["sums", 2]
     world.models.put(model)
+    world.models.put(make_world(asyncio.get_running_loop(), accumulator(3)).models.by_name["sums"])
     sequence = first.sequence
     assert sequence is not None
     old.hold = True
@@ -351,12 +443,13 @@ async def test_a_sequence_that_is_carried_over_goes_on_with_the_newer_version() 
     engine.begun.add(request.id)  # so that it has no timeout there, whatever the old engine says
     engine.hold = True
     model.bridge.submit(request, waiting)
-    behind = begin(step(1, [4], end=True))
-    assert behind.work in engine.held
+    assert "START" in (await refused(lambda: begin(step(1, [4], version="3")))).message
+    behind = [begin(step(1, [4], version="1")), begin(step(1, [8], version="2", end=True))]  # both are its version
     engine.release_all()
-    assert [total(await waiting), total(await behind)] == [(3, 2), (7, 3)]
-    assert [(await waiting).model_version, (await behind).model_version] == ["2", "2"]
-    assert [one["inference_count"] for one in world.core.statistics("sums")] == [1, 2]
+    answers = [waiting, *behind]
+    assert [total(await answer) for answer in answers] == [(3, 2), (7, 3), (15, 4)]
+    assert [(await answer).model_version for answer in answers] == ["2"] * 3
+    assert [one["inference_count"] for one in world.core.statistics("sums")] == [1, 3, 0]
 
 
 async def test_a_sequence_of_a_version_that_has_ended_says_so(world: World) -> None:
