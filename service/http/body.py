@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
+from service.http.early import Unread
 from service.http.status import HttpError
 
 LEAST_BYTES_PER_S = 16 * 2**10  # a body that comes more slowly, after its first seconds, is given up
@@ -64,7 +65,7 @@ class Bodies:
         unpack = _Unpacker(request, limits.max_bytes)
         declared, chunks = _declared_bytes(request), request.stream()
         if declared > limits.max_bytes:
-            raise await self._too_long(chunks, declared, "expect" not in request.headers)
+            raise self._too_long(declared, "expect" not in request.headers)
         parts: list[bytes] = []
         start, received = time.monotonic(), 0
         loop = asyncio.get_running_loop()
@@ -73,7 +74,7 @@ class Bodies:
                 async for chunk in chunks:
                     received += len(chunk)
                     if received > limits.max_bytes:
-                        raise await self._too_long(chunks, received, True)
+                        raise self._too_long(received, True)
                     part = unpack(chunk)
                     self._take(len(part))
                     taken.append(len(part))
@@ -90,23 +91,18 @@ class Bodies:
     def _take(self, num_bytes: int) -> None:
         if self.held + num_bytes > self._limits.max_held_bytes:
             full = f"expected at most {self._limits.max_held_bytes} bytes of requests at a time, got more"
-            raise HttpError(503, full, close=True, headers={"retry-after": "1"})
+            raise HttpError(503, full, close=True, headers={"retry-after": "1"}, unread=self._unread)
         self.held += num_bytes
 
-    async def _too_long(self, chunks: AsyncIterator[bytes], got: int, is_coming: bool) -> HttpError:
-        """Read on for a while, or the sender would find its connection reset and never see the answer."""
+    def _too_long(self, got: int, is_coming: bool) -> HttpError:
+        """Say so at once, though the body is still coming."""
         limits = self._limits
-        if is_coming:
-            discarded = 0
-            try:
-                async with asyncio.timeout(limits.timeout_s):
-                    async for chunk in chunks:
-                        discarded += len(chunk)
-                        if discarded > MAX_DISCARDED * limits.max_bytes:
-                            break
-            except TimeoutError:
-                pass
-        return HttpError(413, f"expected a body of at most {limits.max_bytes} bytes, got {got} or more", close=True)
+        expected = f"expected a body of at most {limits.max_bytes} bytes, got {got} or more"
+        return HttpError(413, expected, close=True, unread=self._unread if is_coming else None)
+
+    @property
+    def _unread(self) -> Unread:
+        return Unread(MAX_DISCARDED * self._limits.max_bytes, self._limits.timeout_s)
 
 
 class _Unpacker:

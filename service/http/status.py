@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 from service.errors import ServiceError
+from service.http.early import EarlyResponse, Unread
 from service.oip.errors import Code, OipError
 from service.oip.failures import INTERNAL, to_oip
 
@@ -31,16 +32,24 @@ class HttpError(Exception):
     Args:
         status: The status.
         message: For the caller.
-        close: Whether the rest of the request is not read, so that the connection ends with the answer.
+        close: Whether the rest of the request is of no use, so that the connection ends with the answer.
         headers: To go with it.
+        unread: How much of the rest is read behind the answer, so that a caller who is still sending gets to see it.
     """
 
     def __init__(
-        self, status: int, message: str, *, close: bool = False, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        close: bool = False,
+        headers: Mapping[str, str] | None = None,
+        unread: Unread | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
+        self.unread = unread
         self.headers = {**(headers or {}), **({"connection": "close"} if close else {})}
 
 
@@ -67,5 +76,10 @@ def error_body(message: str) -> bytes:
 def error_response(error: Exception) -> Response:
     """Answer with an error."""
     status, message = describe(error)
-    headers = error.headers if isinstance(error, HttpError) else None
-    return Response(error_body(message), status, headers, JSON)
+    if not isinstance(error, HttpError):
+        return Response(error_body(message), status, None, JSON)
+    if error.unread is None:
+        return Response(error_body(message), status, error.headers, JSON)
+    response = EarlyResponse(error_body(message), status, error.headers, JSON)
+    response.unread = error.unread
+    return response

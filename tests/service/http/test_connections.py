@@ -148,6 +148,43 @@ async def test_who_uploads_too_much_gets_to_read_why(tmp_path: Path) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("headers", "begun"),
+    [
+        ({"content_length": "3000"}, b""),
+        ({"content_length": str(10**18)}, bytes(100)),
+        ({"transfer_encoding": "chunked"}, b"ffffffff\r\n" + bytes(1025)),
+    ],
+    ids=["silent", "begun", "chunked"],
+)
+async def test_who_is_going_to_upload_too_much_is_told_before(
+    tmp_path: Path, headers: dict[str, str], begun: bytes
+) -> None:
+    async with serving(tmp_path, max_message_bytes=1024, slow_reader_timeout_s=10 * PATIENCE_S) as world:
+        reader, writer = await world.knock()
+        writer.write(post(begun, **headers))
+        status, told = await answer(reader)
+        assert status == 413 and told["error"].startswith("expected a body of at most 1024 bytes, got ")
+        assert await ended(reader) == b""  # silence is not waited out for long
+        writer.close()
+        await settled(world)
+
+
+async def test_who_goes_on_uploading_is_listened_to_for_so_many_bytes(tmp_path: Path) -> None:
+    async with serving(tmp_path, max_message_bytes=1024) as world:
+        reader, writer = await world.knock()
+        writer.write(post(b"", content_length="1000000"))
+        assert (await answer(reader))[0] == 413
+        writer.write(bytes(body_module.MAX_DISCARDED * 1024 - 1))
+        await writer.drain()
+        other = asyncio.ensure_future(ended(reader))
+        assert (await world.get("/v2/health/live"))[0] == 200
+        assert not other.done()
+        writer.write(bytes(1))
+        assert await other == b""
+        writer.close()
+
+
 async def test_who_asks_before_uploading_too_much_need_not_upload(tmp_path: Path) -> None:
     async with serving(tmp_path, max_message_bytes=1024) as world:
         reader, writer = await world.knock()
