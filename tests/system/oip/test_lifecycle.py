@@ -133,8 +133,9 @@ def test_what_is_no_model_of_the_repository_is_not_loaded(models: Path) -> None:
                 door.client.load_model(name, headers=AUTHORISED)
             assert f"failed to load '{name}', failed to poll from model repository" in refused.value.message()
             assert str(models.parent) not in str(refused.value)  # nor is told where it looked
-            with pytest.raises(InferenceServerException):
+            with pytest.raises(InferenceServerException) as refused:
                 http.load_model(name, headers=dict(AUTHORISED))
+            assert refused.value.status() in ("400", "404", "405")  # where the name makes another path of it, too
         assert index(door) == before
         assert version_of(door, 1, sequence_start=True, sequence_end=True) == 1
         http.close()
@@ -323,7 +324,7 @@ def test_new_versions_are_found_by_polling(models: Path, fresh: Fresh) -> None:
         until(lambda: bool(door.client.is_model_ready("third")), "the new model")
         with pytest.raises(InferenceServerException) as refused:
             door.client.load_model("third", headers=AUTHORISED)
-        assert refused.value.message() == "explicit model load / unload is not allowed if polling is enabled"
+        assert refused.value.message().startswith("explicit model load / unload is not allowed if polling is enabled")
         assert refused.value.status() == "StatusCode.UNAVAILABLE"
         shutil.rmtree(models / "other")
         until(lambda: not door.client.is_model_ready("other"), "the end of a model whose folder is gone")
