@@ -1,7 +1,9 @@
 """What the protocol tells of a server and its models, by the names of its fields."""
 
+import json
 from collections.abc import Iterable
 
+from export.manifest import ImportedSpec
 from service.oip.datatypes import DATATYPE, config_type
 from service.oip.faces.face import Face, Port
 from service.oip.inference.options import DEFAULT_PRIORITY_LEVEL, PRIORITY_LEVELS
@@ -22,6 +24,7 @@ EXTENSIONS = (
     "statistics",
 )
 SHARED_MEMORY = "system_shared_memory"
+EXAMPLES = "examples"  # parameter of an imported model's configuration: what its inputs may look like
 
 
 def server_metadata(version: str, shared_memory: bool) -> dict[str, object]:
@@ -54,6 +57,8 @@ def model_config(face: Face, sequence_idle_timeout_s: float) -> dict[str, object
         "output": [_configured(port) for port in face.outputs.values()],
         "model_transaction_policy": {"decoupled": False},
     }
+    if manifest.imported is not None:
+        config["parameters"] = {EXAMPLES: {"string_value": json.dumps(_examples(face, manifest.imported))}}
     if not face.is_stateful:
         config["dynamic_batching"] = {
             "priority_levels": PRIORITY_LEVELS,
@@ -79,6 +84,17 @@ def model_config(face: Face, sequence_idle_timeout_s: float) -> dict[str, object
 
 def _tensor(port: Port) -> dict[str, object]:
     return {"name": port.name, "datatype": port.datatype, "shape": list(port.shape)}
+
+
+def _examples(face: Face, imported: ImportedSpec) -> dict[str, dict[str, object]]:
+    """By input, a shape that works on the wire, with one row, and of what all rows share a value that does."""
+    examples: dict[str, dict[str, object]] = {}
+    for port in face.inputs.values():
+        sizes = [size if isinstance(size, int) else imported.examples.get(size, 1) for size in port.dims]
+        examples[port.name] = {"shape": [1, *sizes] if port.has_rows else [1, *(sizes or [1])]}
+        if port.name in imported.shared_examples:
+            examples[port.name]["value"] = imported.shared_examples[port.name]
+    return examples
 
 
 def _configured(port: Port) -> dict[str, object]:

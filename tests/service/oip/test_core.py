@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import time
 import weakref
 from typing import Any
@@ -307,6 +308,22 @@ async def test_a_configuration_says_how_a_model_is_batched(world: World) -> None
     assert "sequence_batching" not in stateless
     assert stateless["max_batch_size"] == 4
     assert stateless["model_transaction_policy"] == {"decoupled": False}
+
+
+async def test_a_configuration_tells_inputs_that_work() -> None:
+    manifest = accumulator()
+    assert manifest.imported is not None
+    imported = manifest.imported.model_copy(update={"examples": {"D": 3}, "shared_examples": {"scale": 2.5}})
+    manifest = manifest.model_copy(update={"imported": imported})
+    world = make_world(asyncio.get_running_loop(), manifest)
+    parameters: Any = world.core.model_config("sums")["parameters"]
+    told = json.loads(parameters["examples"]["string_value"])
+    assert told == {"values": {"shape": [1, 3]}, "scale": {"shape": [1, 1], "value": 2.5}}
+    values = tensor("values", np.ones(told["values"]["shape"]))
+    scale = tensor("scale", np.full(told["scale"]["shape"], told["scale"]["value"]))
+    start = {"sequence_id": 1, "sequence_start": True}
+    response = await world.core.begin(InferRequest("sums", "", "", (values, scale), (), start))
+    assert outputs_of(response)["total"] == [[7.5]]
 
 
 async def test_statistics_count_requests_and_what_ran(world: World) -> None:

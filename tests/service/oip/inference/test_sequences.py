@@ -10,7 +10,7 @@ import pytest
 
 from service.bridge import Sink
 from service.engine.interface import AnyRequest, CloseSession, OpenSession, Priority, StepTensors
-from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ShuttingDown
+from service.errors import DeadlineExceeded, InternalFailure, InvalidInput, Overloaded, ShuttingDown
 from service.oip.errors import OipError
 from service.oip.inference.answer import Answer
 from service.oip.messages import InferResponse
@@ -228,6 +228,21 @@ async def test_a_sequence_whose_run_broke_is_over(world: World) -> None:
     assert await settled(broken, behind) == ["the service failed; its log says why"] * 2
     assert "START" in (await refused(lambda: begin(step(1, [1])))).message
     assert world.core.num_sequences == 0
+
+
+async def test_a_sequence_whose_run_broke_on_its_values_is_told_so_and_is_over(world: World) -> None:
+    begin, engine = world.core.begin, world.engine
+    await begin(step(1, [1], start=True))
+    engine.hold = True
+    broken = begin(step(1, [1]))
+    engine.end(engine.submitted[0].session, expired=False)  # type: ignore[union-attr]
+    engine.fail(broken.work, InvalidInput("inputs", "values that the model can be run on", "some on which it fails"))
+    error = await refused(lambda: broken)
+    assert (error.code, error.message) == (
+        "invalid_argument",
+        "inputs: expected values that the model can be run on, got some on which it fails",
+    )
+    assert "START" in (await refused(lambda: begin(step(1, [1])))).message
 
 
 async def test_a_sequence_that_cannot_be_opened_says_why_and_leaves_nothing(world: World) -> None:
