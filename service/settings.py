@@ -151,6 +151,9 @@ class Settings(BaseSettings):
         default=None,
         description="file of the token that loading and unloading over the wire takes; absent: not allowed",
     )
+    max_run_s: float = Field(
+        default=30.0, gt=0, le=3600, description="seconds that one run of an imported model may take; then it is ended"
+    )
     drain_timeout_s: float = Field(
         default=8.0, ge=0, le=3600, description="seconds that running requests get to finish after SIGTERM"
     )

@@ -98,6 +98,7 @@ def launch(
         fill_delay_s=settings.fill_delay_ms / 1000,
         batching=settings.batching,
         batch=batch,
+        max_run_s=settings.max_run_s,
     )
     num_runners = settings.runners or default_runners(runner.provider)
     if num_runners > 1 and runner.provider != CPU:
