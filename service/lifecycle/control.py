@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 LEAST_TOKEN_CHARACTERS: Final = 16
 MOST_CHANGES: Final = 64  # loads and unloads under way or waiting
 EVERY_MODEL: Final = "*"  # in `load_models`
-_NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
+_NOT_EXPLICIT: Final = (
+    "explicit model load / unload is not allowed if polling is enabled: "
+    "CARRYOVER_MODEL_CONTROL=explicit allows it, got "
+)
 _NO_TOKEN: Final = "explicit model load / unload is not allowed over the wire: the server has no admin token"
 _BAD_TOKEN: Final = "model load / unload: expected the admin token as 'authorization: Bearer <token>', got "
 _PATH = re.compile(r"(?<![\w.])/[^\s:,'\"()]*")
@@ -161,7 +164,7 @@ class Control:
             OipError: They may not.
         """
         if self._settings.model_control != "explicit":
-            raise OipError("unavailable", _NOT_EXPLICIT)
+            raise OipError("unavailable", _NOT_EXPLICIT + self._settings.model_control)
         if self._token is None:
             raise OipError("permission_denied", _NO_TOKEN)
         if token is None:
@@ -210,7 +213,7 @@ class Control:
             log.warning("%s", error)
 
     async def _load(self, name: str) -> None:
-        missing = OipError("internal", f"failed to load '{name}', failed to poll from model repository")
+        missing = OipError("not_found", f"failed to load '{name}', failed to poll from model repository")
         if not re.fullmatch(NAME_PATTERN, name):
             raise missing
         try:
@@ -225,7 +228,7 @@ class Control:
             raise self._failed(name, error) from error
         served = self._serving.models.versions(name)
         if not served and not update.refused:
-            raise OipError("internal", f"failed to load '{name}', no version is available")
+            raise OipError("not_found", f"failed to load '{name}', no version is available")
         newest = max(served, default=0)
         worse = [bundle for bundle in update.refused if bundle.version >= newest]
         if worse:

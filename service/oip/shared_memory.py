@@ -155,10 +155,10 @@ class Regions:
             # O_NONBLOCK: to wait for nobody at the other end of a pipe
             fd = os.open(self._folder / object_name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except (OSError, UnicodeEncodeError):
-            raise OipError("internal", f"Unable to open shared memory region: '{key}'") from None
+            raise OipError("invalid_argument", f"Unable to open shared memory region: '{key}'") from None
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
-            raise OipError("internal", f"Unable to open shared memory region: '{key}'")
+            raise OipError("invalid_argument", f"Unable to open shared memory region: '{key}'")
         return fd
 
 

@@ -16,7 +16,10 @@ from tests.service.lifecycle.shelf import Shelf, shelf_in
 from tests.service.rpc.world import wait_until
 
 TOKEN = "0123456789abcdef-admin"
-NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
+NOT_EXPLICIT = (
+    "explicit model load / unload is not allowed if polling is enabled: "
+    "CARRYOVER_MODEL_CONTROL=explicit allows it, got "
+)
 
 
 @pytest.fixture
@@ -102,7 +105,7 @@ async def test_what_is_no_model_of_the_repository_cannot_be_loaded(shelf: Shelf,
     outside.put("outside", 1)
     async with control_of(shelf) as control:
         expected = f"failed to load '{name}', failed to poll from model repository"
-        assert await refused(control, name) == ("internal", expected)
+        assert await refused(control, name) == ("not_found", expected)
         await control.unload(name, {}, TOKEN)
         assert shelf.opened == []
         assert told(control) == [("acc", 0, "UNAVAILABLE", "not loaded")]
@@ -111,7 +114,7 @@ async def test_what_is_no_model_of_the_repository_cannot_be_loaded(shelf: Shelf,
 async def test_a_policy_that_no_version_meets_is_a_load_that_failed(shelf: Shelf) -> None:
     shelf.put("acc", 1)
     async with control_of(shelf, version_policy="specific 2") as control:
-        assert await refused(control) == ("internal", "failed to load 'acc', no version is available")
+        assert await refused(control) == ("not_found", "failed to load 'acc', no version is available")
 
 
 async def test_parameters_that_are_not_known_are_refused(shelf: Shelf) -> None:
@@ -141,7 +144,7 @@ async def test_only_who_has_the_token_may_and_only_where_it_is_allowed_at_all(sh
             assert await refused(control, call=call, token=given) == ("permission_denied", expected)
     for mode in ("fixed", "poll"):
         async with control_of(shelf, mode) as control:
-            assert await refused(control, call=call) == ("unavailable", NOT_EXPLICIT)
+            assert await refused(control, call=call) == ("unavailable", NOT_EXPLICIT + mode)
 
 
 @pytest.mark.parametrize(

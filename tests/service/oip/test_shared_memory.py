@@ -146,7 +146,7 @@ def test_only_plain_objects_are_opened(regions: Regions, tmp_path: Path) -> None
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "socket"))
         for key in ("nothing", "folder", "link", "pipe", "socket", "x" * 300, "\udcff\ud800"):
-            message = refusal("internal", partial(regions.register, "r", key, 0, 8))
+            message = refusal("invalid_argument", partial(regions.register, "r", key, 0, 8))
             assert message == f"Unable to open shared memory region: '{key}'"
     assert not regions.status("")
 

@@ -58,6 +58,7 @@ async def test_what_cannot_be_registered_or_named(tmp_path: Path, memory: Shared
             ({**key, "byte_size": 4096, "offset": "0"}, 400, "Unable to parse 'offset'"),
             ({**key, "byte_size": 10**9}, 400, "failed to register shared memory region 'mine'"),
             ({"key": "/../etc/passwd", "byte_size": 1}, 400, "cannot register shared memory region 'mine'"),
+            ({"key": "/carryover-no-such", "byte_size": 1}, 400, "Unable to open shared memory region: '/carryover-no"),
         ):
             told, answer = await world.post(f"{path}/register", body)
             assert told == status and answer["error"].startswith(words)
