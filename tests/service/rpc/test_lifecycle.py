@@ -209,11 +209,15 @@ async def test_draining_does_not_wait_for_sessions_that_nobody_steps() -> None:
         engine.hold = False
         engine.release(next(iter(engine.held)))
         assert (await only(busy)).stepped.num_steps == 1
-        for num_steps in range(2, 40):  # one at a time, each soon after the other, for longer than an idle one has
-            await busy.write(message(num_steps + 1, step=step))
-            assert (await only(busy)).stepped.num_steps == num_steps
-            await asyncio.sleep(0.01)
-        assert time.monotonic() - before > 0.4
+        num_steps, asked_s, began_s = 1, before, time.monotonic()
+        while time.monotonic() < began_s + 0.5:  # one soon after the other, for longer than an idle one has
+            num_steps, previous_s, asked_s = num_steps + 1, asked_s, time.monotonic()
+            try:
+                await busy.write(message(num_steps + 1, step=step))
+                assert (await only(busy)).stepped.num_steps == num_steps
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):  # as it should be where the machine is that slow
+                assert time.monotonic() - previous_s >= 0.2
+                break
         assert (await refusal(busy.read())).reason == "SHUTTING_DOWN"
         assert await stopping is True
         assert time.monotonic() - before < 10
