@@ -12,6 +12,8 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from importing.analysis.analyse import Company
+
 IR_VERSION, OPSET = 10, 17
 WORK_WIDTH = 128  # of the square matrices that are multiplied to pass the time
 MULTIPLICATIONS = 25  # for one unit of WORK: about a millisecond
@@ -30,10 +32,12 @@ class Source:
     Args:
         build: Makes the file's content.
         states: What `--state` is given.
+        company: Whether rows share runs, as `import_model` has it: some look across them for how long to work.
     """
 
     build: Callable[[], onnx.ModelProto]
     states: tuple[str, ...] = ()
+    company: Company = "proved"
 
 
 def _value(name: str, kind: int, *shape: str | int) -> onnx.ValueInfoProto:
@@ -208,12 +212,12 @@ _COUNTED = ("total=total_out", "steps=steps_out")
 SOURCES: Mapping[str, Source] = {
     "accumulator": Source(accumulator, _COUNTED),
     "accumulator-one": Source(lambda: accumulator(1), _COUNTED),
-    "accumulator-slow": Source(lambda: accumulator(works=True), _COUNTED),
+    "accumulator-slow": Source(lambda: accumulator(works=True), _COUNTED, "insisted"),
     "layered": Source(layered, ("h=hn,axis=1",)),
-    "ragged": Source(ragged, ("total=total_out",)),
+    "ragged": Source(ragged, ("total=total_out",), "insisted"),
     "keeper": Source(keeper, ("total=total_out",)),
     "identity": Source(lambda: identity({"FP32": TensorProto.FLOAT})),
-    "identity-slow": Source(lambda: identity({"INT64": TensorProto.INT64}, works=True)),
+    "identity-slow": Source(lambda: identity({"INT64": TensorProto.INT64}, works=True), company="insisted"),
     "identity-numbers": Source(lambda: identity(NUMBERS)),
     "identity-bfloat": Source(lambda: identity({"BF16": TensorProto.BFLOAT16})),
     "identity-bytes": Source(lambda: identity({"BYTES": TensorProto.STRING})),

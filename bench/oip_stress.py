@@ -66,7 +66,8 @@ def publish(folder: Path, sources: Mapping[str, Source]) -> Path:
     repository = folder / "repository"
     for name in MODELS:
         onnx.save(sources[name].build(), folder / f"{name}.onnx")
-        import_model(folder / f"{name}.onnx", repository, name=name, states=sources[name].states)
+        source = sources[name]
+        import_model(folder / f"{name}.onnx", repository, name=name, states=source.states, company=source.company)
     return repository
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from export.bundle import check_name
 from export.manifest import Manifest
 from export.publish import publish, staging
-from importing.analysis.analyse import analyse
+from importing.analysis.analyse import Company, analyse
 from importing.analysis.draws import Draws
 from importing.analysis.examples import check_used, read_examples
 from importing.analysis.hints import compared_values, index_ranges, widths
@@ -59,6 +59,7 @@ def import_model(
     inputs: Sequence[str] = (),
     stateless: bool = False,
     lengths: str | None = None,
+    company: Company = "proved",
     examples: Mapping[str, float] | None = None,
     carry_sessions: bool = False,
     allow_external: bool = False,
@@ -76,6 +77,7 @@ def import_model(
         inputs: Those that look like a state and are none.
         stateless: Whether it has no states, whatever its inputs look like.
         lengths: Of a stateless model, the input that says how long each row is.
+        company: Whether rows share runs: where nothing speaks against it, although an operator does, or never.
         examples: By name of a free size or of an input that all rows share, as the model has them, what works.
         carry_sessions: Whether sessions of the version before may go on with this one.
         allow_external: Whether weights may lie in other files of the model's folder.
@@ -110,7 +112,7 @@ def import_model(
         pair.input: signature.defaults[pair.input] for pair in pairs if pair.input in signature.defaults
     }
     initial |= {option.input: option.initial for option in options if option.initial is not None}
-    original = Original(signature, Session(model), pairs, initial)
+    original = Original(model, signature, Session(model), pairs, initial)
     given = read_examples(examples or {}, original, declared)
     on_progress("running it to find its rows and sizes")
     search = Search(
@@ -123,7 +125,7 @@ def import_model(
         lengths,
     )
     axes = {option.input: option.axis for option in options}
-    analysis = analyse(original, search, {pair.input: axes.get(pair.input) for pair in pairs}, lengths)
+    analysis = analyse(original, search, {pair.input: axes.get(pair.input) for pair in pairs}, lengths, company)
     check_used(given, analysis.conditions)
     if not confirm(analysis.layout):
         raise ImportRefused("expected a yes, got none: nothing was written")

@@ -65,7 +65,7 @@ class Session:
             raise ImportRefused(f"ONNX Runtime {ort.__version__} cannot run the model: {first_line(error)}") from None
         given = (*self._session.get_inputs(), *self._session.get_overridable_initializers())
         self._inputs = {v.name: RUNTIME_TYPES[v.type] for v in given if v.type in RUNTIME_TYPES}
-        self._outputs = {v.name: RUNTIME_TYPES[v.type] for v in self._session.get_outputs()}
+        self._outputs = {v.name: RUNTIME_TYPES[v.type] for v in self._session.get_outputs() if v.type in RUNTIME_TYPES}
 
     def run(self, feeds: Feeds, pools: Mapping[str, Pool] = _NO_POOLS) -> dict[str, Array]:
         """Run once.

@@ -55,6 +55,13 @@ def import_onnx(
             "and batched.",
         ),
     ] = None,
+    batched: Annotated[
+        bool,
+        typer.Option(
+            "--batched", help="Rows share runs although an operator looks across them, if random rows do not differ."
+        ),
+    ] = False,
+    alone: Annotated[bool, typer.Option("--alone", help="One row at a time, whatever it looks like.")] = False,
     example: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,6 +103,8 @@ def import_onnx(
         inputs=tuple(input_ or ()),
         stateless=stateless,
         lengths=lengths,
+        batched=batched,
+        alone=alone,
         examples=parse_examples(example or ()),
         carry_sessions=carry_sessions,
         triton=triton,

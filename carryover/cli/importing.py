@@ -27,6 +27,8 @@ def run_import(
     inputs: Sequence[str],
     stateless: bool,
     lengths: str | None,
+    batched: bool,
+    alone: bool,
     examples: Mapping[str, float],
     carry_sessions: bool,
     triton: Path | None,
@@ -44,6 +46,8 @@ def run_import(
         inputs: Those that look like a state and are none.
         stateless: Whether there are none.
         lengths: Input with the length of each row.
+        batched: Whether rows share runs although an operator may join them.
+        alone: Whether they never do.
         examples: Sizes and values that work.
         carry_sessions: Whether sessions of the version before may go on with this one.
         triton: Repository of the reference server to write it to as well.
@@ -54,8 +58,10 @@ def run_import(
     Raises:
         ImportRefused: It cannot be imported.
         TritonError: It was imported, but cannot be written for the reference server.
-        CommandError: States were found and nobody confirmed them.
+        CommandError: States were found and nobody confirmed them, or options exclude each other.
     """
+    if batched and alone:
+        raise CommandError("expected --batched or --alone, got both")
     console = make_console()
 
     def confirm(layout: Layout) -> bool:
@@ -80,6 +86,7 @@ def run_import(
             inputs=inputs,
             stateless=stateless,
             lengths=lengths,
+            company="insisted" if batched else "never" if alone else "proved",
             examples=examples,
             carry_sessions=carry_sessions,
             allow_external=allow_external,

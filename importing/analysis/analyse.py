@@ -1,9 +1,11 @@
 """Look into a model: find its rows, its free sizes and the shapes of what it gives, and prove each by running it."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
+from importing.analysis.meeting import rows_meet
 from importing.analysis.output_shapes import Observation, row_shape
 from importing.analysis.padding import TIME
 from importing.analysis.proof import NotRows, prove_rows
@@ -19,6 +21,8 @@ from importing.signature import Dims, Value
 
 # What a manifest's shapes mean something by: see `export.manifest`.
 _RESERVED: Final = frozenset("BTCSNP")
+# Whether rows share runs: where that is proved and no operator joins them, where it is proved, or never.
+Company = Literal["proved", "insisted", "never"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,13 @@ class Analysis:
     conditions: Conditions
 
 
-def analyse(original: Original, search: Search, axes: Mapping[str, int | None], lengths: str | None = None) -> Analysis:
+def analyse(
+    original: Original,
+    search: Search,
+    axes: Mapping[str, int | None],
+    lengths: str | None = None,
+    company: Company = "proved",
+) -> Analysis:
     """Find everything out.
 
     Args:
@@ -42,6 +52,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
         search: For sizes with which it runs.
         axes: By state's input, the axis that its owner says has the rows; None: to be found.
         lengths: Of a model without state, the input that says how long each row is.
+        company: Whether rows share runs.
 
     Raises:
         ImportRefused: It runs under no sizes that were tried, or what is found cannot be served.
@@ -54,7 +65,7 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
             )
     notes: list[str] = []
     free = guesses(original.signature, axes)
-    for guess in free:
+    for guess in free if company != "never" else ():
         conditions = search.find(guess, batched=True) if guess.whole else None
         if conditions is None:
             continue
@@ -62,9 +73,17 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
         try:
             output_axes = prove_rows(original, search, conditions)
         except (NotRows, RunFailed) as reason:
-            notes.append(str(reason))
+            notes.append(f"its rows could not be told apart: {reason}")
             continue
-        return _conclude(original, search, conditions, output_axes, (), lengths)
+        meeting = rows_meet(original, conditions, functools.partial(search.draw_step, conditions, 1))
+        if meeting is None or company == "insisted":
+            return _conclude(original, search, conditions, output_axes, (), lengths)
+        notes.append(f"its rows meet: {meeting} (--batched if that makes no difference)")
+        if guess.likely:
+            break  # these are the rows; what else might pass for them is not
+    if company == "insisted":
+        why = notes[0] if notes else "its batch is fixed"
+        raise ImportRefused(f"--batched: expected rows that can share a run, got others: {why}")
     guess = _one_row(original, free, axes)
     conditions = search.find(guess, batched=False)
     if conditions is None:
@@ -73,7 +92,8 @@ def analyse(original: Original, search: Search, axes: Mapping[str, int | None], 
             f"{search.free_names(guess) or 'none'}): {search.last_failure}"
         )
     _check_repeats(original, search, conditions)
-    why = f"its rows could not be told apart: {notes[0]}" if notes else "its batch is fixed"
+    why = "as was asked" if company == "never" else "its batch is fixed"
+    why = notes[0] if notes else why
     if lengths is not None:
         raise ImportRefused(f"--lengths: expected a model whose rows can share a run, got one that cannot: {why}")
     return _conclude(original, search, conditions, {}, (f"runs unbatched, one row at a time: {why}",), None)

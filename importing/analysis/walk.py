@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from importing.analysis.rows import Guess
 from importing.errors import ImportRefused
@@ -19,12 +20,14 @@ class Original:
     """A model as it came, opened.
 
     Args:
+        model: As read.
         signature: What it takes and gives.
         session: Runs it.
         pairs: Its states.
         initial: By state's input, what a sequence starts from, as given; others start from zeros.
     """
 
+    model: onnx.ModelProto
     signature: Signature
     session: Session
     pairs: tuple[Pair, ...]
@@ -88,12 +91,7 @@ class Walk:
         Raises:
             RunFailed: The model did not take it, or a state did not come back in its shape.
         """
-        axes = self._conditions.guess.axes
-        feeds = {**self._conditions.shared, **self.states}
-        for name, array in inputs.items():
-            axis = axes[name]
-            feeds[name] = array[0] if axis is None else np.moveaxis(array, 0, axis)
-        results = self._original.session.run(feeds)
+        results = self._original.session.run(self.feeds(inputs))
         for pair in self._original.pairs:
             state = results.pop(pair.output)
             if state.shape != self.states[pair.input].shape:
@@ -103,6 +101,15 @@ class Walk:
                 )
             self.states[pair.input] = state
         return results
+
+    def feeds(self, inputs: Step) -> dict[str, Array]:
+        """All that the original takes in a step, as it takes it."""
+        axes = self._conditions.guess.axes
+        feeds = {**self._conditions.shared, **self.states}
+        for name, array in inputs.items():
+            axis = axes[name]
+            feeds[name] = array[0] if axis is None else np.moveaxis(array, 0, axis)
+        return feeds
 
     def _first(self, name: str) -> Array:
         """The initial state of every row, as the original has it."""

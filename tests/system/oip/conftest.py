@@ -42,6 +42,7 @@ def add_model(name: str, source: Source, repository: Path, *, carry_sessions: bo
         name=name,
         states=source.states,
         stateless=not source.states,
+        company=source.company,
         carry_sessions=carry_sessions,
     )
 
