@@ -11,10 +11,11 @@ from service.oip.directory import Directory, not_ready, version_number
 from service.oip.errors import OipError
 from service.oip.faces.face import Prepared
 from service.oip.failures import STOPPING, start_missing, to_oip
+from service.oip.held import held_bytes
 from service.oip.inference.answer import Answer, OpeningSink, StateSink
 from service.oip.inference.options import Options, read_options
 from service.oip.inference.sequences import Key, Sequence, Sequences
-from service.oip.messages import InferRequest, Tensor
+from service.oip.messages import InferRequest
 from service.oip.served import Served
 
 log = logging.getLogger(__name__)
@@ -177,12 +178,7 @@ class Inference:
         Raises:
             Overloaded: With those in flight they would be too many.
         """
-        num_bytes = sum([_num_bytes(tensor) for tensor in request.inputs])
+        num_bytes = held_bytes(request.inputs)
         if self._traffic.num_bytes + num_bytes > self._max_input_bytes:
             raise Overloaded(f"{self._max_input_bytes} bytes of inputs are unanswered", RETRY_AFTER_S)
         return num_bytes
-
-
-def _num_bytes(tensor: Tensor) -> int:
-    array = tensor.array
-    return array.nbytes if tensor.datatype != "BYTES" else array.nbytes + sum(map(len, array.flat))

@@ -13,12 +13,11 @@ from collections.abc import Hashable, Sequence
 
 from protos.inference import grpc_service_pb2 as pb
 from service.errors import InternalFailure, ServiceError
-from service.oip.codec import encoded_bytes
 from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.failures import to_oip
-from service.oip.messages import InferResponse, Tensor
-from service.oip.shared_memory_tensors import REGION
+from service.oip.held import held_bytes
+from service.oip.messages import InferResponse
 from service.rpc.oip.caller import InferenceCaller
 from service.rpc.oip.infer import read_known
 from service.rpc.oip.tensors import Places, fill_response
@@ -65,7 +64,7 @@ class InferCommands:
         future, refused = None, b""
         try:
             request, pending.places = read_known(self._core, message, self._caller)
-            pending.reserved_bytes += _held_bytes(request.inputs)
+            pending.reserved_bytes += held_bytes(request.inputs)
             pending.future = future = self._core.begin(request)
         except OipError as error:
             refused = self.failure(pending, error)
@@ -179,14 +178,3 @@ def _lane(message: pb.ModelInferRequest) -> Hashable | None:
     if sequence_id:
         return message.model_name, sequence_id
     return None if message.id else ""
-
-
-def _held_bytes(inputs: Sequence[Tensor]) -> int:
-    """Memory that inputs take until they have been run; those in shared memory are their owner's."""
-    held = 0
-    for tensor in inputs:
-        if tensor.datatype == "BYTES":
-            held += encoded_bytes(tensor)
-        elif REGION not in tensor.parameters:
-            held += tensor.array.nbytes
-    return held
