@@ -109,6 +109,7 @@ def make_app(core: Core, regions: Regions, bodies: Bodies) -> Starlette:
         Route("/v2/health/live", _answered(api.live)),
         Route("/v2/health/ready", _answered(api.ready)),
         Route("/v2", _answered(api.server_metadata)),
+        # As the reference server has it: the description of a model of that name is to be had by its version.
         Route("/v2/models/stats", _answered(api.statistics)),
         *_both("/ready", api.model_ready),
         *_both("/config", api.model_config),

@@ -11,11 +11,12 @@ import grpc
 import grpc.aio
 import pytest
 
+from export.manifest import Manifest
 from protos.inference import grpc_service_pb2 as pb
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from service.main import Doors
 from service.settings import Settings
-from tests.service.oip.world import make_world
+from tests.service.oip.world import accumulator, make_world
 from tests.service.rpc.oip.world import floats, step
 
 DRAIN_TIMEOUT_S = 2.0
@@ -39,8 +40,8 @@ class Open(NamedTuple):
 
 
 @asynccontextmanager
-async def opened(capsys: pytest.CaptureFixture[str], **settings: Any) -> AsyncIterator[Open]:
-    world = make_world(asyncio.get_running_loop())
+async def opened(capsys: pytest.CaptureFixture[str], *manifests: Manifest, **settings: Any) -> AsyncIterator[Open]:
+    world = make_world(asyncio.get_running_loop(), *manifests)
     chosen = Settings(port=0, http_port=0, drain_timeout_s=DRAIN_TIMEOUT_S, **settings)
     doors = Doors(chosen, world.models, world.control)
     await doors.open()
@@ -68,6 +69,21 @@ async def test_a_sequence_may_come_in_by_either(capsys: pytest.CaptureFixture[st
         status, _ = await over_http(door, 1, 3, sequence_start=True)
         assert status == 200
         assert floats(await door.stub.ModelInfer(step(1, 4))) == [7]
+
+
+async def test_a_model_may_be_called_stats(capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened(capsys, accumulator(name="stats")) as door:
+
+        async def get(path: str) -> Any:
+            async with door.http.get(f"{door.url}/v2/models/{path}") as response:
+                assert response.status == 200
+                return await response.json()
+
+        assert "model_stats" in await get("stats")  # as the reference server has it: everybody's
+        assert (await get("stats/versions/1"))["name"] == "stats"
+        assert (await get("stats/config"))["name"] == "stats"
+        assert [one["name"] for one in (await get("stats/stats"))["model_stats"]] == ["stats"]
+        assert (await door.stub.ModelMetadata(pb.ModelMetadataRequest(name="stats"))).name == "stats"
 
 
 @pytest.mark.slow
