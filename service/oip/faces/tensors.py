@@ -1,5 +1,7 @@
 """An imported model: its own inputs and outputs, steps of sequences where it has state, batches where it has none."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from export.manifest import TensorSpec
@@ -46,6 +48,13 @@ class TensorFace:
         own = [tensor for tensor in graph.inputs if tensor.name in rows or tensor.name in shared]
         self.inputs = {tensor.name: _port(tensor, tensor.name in rows) for tensor in own}
         self.outputs = {tensor.name: _port(tensor, True) for tensor in graph.outputs if tensor.name not in pools}
+        sizes = {size for port in self.inputs.values() if port.has_rows for size in port.dims}
+        # Outputs whose sizes may differ from step to step: several steps of them are no tensor.
+        self._unsized = {
+            name
+            for name, port in self.outputs.items()
+            if any(isinstance(size, str) and size not in sizes for size in port.dims)
+        }
         self._state_ports = StatePorts(manifest.name, manifest.states)
         self.states, self.state_outputs = self._state_ports.given, self._state_ports.told
         self.max_batch_size = manifest.imported.max_rows or model.max_batch_rows or 1
@@ -57,10 +66,21 @@ class TensorFace:
     def prepare(self, request: InferRequest, start: bool) -> "PreparedTensors":
         """Check a request; see `Face`."""
         layout, selection = self._intake.check(request)
+        if self.is_stateful and layout.num_rows > 1:
+            self._check_sizes(layout.num_rows, selection.graph_outputs)
         inputs, shared, given = layout.split(request.inputs)
         if self._lengths is not None:
             inputs = self._with_lengths(self._lengths, inputs, layout)
         return PreparedTensors(inputs, shared, layout, selection, self._state_ports.initial(given, start))
+
+    def _check_sizes(self, num_steps: int, outputs: Sequence[str]) -> None:
+        """Refuse several steps here where the engine would, so that none of the same sequence is taken behind them."""
+        if unsized := [name for name in outputs if name in self._unsized]:
+            raise OipError(
+                "invalid_argument",
+                f"inference request must have 1 step along time for '{self.model.manifest.name}', as only a run tells "
+                f"the sizes of its output '{unsized[0]}', got {num_steps}",
+            )
 
     def _with_lengths(self, name: str, inputs: Tensors, layout: Layout) -> Tensors:
         """Make sure of the lengths of the rows: a wrong one could break the run of everybody in the batch."""

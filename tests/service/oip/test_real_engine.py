@@ -102,7 +102,7 @@ async def test_sequences_of_all_kinds_side_by_side(tmp_path: Path, seed: int) ->
             steps = [float(generator.randrange(9)) for _ in range(generator.choice([1, 2, 5]) if timed else 1)]
             given = [tensor("total_in", [[50.0]])] if start and generator.random() < 0.3 else []
             values: Any = [[value, 1.0] for value in steps] if timed else [steps[0], 1.0]
-            outputs = ("total", "count_out", "total_out", "count") if states else ()
+            outputs = ("total", "count_out", "total_out", "count") if states else ("total", "count") if timed else ()
             sent = request(sequence, values, start, end, outputs, *given)
             if not now.is_open and not start:
                 with pytest.raises(OipError, match="must specify the START flag"):
@@ -118,8 +118,8 @@ async def test_sequences_of_all_kinds_side_by_side(tmp_path: Path, seed: int) ->
             expected: dict[str, Any] = {"total": [totals] if timed else totals, "count": [counts] if timed else counts}
             if states:
                 expected |= {"total_out": [[now.total]], "count_out": [now.count]}
-            else:
-                expected["twice"] = [[2 * [value, 1.0] for value in steps]] if timed else [2 * [steps[0], 1.0]]
+            elif not timed:
+                expected["twice"] = [2 * [steps[0], 1.0]]
             now.is_open = not end
             asked.append((core.begin(sent), expected))
             if generator.random() < 0.03 and not asked[-1][0].done():
@@ -144,6 +144,16 @@ async def test_sequences_of_all_kinds_side_by_side(tmp_path: Path, seed: int) ->
         for sequence, now in told.items():
             if now.is_open:
                 core.begin(request(sequence, [0.0], False, True))
+
+
+async def test_several_steps_of_outputs_whose_sizes_may_differ_are_refused_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, write_accumulator(tmp_path)) as (core, _):
+        await core.begin(request(1, [1.0], True, False))
+        with pytest.raises(OipError, match="as only a run tells the sizes of its output 'twice', got 2") as caught:
+            core.begin(request(1, [[1.0], [1.0]], False, False))
+        assert caught.value.code == "invalid_argument"
+        response = await core.begin(request(1, [[1.0], [1.0]], False, True, ("total",)))
+        assert outputs_of(response) == {"total": [[[INITIAL_TOTAL + 2], [INITIAL_TOTAL + 3]]]}
 
 
 async def test_sequences_share_runs_and_the_statistics_say_so(tmp_path: Path) -> None:
