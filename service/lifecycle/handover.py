@@ -74,6 +74,7 @@ class Handover:
     def __init__(self, old: LiveModel, new: LiveModel) -> None:
         self._old, self._new = old, new
         self._stay: set[SessionId] = set()  # they have marks, which stay with the engine
+        self._explained: set[SessionId] = set()  # of these it was said why they stay
 
     async def round(self) -> int:
         """Move every session that can be moved now.
@@ -97,7 +98,7 @@ class Handover:
             # Behind all that was asked so far, and ahead of all that waits from now on: no turn of the loop between.
             exported = old.ask(ExportSession(next_id(), session, deadline_s=deadline_s))
         except ServiceError as error:
-            self._explain(error)
+            self._explain(session, error)
             return False
         move = _Move(session, old, sink)
         try:
@@ -111,7 +112,7 @@ class Handover:
             elif told and told[0].marks:
                 self._stay.add(session)
         except ServiceError as error:
-            self._explain(error)
+            self._explain(session, error)
         finally:  # also where the service is stopped meanwhile
             if arrived:
                 move.arrive(self._new)
@@ -120,9 +121,12 @@ class Handover:
                 move.turn_back()
         return arrived
 
-    def _explain(self, error: ServiceError) -> None:
+    def _explain(self, session: SessionId, error: ServiceError) -> None:
+        """Log why a session stays, once: it is tried again several times a second."""
         name, version = self._old.manifest.name, self._old.manifest.version
-        log.info("a session of model %s stays with version %d for now: %s", name, version, error)
+        level = logging.DEBUG if session in self._explained else logging.INFO
+        self._explained.add(session)
+        log.log(level, "a session of model %s stays with version %d for now: %s", name, version, error)
 
 
 def _opening(session: SessionId, state: SessionState, told: SessionDescription, deadline_s: float) -> OpenSession:

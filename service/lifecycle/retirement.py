@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Final
 
 from service.lifecycle.handover import Handover, may_carry
@@ -13,12 +14,15 @@ _LOOK_S: Final = 0.25  # between looks at whether it is still in use
 _LAST_S: Final = 10.0  # for what its sessions had asked for when they were ended
 
 
-async def retire(running: Running, timeout_s: float, successor: Running | None = None) -> None:
+Successor = Callable[[], Running | None]
+
+
+async def retire(running: Running, timeout_s: float, successor: Successor = lambda: None) -> None:
     """Wait until nobody uses a version that nothing new is sent to, and close it.
 
     Args:
         running: Which.
-        successor: What has taken its place, if anything: has the sessions too where that may be.
+        successor: Tells what has taken its place by now, if anything: gets the sessions too where that may be.
         timeout_s: Seconds after which its sessions are ended; what they have asked for by then is still answered.
     """
     loop = asyncio.get_running_loop()
@@ -26,9 +30,13 @@ async def retire(running: Running, timeout_s: float, successor: Running | None =
     log.info("model %s version %d: ends with the sessions and requests that it has", name, version)
     until_s = loop.time() + timeout_s
     ended = False
-    carries = successor is not None and may_carry(running.manifest, successor.manifest)
-    handover = Handover(running.live, successor.live) if successor is not None and carries else None
+    to: Running | None = None
+    handover: Handover | None = None
     while True:
+        if (newest := successor()) is not to:  # the one before may be on its way out itself
+            to = newest
+            carries = to is not None and may_carry(running.manifest, to.manifest)
+            handover = Handover(running.live, to.live) if to is not None and carries else None
         if handover is not None and not ended and (num_moved := await handover.round()):
             log.info("model %s version %d: %d sessions go on with the newer one", name, version, num_moved)
         await asyncio.sleep(_LOOK_S)  # at first for whoever has found the model and not submitted yet

@@ -167,8 +167,10 @@ class Serving:
             self._on_change()
 
     def _retire(self, running: Running) -> None:
-        newest = max(self._versions(running.manifest.name).items(), default=None)
-        successor = None if newest is None else newest[1].running
+        def successor() -> Running | None:
+            newest = max(self._versions(running.manifest.name).items(), default=None)
+            return None if newest is None else newest[1].running
+
         task = asyncio.get_running_loop().create_task(retire(running, self._settings.retire_timeout_s, successor))
         self._retiring[task] = running
 

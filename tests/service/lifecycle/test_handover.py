@@ -1,6 +1,7 @@
 """Sessions that go on with a newer version, and what is asked of them on their way."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,16 @@ async def test_a_session_that_cannot_be_opened_there_stays_and_loses_nothing() -
     assert pair.told == Told([], [])
     assert await pair.handover.round() == 1  # there is room the next time
     assert pair.total(pair.new_engine) == (9, 2)
+
+
+async def test_why_a_session_stays_is_said_once_however_often_it_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    pair = Pair()
+    await pair.open(4)
+    for _ in range(3):
+        pair.new_engine.refusals = [Overloaded("full", 1.0)]
+        assert await pair.handover.round() == 0
+    assert caplog.text.count("stays with version") == 1
 
 
 async def test_a_session_with_marks_stays() -> None:
@@ -407,3 +418,11 @@ async def test_sessions_stay_where_the_newer_bundle_does_not_say_that_it_takes_t
         await look(serving, shelf)
         assert await step(old, session, 1) == (1001, 1)
         assert (told.models, states(serving)["acc", 1]) == ([], "UNLOADING")
+        shelf.put("acc", 3, carry_sessions=True)  # but the next one does
+        await look(serving, shelf)
+        newest = serving.models.find("acc")
+        await wait_until(lambda: told.models == [newest], 30)
+        assert await step(old, session, 1) == (1002, 2)
+        assert await close_session(newest, session) == 2
+        await wait_until(lambda: list(states(serving)) == [("acc", 1), ("acc", 2), ("acc", 3)], 30)
+        await wait_until(lambda: "UNLOADING" not in states(serving).values(), 30)
