@@ -140,7 +140,8 @@ def test_nothing_fails_while_versions_are_swapped_twenty_times(tmp_path: Path) -
         put(1)
     settings: dict[str, object] = {"model_control": "explicit", "load_models": "*"}
     settings["admin_token_file"] = tmp_path / "token"
-    settings["max_queue_delay_ms"] = 60_000  # a machine that is busy with other things is no overload
+    # A machine that is busy with other things, or stands still for a while, is no overload and ends no sequence.
+    settings["max_queue_delay_ms"], settings["sequence_idle_timeout_s"] = 60_000, 3600
     with running(shelf.folder, "", **settings) as server, grpc.insecure_channel(server.address) as channel:
         stub = GRPCInferenceServiceStub(channel)
         admin = (("authorization", f"Bearer {TOKEN}"),)
