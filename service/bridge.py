@@ -27,6 +27,7 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.errors import InternalFailure, RequestCancelled, ShuttingDown
+from service.sinks import DISCARD, Enqueue, Settle
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class Bridge:
     def cancel(self, request: RequestId) -> None:
         """Stop a request; its sink hears nothing more. Unknown and ended ids are ignored."""
         if request in self._sinks:
-            self._sinks[request] = _DISCARD
+            self._sinks[request] = DISCARD
             self.engine.cancel(request)
         elif self.diversions:
             for diversion in set(self.diversions.values()):
@@ -134,7 +135,7 @@ class Bridge:
             Overloaded, ShuttingDown: It was not admitted.
         """
         future: asyncio.Future[object] = self._loop.create_future()
-        self.submit(request, _Settle(future))
+        self.submit(request, Settle(future))
         return future
 
     async def answers(self, requests: Sequence[AnyRequest]) -> list[object]:
@@ -166,7 +167,7 @@ class Bridge:
         Raises:
             ServiceError: It was refused, or it failed.
         """
-        arrived = _Enqueue()
+        arrived = Enqueue()
         self.submit(request, arrived)
         try:
             while True:
@@ -202,7 +203,7 @@ class Bridge:
         """Close a session that nobody waits for any more. An engine takes closes however full it is."""
         self.unwatch_session(session)
         try:
-            self.submit(CloseSession(next_id(), session), _DISCARD)
+            self.submit(CloseSession(next_id(), session), DISCARD)
         except (ShuttingDown, InternalFailure):
             log.debug("session %d ends with its engine", session)
 
@@ -262,47 +263,3 @@ def _guarded(take: Callable[[SessionEnded], None], event: Event) -> None:
         take(event)
     except Exception:
         log.exception("the end of a session could not be delivered")
-
-
-class _Settle:
-    """Puts the one answer of a request into a future."""
-
-    __slots__ = ("_future",)
-
-    def __init__(self, future: "asyncio.Future[object]") -> None:
-        self._future = future
-
-    def take(self, event: Event) -> None:
-        future = self._future
-        if future.done():  # the caller went away
-            return
-        if isinstance(event, Finished):
-            future.set_result(event.value)
-        elif isinstance(event, Failed):
-            future.set_exception(event.error)
-        elif isinstance(event, Cancelled):
-            future.set_exception(RequestCancelled("the request was cancelled"))
-
-
-class _Enqueue:
-    """Keeps the events of a request until they are asked for."""
-
-    __slots__ = ("queue",)
-
-    def __init__(self) -> None:
-        self.queue: asyncio.Queue[Event] = asyncio.Queue()
-
-    def take(self, event: Event) -> None:
-        self.queue.put_nowait(event)
-
-
-class _Discard:
-    """Takes the events of a request that nobody waits for."""
-
-    __slots__ = ()
-
-    def take(self, event: Event) -> None:
-        return
-
-
-_DISCARD = _Discard()
