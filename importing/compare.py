@@ -36,6 +36,12 @@ def difference(dtype: DType, expected: Array, got: Array) -> float:
     return float(np.nan_to_num(apart, nan=np.inf, posinf=np.inf).max()) / max(1.0, float(finite.max(initial=0.0)))
 
 
+def has_finite(dtype: DType, array: Array) -> bool:
+    """Whether a tensor of floats has a value that can be compared, or no values at all."""
+    values = _widen(array) if dtype == "bfloat16" else array
+    return not is_float(dtype) or not array.size or bool(np.isfinite(values).any())
+
+
 def is_close(dtype: DType, apart: float) -> bool:
     """Whether a difference is what rounding explains."""
     return apart <= TOLERANCE.get(dtype, 0.0)

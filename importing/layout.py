@@ -2,11 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from export.manifest import DType, StateSpec, TensorSpec
 from importing.signature import Array, Dims
 
+# What a manifest's shapes mean something by: see `export.manifest`.
+RESERVED_SIZES: Final = frozenset("BTCSNP")
 READ_SLOTS, WRITE_SLOTS = "read_slots", "write_slots"
+
+
+def public_size(name: str) -> str:
+    """What a free size is called in the manifest."""
+    return f"size_{name}" if name in RESERVED_SIZES else name
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def import_model(
     allow_external: bool = False,
     allow_custom: bool = False,
     confirm: Callable[[Layout], bool] = lambda layout: True,
+    on_checked: Callable[[Sequence[Check]], None] = lambda checks: None,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> ImportedModel:
     """Import an ONNX file as the next version of a model.
@@ -83,6 +84,7 @@ def import_model(
         allow_external: Whether weights may lie in other files of the model's folder.
         allow_custom: Whether operators may be none of ONNX's and ONNX Runtime's.
         confirm: Asked before anything is written whether what was concluded is right.
+        on_checked: Told what was measured, before anything is written.
         on_progress: Told each stage in a line.
 
     Raises:
@@ -115,12 +117,13 @@ def import_model(
     original = Original(model, signature, Session(model), pairs, initial)
     given = read_examples(examples or {}, original, declared)
     on_progress("running it to find its rows and sizes")
+    compared = compared_values(model)
     search = Search(
         original,
-        Draws(_SEED, index_ranges(model)),
+        Draws(_SEED, index_ranges(model), compared),
         given.sizes,
         given.shared,
-        compared_values(model),
+        compared,
         widths(model),
         lengths,
     )
@@ -132,6 +135,7 @@ def import_model(
     served, graph = rewrite(model, analysis.layout)
     on_progress("comparing the rewritten model with the original")
     checks = check(original, analysis, search, Session(served), graph)
+    on_checked(checks)
     with staging(repository) as bundle:
         manifest = write_bundle(bundle, name, file, model, served, graph, analysis.layout)
         manifest = manifest.model_copy(update={"carry_sessions": carry_sessions})

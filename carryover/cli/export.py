@@ -40,7 +40,11 @@ def export(
     """Export; see HELP."""
     from carryover.cli.console import make_console
     from carryover.cli.publishing import publish, publish_for_triton
+    from export.triton.repository import check_family
+    from models.training.config import load_config
 
+    if triton is not None:
+        check_family(load_config(run / "config.yaml").model.family)  # before anything is published
     console = make_console()
     bundle = publish(run, repository, precision, name, console)
     if triton is not None:

@@ -74,7 +74,7 @@ def run_import(
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             flags = " ".join(f"--state {flag(state)}" for state in layout.states) or "--stateless"
             flags += "".join(f" --input {given}" for given in inputs if layout.states)
-            raise CommandError(f"is this right? expected --yes, or in its place {flags}, where there is no terminal")
+            raise CommandError(f"nobody is there to ask whether this is right: expected --yes, or in its place {flags}")
         return typer.confirm("Is this right?")
 
     with within_memory():
@@ -92,9 +92,9 @@ def run_import(
             allow_external=allow_external,
             allow_custom=allow_custom,
             confirm=confirm,
+            on_checked=lambda checks: console.print(measured(checks)),
             on_progress=lambda line: console.print(escape(line), soft_wrap=True),
         )
-    console.print(measured(imported.checks))
     if triton is not None:
         written = write_repository(imported.folder, triton)
         console.print(escape(f"wrote {written.folder}"), soft_wrap=True)

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from export.bundle import load_manifest
-from export.manifest import Manifest, StateSpec
+from export.manifest import Manifest, StateSpec, Task
 from export.triton.config import Config, State, Tensor
 from export.triton.errors import TritonError
 from export.triton.from_zeros import start_from_zeros
@@ -43,6 +43,19 @@ class TritonModel:
 
     folder: Path
     notes: tuple[str, ...]
+
+
+def check_family(task: Task) -> None:
+    """Check that models of a task can be expressed there at all.
+
+    Raises:
+        TritonError: They cannot.
+    """
+    if task == "encoder_decoder":
+        raise TritonError(
+            "encoder-decoder: expected states of a fixed size, got an attention memory, which grows with the source, "
+            "and a search that runs several rows of a request: the reference server's sequences have neither"
+        )
 
 
 def write_repository(bundle: Path, directory: Path) -> TritonModel:
@@ -88,11 +101,7 @@ def write_repository(bundle: Path, directory: Path) -> TritonModel:
 
 def _graph(bundle: Path, manifest: Manifest) -> tuple[onnx.ModelProto, tuple[State, ...], tuple[str, ...]]:
     """The graph with its rows first, its states, and what is lost."""
-    if manifest.memories:
-        raise TritonError(
-            f"model {manifest.name}: expected states of a fixed size, got an attention memory, which grows with the "
-            "source, and a search that runs several rows of a request: the reference server's sequences have neither"
-        )
+    check_family(manifest.task)
     if "step" in manifest.graphs:
         model = onnx.load_model(bundle / manifest.graphs["step"].file)
         model, explicit = unpool(model, (state for state in manifest.states if state.pool_input is not None))

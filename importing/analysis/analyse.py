@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Literal
 
 from importing.analysis.meeting import rows_meet
 from importing.analysis.output_shapes import Observation, row_shape
@@ -14,13 +14,11 @@ from importing.analysis.sizes import Search, is_shared
 from importing.analysis.walk import Conditions, Original, Walk, initial_row
 from importing.compare import difference, is_close
 from importing.errors import ImportRefused
-from importing.layout import Layout, OwnTensor, StateTensor
+from importing.layout import Layout, OwnTensor, StateTensor, public_size
 from importing.pool_names import pool_names
 from importing.session import RunFailed
 from importing.signature import Dims, Value
 
-# What a manifest's shapes mean something by: see `export.manifest`.
-_RESERVED: Final = frozenset("BTCSNP")
 # Whether rows share runs: where that is proved and no operator joins them, where it is proved, or never.
 Company = Literal["proved", "insisted", "never"]
 
@@ -212,8 +210,7 @@ def _single_axis(value: Value, observed: Sequence[Observation]) -> int | None:
 
 def _public_names(free: Sequence[str], fixed: Mapping[str, int], timed: bool) -> dict[str, int | str]:
     """What each free size is called in the manifest, where some names mean something; a number where it is fixed."""
-    reserved = _RESERVED - {TIME} if timed else _RESERVED
-    return {name: fixed.get(name, f"size_{name}" if name in reserved else name) for name in free}
+    return {name: fixed.get(name, name if timed and name == TIME else public_size(name)) for name in free}
 
 
 def _public(shape: Dims, names: Mapping[str, int | str]) -> Dims:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from importing.analysis.walk import Conditions, Original
 from importing.errors import ImportRefused
+from importing.layout import public_size
 from importing.signature import Signature, has_number
 
 
@@ -39,7 +40,9 @@ def read_examples(given: Mapping[str, float], original: Original, declared: Sign
         for name, size in zip(before.shape, after.shape, strict=True)
         if isinstance(name, str)
     }
-    known |= {size: size for size in known.values() if isinstance(size, str)}
+    stated = list(known)
+    free = [size for size in known.values() if isinstance(size, str)]
+    known = {public_size(size): size for size in free} | known | {size: size for size in free}
     sizes: dict[str, int] = {}
     shared: dict[str, float] = {}
     for name, number in given.items():
@@ -50,7 +53,7 @@ def read_examples(given: Mapping[str, float], original: Original, declared: Sign
         elif name in known:
             _add_size(sizes, name, known[name], number)
         else:
-            names = ", ".join([*dict.fromkeys(known), *own]) or "none"
+            names = ", ".join([*dict.fromkeys([*free, *stated]), *own]) or "none"
             raise ImportRefused(f"--example: expected the name of a free size or of an input ({names}), got {name!r}")
     return Examples(sizes, shared)
 

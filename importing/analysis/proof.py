@@ -1,18 +1,19 @@
 """Prove a guess of where the rows are: sequences that share runs must be what they are alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from importing.analysis.sizes import Search
 from importing.analysis.walk import Conditions, Original, Step, Walk, stack
-from importing.compare import difference, is_close
+from importing.compare import difference, has_finite, is_close
 from importing.session import RunFailed
-from importing.signature import Array, Value
+from importing.signature import Array, Value, is_float
 
 _ROWS: Final = 3
-_STEPS: Final = 4
+_STEPS: Final = 12
 # What floats are multiplied by: some rows meet only where values are large, as where the loudest sets the gain.
 _SCALES: Final = (0.1, 1.0, 10.0, 100.0)
 
@@ -22,31 +23,51 @@ class NotRows(Exception):
 
 
 def prove_rows(original: Original, search: Search, conditions: Conditions) -> dict[str, int]:
-    """Run three sequences together and alone: on inputs like any, then on small and large ones side by side.
+    """Run three sequences together and alone: on inputs like any, on small and large ones, and on unusual ones.
 
     Returns:
         By own output, which axis has the rows.
 
     Raises:
-        NotRows: They differ.
+        NotRows: They differ, or an output was never finite, so that nothing was compared.
         RunFailed: Three rows do not run.
     """
-    output_axes: dict[str, int] = {}
-    alike = _Walks(original, conditions, output_axes)
+    found = _Found({}, set())
+    walks = _Walks(original, conditions, found)
     for _ in range(_STEPS):
         rows = [search.draw_step(conditions, 1) for _ in range(_ROWS)]
-        alike.compare(rows, alike.step_alone(rows))
-    scaled = _Walks(original, conditions, output_axes)
-    for step in range(_STEPS):
-        # Each row is of another size than those beside it, and than it was before.
+        walks.compare(rows, walks.step_alone(rows))
+    for unusual in (False, True):
+        _prove_scaled(_Walks(original, conditions, found), search, conditions, unusual)
+    for value in original.own_outputs:
+        if is_float(value.dtype) and value.name not in found.finite:
+            raise NotRows(f"output {value.name}: expected numbers to compare, got none that is finite on any inputs")
+    return found.axes
+
+
+def _prove_scaled(walks: "_Walks", search: Search, conditions: Conditions, unusual: bool) -> None:
+    """Take steps in which each row is of another size than those beside it, and than it was before."""
+    for step in range(len(_SCALES)):
         scales = [_SCALES[(step + row) % len(_SCALES)] for row in range(_ROWS)]
-        rows = [search.draw_step(conditions, 1, scale) for scale in scales]
+        rows = [search.draw_step(conditions, 1, scale, unusual) for scale in scales]
         try:
-            expected = scaled.step_alone(rows)
+            expected = walks.step_alone(rows)
         except RunFailed:
-            break  # values as large are none for this model, and prove nothing
-        scaled.compare(rows, expected)
-    return output_axes
+            return  # these are no values for this model, and prove nothing
+        walks.compare(rows, expected)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What runs told of the own outputs.
+
+    Args:
+        axes: By name, which axis has the rows.
+        finite: Those that had a finite value.
+    """
+
+    axes: dict[str, int]
+    finite: set[str]
 
 
 class _Walks:
@@ -55,11 +76,11 @@ class _Walks:
     Args:
         original: The model.
         conditions: With the guess that is to be proved.
-        output_axes: By own output, which axis has the rows; added to.
+        found: Added to.
     """
 
-    def __init__(self, original: Original, conditions: Conditions, output_axes: dict[str, int]) -> None:
-        self._original, self._conditions, self._output_axes = original, conditions, output_axes
+    def __init__(self, original: Original, conditions: Conditions, found: _Found) -> None:
+        self._original, self._conditions, self._found = original, conditions, found
         self._together = Walk(original, conditions, _ROWS)
         self._alone = [Walk(original, conditions, 1) for _ in range(_ROWS)]
 
@@ -72,8 +93,10 @@ class _Walks:
         got = self._together.step(stack(rows))
         for value in self._original.own_outputs:
             each = [outputs[value.name] for outputs in expected]
-            axis = self._output_axes.setdefault(value.name, _rows_axis(value.name, each, got[value.name]))
+            axis = self._found.axes.setdefault(value.name, _rows_axis(value.name, each, got[value.name]))
             _compare_rows(f"output {value.name}", value, axis, each, got[value.name])
+            if any(has_finite(value.dtype, array) for array in each):
+                self._found.finite.add(value.name)
         for pair in self._original.pairs:
             value = self._original.signature.input(pair.input)
             rows_axis = self._conditions.guess.axes[pair.input]

@@ -113,10 +113,13 @@ class Search:
                     return other
         return None
 
-    def draw_step(self, conditions: Conditions, rows: int, scale: float = 1.0) -> dict[str, Array]:
+    def draw_step(
+        self, conditions: Conditions, rows: int, scale: float = 1.0, unusual: bool = False
+    ) -> dict[str, Array]:
         """Draw inputs of a step, rows first; floats about as large as `scale`, rows as long as they can be."""
+        draw = self._draws.draw_unusual if unusual else self._draws.draw
         step = {
-            value.name: self._draws.draw(value, (rows, *conditions.row_shape(value)), scale)
+            value.name: draw(value, (rows, *conditions.row_shape(value)), scale)
             for value in self._original.own_inputs
             if value.name not in conditions.shared
         }

@@ -49,7 +49,9 @@ def load_external(model: onnx.ModelProto, folder: Path, allow: bool, max_bytes: 
     if not allow:
         files = external_files(model)
         more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-        raise ImportRefused(f"external data: it keeps weights in {quote(files[0])}{more}, refused unless allowed")
+        raise ImportRefused(
+            f"external data: it keeps weights in {quote(files[0])}{more}, refused unless allowed (--allow-external)"
+        )
     left = max_bytes
     for tensor in found:
         if tensor.data_type not in BITS:

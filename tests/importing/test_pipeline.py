@@ -179,6 +179,12 @@ def test_a_size_that_is_no_whole_number_is_refused(size: float, tmp_path: Path) 
         take(tmp_path, models.lstm(), examples={"time": size})
 
 
+def test_a_size_may_be_called_as_it_is_shown(tmp_path: Path) -> None:
+    imported = take(tmp_path, models.scanned(), "s=s_out", examples={"size_T": 3}).manifest.imported
+    assert imported is not None
+    assert imported.examples == {"size_T": 3}
+
+
 @pytest.mark.parametrize("number", [0.5, float("inf"), float("nan"), 2.0**63])
 def test_a_shared_value_that_its_type_does_not_have_is_refused(number: float, tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match=r"--example sr: expected a number of type int64, got"):

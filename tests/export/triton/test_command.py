@@ -37,5 +37,5 @@ def test_what_cannot_be_said_there_is_said_in_one_line(tmp_path: Path, capsys: p
     assert run([*arguments, "--triton", str(tmp_path / "triton")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "attention memory" in line
-    assert (tmp_path / "repository" / "translate" / "1").exists()
+    assert not (tmp_path / "repository").exists()
     assert not (tmp_path / "triton").exists()
