@@ -7,7 +7,7 @@ import h11
 import pytest
 
 from service.http.chunks import FREE_CHUNKS, LEAST_CHUNK_BYTES, Parser
-from tests.service.http.test_connections import answer, ended, post
+from tests.service.http.wire import answer, ended, post
 from tests.service.http.world import SUM, serving
 
 HEAD = b"POST /v2 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -7,66 +7,14 @@ import shutil
 import ssl
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
-from service.http import body as body_module
 from service.http import server as server_module
-from tests.service.http.world import PATIENCE_S, SUM, World, output, serving, step
+from tests.service.http.wire import answer, arrived, cancelled, ended, post, settled
+from tests.service.http.world import PATIENCE_S, output, serving, step
 from tests.service.tensor_models import INITIAL_TOTAL
-
-Reader = asyncio.StreamReader
-
-
-def post(body: Any, path: str = f"/v2/models/{SUM}/infer", **headers: str) -> bytes:
-    """The bytes of a request."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "Host: x",
-        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
-    ]
-    if "transfer_encoding" not in headers and "content_length" not in headers:
-        lines.append(f"Content-Length: {len(data)}")
-    return "\r\n".join([*lines, "", ""]).encode() + data
-
-
-async def answer(reader: Reader) -> tuple[int, Any]:
-    """One answer, and its JSON."""
-    async with asyncio.timeout(PATIENCE_S):
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
-        (length,) = (int(line.partition(":")[2]) for line in head if line.startswith("content-length:"))
-        data = await reader.readexactly(length)
-    return int(head[0].split()[1]), json.loads(data) if data else None
-
-
-async def ended(reader: Reader) -> bytes:
-    """What comes until the other side ends the connection."""
-    async with asyncio.timeout(PATIENCE_S):
-        try:
-            return await reader.read(-1)
-        except ConnectionResetError:
-            return b""
-
-
-async def arrived(world: World) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        await world.gate.arrived.wait()
-    world.gate.arrived.clear()
-
-
-async def cancelled(world: World) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        await world.gate.told.wait()
-
-
-async def settled(world: World) -> None:
-    """Wait until no request is being answered: the last piece of an answer goes out before its end is counted."""
-    async with asyncio.timeout(PATIENCE_S):
-        while world.server.in_flight:
-            await asyncio.sleep(0)
 
 
 async def test_a_caller_that_goes_cancels_its_request_and_its_sequence(tmp_path: Path) -> None:
@@ -107,104 +55,6 @@ async def test_a_head_that_never_ends_ends_the_connection(tmp_path: Path, monkey
             writer.close()
 
 
-async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path) -> None:
-    async with serving(tmp_path, slow_reader_timeout_s=0.1) as world:
-        reader, writer = await world.knock()
-        writer.write(post(b"{", content_length="1000"))
-        status, told = await answer(reader)
-        assert status == 408 and told["error"] == "expected the whole body within 0.1 s, got 1 bytes"
-        assert await ended(reader) == b""
-        writer.close()
-
-
-async def test_a_body_may_take_longer_while_it_comes_fast_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(body_module, "LEAST_BYTES_PER_S", 1)
-    async with serving(tmp_path, slow_reader_timeout_s=0.2) as world:
-        reader, writer = await world.knock()
-        request = post(step([1], start=True))
-        writer.write(request[:-10])
-        await writer.drain()
-        assert await asyncio.wait_for(world.get("/v2/health/live"), PATIENCE_S) == (200, {"live": True})
-        await asyncio.sleep(0.4)  # longer than the time that a body without bytes would have
-        writer.write(request[-10:])
-        assert (await answer(reader))[0] == 200
-        writer.close()
-
-
-async def test_who_uploads_too_much_gets_to_read_why(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_message_bytes=1024) as world:
-        reader, writer = await world.knock()
-        writer.write(post(bytes(3000)))
-        status, told = await answer(reader)
-        assert (status, told["error"]) == (413, "expected a body of at most 1024 bytes, got 3000 or more")
-        assert await ended(reader) == b""
-        writer.close()
-        reader, writer = await world.knock()
-        chunks = b"".join(b"%x\r\n%s\r\n" % (500, bytes(500)) for _ in range(4)) + b"0\r\n\r\n"
-        writer.write(post(chunks, transfer_encoding="chunked"))
-        assert (await answer(reader))[0] == 413
-        writer.close()
-
-
-@pytest.mark.parametrize(
-    ("headers", "begun"),
-    [
-        ({"content_length": "3000"}, b""),
-        ({"content_length": str(10**18)}, bytes(100)),
-        ({"transfer_encoding": "chunked"}, b"ffffffff\r\n" + bytes(1025)),
-    ],
-    ids=["silent", "begun", "chunked"],
-)
-async def test_who_is_going_to_upload_too_much_is_told_before(
-    tmp_path: Path, headers: dict[str, str], begun: bytes
-) -> None:
-    async with serving(tmp_path, max_message_bytes=1024, slow_reader_timeout_s=10 * PATIENCE_S) as world:
-        reader, writer = await world.knock()
-        writer.write(post(begun, **headers))
-        status, told = await answer(reader)
-        assert status == 413 and told["error"].startswith("expected a body of at most 1024 bytes, got ")
-        assert await ended(reader) == b""  # silence is not waited out for long
-        writer.close()
-        await settled(world)
-
-
-async def test_who_goes_on_uploading_is_listened_to_for_so_many_bytes(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_message_bytes=1024) as world:
-        reader, writer = await world.knock()
-        writer.write(post(b"", content_length="1000000"))
-        assert (await answer(reader))[0] == 413
-        writer.write(bytes(body_module.MAX_DISCARDED * 1024 - 1))
-        await writer.drain()
-        other = asyncio.ensure_future(ended(reader))
-        assert (await world.get("/v2/health/live"))[0] == 200
-        assert not other.done()
-        writer.write(bytes(1))
-        assert await other == b""
-        writer.close()
-
-
-async def test_who_asks_before_uploading_too_much_need_not_upload(tmp_path: Path) -> None:
-    async with serving(tmp_path, max_message_bytes=1024) as world:
-        reader, writer = await world.knock()
-        writer.write(post(b"", content_length="3000", expect="100-continue"))
-        assert (await answer(reader))[0] == 413
-        assert await ended(reader) == b""
-        writer.close()
-
-
-async def test_bodies_in_chunks_are_read(tmp_path: Path) -> None:
-    data = json.dumps(step([4], start=True)).encode()
-    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (data[:7], data[7:])) + b"0\r\n\r\n"
-    async with serving(tmp_path) as world:
-        reader, writer = await world.knock()
-        writer.write(post(chunks, transfer_encoding="chunked"))
-        status, told = await answer(reader)
-        assert status == 200 and output(told, "total") == [INITIAL_TOTAL + 4]
-        writer.close()
-
-
 async def test_what_is_not_http_is_told_so(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
         for garbage in (
@@ -218,17 +68,6 @@ async def test_what_is_not_http_is_told_so(tmp_path: Path) -> None:
             assert status == 400 and "error" in told
             assert await ended(reader) == b""
             writer.close()
-
-
-async def test_a_body_that_breaks_off_into_garbage_is_the_end_of_its_request(tmp_path: Path) -> None:
-    async with serving(tmp_path) as world:
-        reader, writer = await world.knock()
-        writer.write(post(b'5\r\n{"inp\r\nnonsense\r\n', transfer_encoding="chunked"))
-        assert (await answer(reader))[0] == 400
-        assert await ended(reader) == b""
-        writer.close()
-        assert (await world.get("/v2/health/live"))[0] == 200
-        await settled(world)
 
 
 async def test_of_too_many_connections_an_idle_one_gives_way(tmp_path: Path) -> None:
@@ -272,22 +111,6 @@ async def test_more_requests_than_may_be_answered_at_a_time_are_refused_at_once(
         world.gate.open()
         assert (await waiting)[0] == 200
         assert (await world.get("/v2"))[0] == 200
-
-
-async def test_more_bytes_than_may_be_held_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "LEAST_HELD_BYTES", 0)
-    async with serving(tmp_path, max_message_bytes=1024) as world:  # and twice as much in all
-        world.gate.shut = True
-        big = {"pad": "x" * 700}
-        waiting = []
-        for sequence in (1, 2):
-            waiting.append(asyncio.ensure_future(world.infer({**step([1], sequence, start=True), **big})))
-            await arrived(world)
-        status, told = await world.infer({**step([1], 3, start=True), **big})
-        assert status == 503 and told["error"] == "expected at most 2048 bytes of requests at a time, got more"
-        world.gate.open()
-        assert [(await answered)[0] for answered in waiting] == [200, 200]
-        assert (await world.infer({**step([1], 3, start=True), **big}))[0] == 200
 
 
 async def test_who_does_not_read_its_answer_is_cut_off(tmp_path: Path) -> None:

@@ -143,6 +143,13 @@ async def test_what_could_not_be_opened_leaves_the_old_serving_says_why_and_is_l
         assert serving.models.refused == ()
 
 
+async def test_how_long_a_run_may_take_is_a_setting(shelf: Shelf) -> None:
+    shelf.put("acc", 1)
+    async with serving_of(shelf, max_run_s=7.5) as serving:
+        await look(serving, shelf)
+        assert [running.engine._limits.max_run_s for running in serving._all()] == [7.5]
+
+
 async def test_another_bundle_of_the_same_version_takes_over_and_the_same_one_touched_does_not(shelf: Shelf) -> None:
     folder = shelf.put("acc", 1)
     async with serving_of(shelf) as serving:
