@@ -119,6 +119,19 @@ TOGETHER: dict[str, Case] = {
         ],
         [ints("flat", -1, 24)],
     ),
+    "a product over the rows": (
+        [
+            node("Reshape", ["x", "flat"], ["f"]),
+            node("Transpose", ["f"], ["t"]),
+            node("MatMul", ["t", "f"], ["s"]),
+            node("MatMul", ["f", "s"], ["y"]),
+        ],
+        [ints("flat", -1, 24)],
+    ),
+    "a letter that is summed": (
+        [node("Einsum", ["x"], ["s"], equation="bti->ti"), node("Add", ["x", "s"], ["y"])],
+        [],
+    ),
     "one scale for all": (
         [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]), node("DequantizeLinear", ["q", "s", "z"], ["y"])],
         [],
