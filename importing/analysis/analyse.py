@@ -187,11 +187,14 @@ def _state_sizes(original: Original, search: Search, conditions: Conditions) -> 
 
 
 def _observe(original: Original, search: Search, conditions: Conditions) -> list[Observation]:
-    """Run one row under these sizes, and again with each free size another."""
+    """Run one row under these sizes, and again with two others of each free size."""
     varied = [conditions]
     for name in search.free_names(conditions.guess):
         if (other := search.another(conditions, name)) is not None:
             varied.append(other)
+            # Two points lie on many curves.
+            if (third := search.larger(max(conditions, other, key=lambda each: each.sizes[name]), name)) is not None:
+                varied.append(third)
     observed = []
     for each in varied:
         outputs = Walk(original, each, 1).step(search.draw_step(each, 1))

@@ -113,6 +113,14 @@ class Search:
                     return other
         return None
 
+    def larger(self, conditions: Conditions, name: str) -> Conditions | None:
+        """Conditions with a larger size of that name; None where those tried do not work."""
+        size = conditions.sizes[name]
+        for more in (size + 2, 2 * size + 1, 3 * size):
+            if not self._spent() and self.works(other := _with_size(conditions, name, more, self._original)):
+                return other
+        return None
+
     def draw_step(
         self, conditions: Conditions, rows: int, scale: float = 1.0, unusual: bool = False
     ) -> dict[str, Array]:
