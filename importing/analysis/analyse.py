@@ -116,6 +116,11 @@ def _conclude(
     observed = _observe(original, search, conditions)
     names = _public_names(search.free_names(conditions.guess), fixed, lengths is not None)
     guess = conditions.guess
+    if not conditions.batched:
+        for value in original.own_inputs:
+            row_axis = guess.axes[value.name]
+            if row_axis is not None and isinstance(size := value.shape[row_axis], str):
+                notes += (f"input {value.name}: its free size {size} is taken for the rows, and is always 1",)
     inputs = [
         OwnTensor(
             value.name,
