@@ -51,7 +51,8 @@ def test_models_lists_the_served_and_the_refused(address: str, spelling: Home) -
 
 
 def test_the_example_of_the_readme_runs(address: str, spelling: Home) -> None:
-    block = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (block,) = [block for block in blocks if "client.transduce(" in block]
     code = block.replace("127.0.0.1:8001", address).replace('"demo"', '"spell"').replace("recurrence", "dog")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr == ""
