@@ -94,7 +94,20 @@ def analyse(
     why = notes[0] if notes else why
     if lengths is not None:
         raise ImportRefused(f"--lengths: expected a model whose rows can share a run, got one that cannot: {why}")
-    return _conclude(original, search, conditions, {}, (f"runs unbatched, one row at a time: {why}",), None)
+    told = [f"runs unbatched, one row at a time: {why}"]
+    if not notes and company != "never":
+        told += _held_at_one(original, guess)
+    return _conclude(original, search, conditions, {}, tuple(told), None)
+
+
+def _held_at_one(original: Original, guess: Guess) -> list[str]:
+    """Sizes that the file leaves free, and that are rows although the batch is fixed elsewhere."""
+    held = []
+    for value in original.own_inputs:
+        axis = guess.axes[value.name]
+        if axis is not None and isinstance(size := value.shape[axis], str):
+            held.append(f"input {value.name}: its free size {size} is taken for the rows, and is always 1")
+    return held
 
 
 def _one_row(original: Original, free: Sequence[Guess], axes: Mapping[str, int | None]) -> Guess:
@@ -116,11 +129,6 @@ def _conclude(
     observed = _observe(original, search, conditions)
     names = _public_names(search.free_names(conditions.guess), fixed, lengths is not None)
     guess = conditions.guess
-    if not conditions.batched:
-        for value in original.own_inputs:
-            row_axis = guess.axes[value.name]
-            if row_axis is not None and isinstance(size := value.shape[row_axis], str):
-                notes += (f"input {value.name}: its free size {size} is taken for the rows, and is always 1",)
     inputs = [
         OwnTensor(
             value.name,

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Final
 
-from importing.analysis.operators import RULES, Look
+from importing.analysis.operators import REDUCERS, RULES, WHOLE, Look
 from importing.analysis.trace import UNKNOWN, Flow, Joined, Place, Trace, inherited, run_and_keep
 from importing.analysis.walk import Conditions, Original, Step, Walk, stack
 
-_ROWS: Final = 3
-_NO_VALUES: Final = frozenset({"Shape", "Size"})  # of what they read
+_ROWS: Final = 7  # a prime that is no size of layers, which reshapes would take for the rows
+_NO_VALUES: Final = frozenset({"Shape", "Size"})  # of what they read, whose sizes are those of the batch
 _DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
 
 
@@ -43,8 +43,10 @@ def _follow(look: Look) -> None:
     """Say where the outputs of a node have their rows."""
     node, trace = look.node, look.trace
     flow = inherited(trace, node)
-    if flow is None or node.op_type in _NO_VALUES:
+    if flow is None or (node.op_type in _NO_VALUES and not (isinstance(flow, Joined) and flow.in_size)):
         return
+    if not isinstance(flow, Place | Joined) and (node.op_type in WHOLE or _reduces_all(look)):
+        flow = look.joined("computes over all of what has rows somewhere")
     flows: list[Flow] = [flow] * len(node.output)
     if isinstance(flow, Place):
         rule = RULES.get(node.op_type) if node.domain in _DOMAINS else None
@@ -54,6 +56,14 @@ def _follow(look: Look) -> None:
     for name, each in zip(node.output, flows, strict=True):
         if name:
             trace.flows[name] = each if not isinstance(each, Place) or _fits(trace, name, each) else UNKNOWN
+
+
+def _reduces_all(look: Look) -> bool:
+    """Whether a reduction leaves nothing of any axis."""
+    if look.node.op_type not in REDUCERS or look.attribute("noop_with_empty_axes", 0):
+        return False
+    given = look.attribute("axes")
+    return not given and not (len(look.node.input) > 1 and look.node.input[1])
 
 
 def _fits(trace: Trace, name: str, place: Place) -> bool:

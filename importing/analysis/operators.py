@@ -14,6 +14,7 @@ from onnx import helper
 from importing.analysis.trace import UNKNOWN, Flow, Joined, Place, Trace
 
 Flows = Flow | Sequence[Flow]  # of all outputs alike, or of each
+_COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})  # their values are counted by their size
 _NEW_SOFTMAX: Final = 13  # before, it computed over its axis and all after it
 
 
@@ -63,7 +64,8 @@ class Look:
 
     def joined(self, what: str) -> Joined:
         """Rows meet here."""
-        return Joined(f"{self.node.op_type} ({self.node.output[0] or self.node.name}) {what}")
+        kind = self.node.op_type
+        return Joined(f"{kind} ({self.node.output[0] or self.node.name}) {what}", kind in _COUNTING)
 
 
 def elementwise(look: Look) -> Flow:
@@ -82,7 +84,8 @@ def reshape(look: Look) -> Flow:
     """The order of the elements stays."""
     if list(look.rows) != [0]:
         return UNKNOWN
-    return look.trace.place(look.node.output[0], look.trace.before(look.node.input[0], look.rows[0]))
+    found = look.trace.place(look.node.output[0], look.trace.before(look.node.input[0], look.rows[0]))
+    return look.joined("mixes rows") if found is UNKNOWN else found
 
 
 def reduce(look: Look) -> Flow:
@@ -221,6 +224,34 @@ def concat(look: Look) -> Flow:
     return places.pop()
 
 
+def batch_normalize(look: Look) -> Flow:
+    """With statistics that it was given; in training with those of the batch."""
+    return look.joined("computes over the rows") if look.attribute("training_mode", 0) else elementwise(look)
+
+
+def normalize_axes(look: Look) -> Flow:
+    """Over some axes, which stay."""
+    place = look.rows.get(0)
+    if place is None:
+        return UNKNOWN
+    rank = len(look.shape(0))
+    met = place.axis in {axis % rank for axis in look.attribute("axes", [0, 2, 3])}
+    return look.joined("computes over the rows") if met else place
+
+
+def pad(look: Look) -> Flow:
+    """Adds at both ends, or takes away."""
+    place = look.rows.get(0)
+    pads = look.numbers("pads", 1)
+    if place is None or len(look.rows) > 1 or pads is None:
+        return UNKNOWN
+    rank = len(look.shape(0))
+    axes = [axis % rank for axis in look.numbers("axes", 3) or range(rank)]
+    half = len(pads) // 2
+    moved = {axis for i, axis in enumerate(axes) if i < half and (pads[i] or pads[i + half])}
+    return look.joined("shifts the rows") if place.axis in moved else place
+
+
 def same_size(look: Look) -> Flow:
     """Whatever it does along other axes, as long as the rows are as many as before."""
     place = look.rows.get(0)
@@ -328,7 +359,7 @@ def _drop(place: Place, axes: set[int], look: Look) -> Place:
 
 
 _NAMES: Final[Mapping[Callable[[Look], Flows], str]] = {
-    elementwise: """Abs Acos Acosh Add And Asin Asinh Atan Atanh BatchNormalization BitShift BitwiseAnd BitwiseNot
+    elementwise: """Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot
         BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Cos Cosh DequantizeLinear Div Dropout Elu Equal Erf Exp Expand
         FastGelu Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual
         Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow QuantizeLinear QuickGelu Reciprocal Relu Round Selu Shrink
@@ -342,7 +373,10 @@ _NAMES: Final[Mapping[Callable[[Look], Flows], str]] = {
     cumulate: "CumSum",
     normalize(None): "LayerNormalization RMSNormalization SimplifiedLayerNormalization",
     normalize(2): "InstanceNormalization",
-    normalize(1): "GroupNormalization MeanVarianceNormalization LRN",
+    normalize(1): "GroupNormalization LRN",
+    normalize_axes: "MeanVarianceNormalization",
+    batch_normalize: "BatchNormalization",
+    pad: "Pad",
     transpose: "Transpose",
     gather: "Gather",
     gather_elements: "GatherElements",
@@ -350,7 +384,7 @@ _NAMES: Final[Mapping[Callable[[Look], Flows], str]] = {
     cut: "Slice",
     split: "Split",
     concat: "Concat",
-    same_size: "Pad Resize Tile Upsample",
+    same_size: "Resize Tile Upsample",
     multiply: "MatMul MatMulInteger",
     general_multiply: "Gemm",
     convolve: "Conv ConvInteger ConvTranspose",
@@ -360,6 +394,9 @@ _NAMES: Final[Mapping[Callable[[Look], Flows], str]] = {
     einsum: "Einsum",
     whole: "Compress DynamicQuantizeLSTM DynamicQuantizeLinear DynamicQuantizeMatMul NonZero Unique",
 }
+# Whose outputs depend on all of what they read, wherever the rows are in it.
+WHOLE: Final = frozenset(_NAMES[whole].split())
+REDUCERS: Final = frozenset(_NAMES[reduce].split())
 RULES: Final[Mapping[str, Callable[[Look], Flows]]] = {
     name: rule for rule, names in _NAMES.items() for name in names.split()
 }

@@ -14,12 +14,15 @@ from importing.signature import Array, Value, is_float
 
 _ROWS: Final = 3
 _STEPS: Final = 12
+_COMPANIES: Final = (2, 17)  # other numbers of rows: what depends on how many there are shows
+_SMALL_SIZES: Final = (1, 2, 3, 5, 12)
+_SMALL_COMPANIES: Final = (2, 3, 4, 8)
 # What floats are multiplied by: some rows meet only where values are large, as where the loudest sets the gain.
 _SCALES: Final = (0.1, 1.0, 10.0, 100.0)
 
 
 # More than that is no rounding, however the kernels add up numbers that are far apart.
-_SLACK: Final = 10.0
+_SLACK: Final = 100.0
 
 
 class NotRows(Exception):
@@ -41,8 +44,14 @@ def prove_rows(original: Original, search: Search, conditions: Conditions) -> di
     for _ in range(_STEPS):
         rows = [search.draw_step(conditions, 1) for _ in range(_ROWS)]
         walks.compare(rows, walks.step_alone(rows))
+    for count in _COMPANIES:
+        company = _Walks(original, conditions, found, count)
+        for _ in range(2):
+            rows = [search.draw_step(conditions, 1) for _ in range(count)]
+            company.compare(rows, company.step_alone(rows))
     for unusual in (False, True):
         _prove_scaled(_Walks(original, conditions, found), search, conditions, unusual)
+    _prove_refusals(search, conditions)
     for value in original.own_outputs:
         if is_float(value.dtype) and value.name not in found.finite:
             raise NotRows(f"output {value.name}: expected numbers to compare, got none that is finite on any inputs")
@@ -59,6 +68,17 @@ def _prove_scaled(walks: "_Walks", search: Search, conditions: Conditions, unusu
         except RunFailed:
             return  # these are no values for this model, and prove nothing
         walks.compare(rows, expected, _SLACK)
+
+
+def _prove_refusals(search: Search, conditions: Conditions) -> None:
+    """What one row is refused for, several must be: else rows make up for each other's elements."""
+    for name in search.free_names(conditions.guess):
+        for size in _SMALL_SIZES:
+            other = search.sized(conditions, name, size)
+            if other is None or search.works(other):
+                continue
+            if rows := next((rows for rows in _SMALL_COMPANIES if search.works(other, rows)), None):
+                raise NotRows(f"size {name} = {size}: expected {rows} rows to be refused as one is, got an answer")
 
 
 @dataclass(frozen=True)
@@ -81,12 +101,13 @@ class _Walks:
         original: The model.
         conditions: With the guess that is to be proved.
         found: Added to.
+        num_rows: Sequences.
     """
 
-    def __init__(self, original: Original, conditions: Conditions, found: _Found) -> None:
+    def __init__(self, original: Original, conditions: Conditions, found: _Found, num_rows: int = _ROWS) -> None:
         self._original, self._conditions, self._found = original, conditions, found
-        self._together = Walk(original, conditions, _ROWS)
-        self._alone = [Walk(original, conditions, 1) for _ in range(_ROWS)]
+        self._together = Walk(original, conditions, num_rows)
+        self._alone = [Walk(original, conditions, 1) for _ in range(num_rows)]
 
     def step_alone(self, rows: Sequence[Step]) -> list[dict[str, Array]]:
         """Take a step with each sequence alone."""
@@ -114,10 +135,10 @@ def _rows_axis(name: str, alone: Sequence[Array], together: Array) -> int:
     """The one axis that grows with the rows."""
     shape = alone[0].shape
     grown = [axis for axis, size in enumerate(shape) if together.ndim == len(shape) and together.shape[axis] != size]
-    if len(grown) != 1 or shape[grown[0]] != 1 or together.shape[grown[0]] != _ROWS:
+    if len(grown) != 1 or shape[grown[0]] != 1 or together.shape[grown[0]] != len(alone):
         raise NotRows(
-            f"output {name}: expected one axis to grow from 1 to {_ROWS} with the rows, got shapes {list(shape)} and "
-            f"{list(together.shape)}"
+            f"output {name}: expected one axis to grow from 1 to {len(alone)} with the rows, got shapes {list(shape)} "
+            f"and {list(together.shape)}"
         )
     return grown[0]
 

@@ -113,6 +113,12 @@ class Search:
                     return other
         return None
 
+    def sized(self, conditions: Conditions, name: str, size: int) -> Conditions | None:
+        """Conditions with that size; None where the caller has said which, or enough was tried."""
+        if name in self._given or self._spent():
+            return None
+        return _with_size(conditions, name, size, self._original)
+
     def larger(self, conditions: Conditions, name: str) -> Conditions | None:
         """Conditions with a larger size of that name; None where those tried do not work."""
         size = conditions.sizes[name]

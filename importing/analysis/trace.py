@@ -42,9 +42,11 @@ class Joined:
 
     Args:
         reason: Which operator does it.
+        in_size: Whether how much there is of it depends on the rows too.
     """
 
     reason: str
+    in_size: bool = False
 
 
 class Unknown:

@@ -30,6 +30,8 @@ APART: dict[str, Case] = {
     "elementwise": ([node("Tanh", ["x"], ["y"])], []),
     "a mean of a row": ([node("ReduceMean", ["x"], ["y"], axes=[1, 2], keepdims=0)], []),
     "a softmax of a row": ([node("Softmax", ["x"], ["y"], axis=1)], []),
+    "normalised within a row": ([node("MeanVarianceNormalization", ["x"], ["y"], axes=[1, 2])], []),
+    "padded within a row": ([node("Pad", ["x", "wide"], ["y"])], [ints("wide", 0, 1, 0, 0, 1, 2)]),
     "a product": ([node("MatMul", ["x", "six"], ["y"])], [SIX]),
     "attention in a row": (
         [node("Transpose", ["x"], ["t"], perm=[0, 2, 1]), node("MatMul", ["x", "t"], ["y"])],
@@ -93,6 +95,28 @@ TOGETHER: dict[str, Case] = {
         [constant("eight", 8.0)],
     ),
     "a softmax of rows": ([node("Softmax", ["x"], ["y"], axis=0)], []),
+    "normalised over rows": ([node("MeanVarianceNormalization", ["x"], ["y"], axes=[0])], []),
+    "shifted by a row": ([node("Pad", ["x", "shift"], ["y"])], [ints("shift", -1, 0, 0, 1, 0, 0)]),
+    "cut across rows": (
+        [
+            node("Reshape", ["x", "halves"], ["r"]),
+            node("ReduceMax", ["r"], ["m"], axes=[0], keepdims=0),
+            node("ReduceMax", ["m"], ["n"], axes=[0], keepdims=0),
+            node("Add", ["x", "n"], ["y"]),
+        ],
+        [ints("halves", 2, -1)],
+    ),
+    "counted": (
+        [
+            node("Greater", ["x", "eight"], ["g"]),
+            node("NonZero", ["g"], ["where"]),
+            node("Shape", ["where"], ["s"]),
+            node("Cast", ["s"], ["f"], to=models.FLOAT),
+            node("ReduceMax", ["f"], ["n"], keepdims=0),
+            node("Add", ["x", "n"], ["y"]),
+        ],
+        [constant("eight", 8.0)],
+    ),
     "running sums of rows": ([node("CumSum", ["x", "first"], ["y"])], [constant("first", 0, np.int64)]),
     "the first row for all": (
         [node("Gather", ["x", "none"], ["f"], axis=0), node("Add", ["x", "f"], ["y"])],
