@@ -96,7 +96,10 @@ TOGETHER: dict[str, Case] = {
     ),
     "a softmax of rows": ([node("Softmax", ["x"], ["y"], axis=0)], []),
     "normalised over rows": ([node("MeanVarianceNormalization", ["x"], ["y"], axes=[0])], []),
-    "shifted by a row": ([node("Pad", ["x", "shift"], ["y"])], [ints("shift", -1, 0, 0, 1, 0, 0)]),
+    "beside the row before": (
+        [node("Pad", ["x", "shift"], ["before"]), node("Add", ["x", "before"], ["y"])],
+        [ints("shift", 1, 0, 0, -1, 0, 0)],
+    ),
     "cut across rows": (
         [
             node("Reshape", ["x", "halves"], ["r"]),
