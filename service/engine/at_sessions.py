@@ -205,8 +205,9 @@ class AtSessions:
         return SessionSteps(num_steps)
 
     def _arrive(self, session: Session) -> None:
-        """Let a forked session begin with what waits at it."""
+        """Let a forked session begin with what waits at it; it is idle from now on, not from when it was announced."""
         session.in_flight = False
+        session.last_used_s = self._turn.now
         if session.dropped is not None:
             self._drop_pending(session)
         if session.pending:
@@ -314,11 +315,20 @@ class AtSessions:
             raise IntegrityError(f"expected {sorted(self._at)} to wait at sessions, got {sorted(pending)}")
 
     def _drop(self, session: Session, request_id: RequestId, event: Event) -> None:
-        """Take a request out of a session's list, unless it has begun."""
+        """Take a request out of a session's list, unless it has begun.
+
+        A step is taken whole or not at all, unless nobody will ask where it led: nothing but the close comes after it.
+        """
         place, request = next((i, r) for i, r in enumerate(session.pending) if r.id == request_id)
-        begun = place == 0 and session.num_consumed
-        if isinstance(request, CloseSession) or (begun and not session.closing):
-            return  # a step is taken whole or not at all, unless nobody will ask where it led
+        if isinstance(request, CloseSession):
+            return
+        if place == 0 and session.num_consumed:
+            if not session.closing:
+                return
+            if not isinstance(session.pending[1], CloseSession):  # it may be the next before this step has ended
+                session.dropped = {**(session.dropped or {}), request_id: event}
+                return
+            session.num_steps -= session.num_consumed
         if place == 0:
             self._ready.discard(session.id)
             session.pop()

@@ -276,7 +276,8 @@ class Sessions(RuleBasedStateMachine):
             self.watching.__exit__(None, None, None)
 
 
-TestSessions = pytest.mark.slow(Sessions.TestCase)
+# Seconds of looking, and minutes of cutting down what was found, which tells more than that time ran out.
+TestSessions = pytest.mark.timeout(600)(pytest.mark.slow(Sessions.TestCase))
 TestSessions.settings = settings(max_examples=150, stateful_step_count=80, deadline=None)
 
 
