@@ -13,7 +13,8 @@ from models.tokenizer import Tokenizer
 from service.measuring.invariance import batch_sizes, probe_invariance
 from service.measuring.profile import HostProfile, load_or_measure
 from service.runtime.errors import ProviderUnavailable, first_line
-from service.runtime.runner import Runner, RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import Runner, RunnerConfig
 
 RefusalKind = Literal["bundle", "graphs"]
 

@@ -23,11 +23,11 @@ import numpy.typing as npt
 from export.bundle import load_initial_states
 from export.manifest import GraphKind, Manifest, MemorySpec, StateSpec, storage
 from service.runtime import probe, scratch
-from service.runtime.errors import ProviderUnavailable, RunEnded, RunnerError, first_line
+from service.runtime.errors import RunEnded, RunnerError
 from service.runtime.graph import Graph
 from service.runtime.placement import working_nodes
 from service.runtime.probe_imported import probe_imported
-from service.runtime.providers import CPU, CUDA, Provider, open_session
+from service.runtime.providers import CPU, Provider, open_session
 from service.runtime.values import make_value
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
@@ -58,30 +58,6 @@ class RunnerConfig:
         for name, least in (("threads", 0), ("num_slots", 3), ("num_memory_rows", 16)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-
-
-def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> "Runner":
-    """Open a bundle on the provider that the config asks for.
-
-    Raises:
-        ProviderUnavailable: CUDA was insisted on and does not work.
-        RunnerError: The graphs are not those of the manifest or cannot be run in place.
-        Exception: What ONNX Runtime raises for a file that is no model (its types are many).
-    """
-    if config.provider == "cpu":
-        return Runner(folder, manifest, config, CPU)
-    if CUDA not in ort.get_available_providers():
-        if config.provider == "cuda":
-            available = ", ".join(ort.get_available_providers())
-            raise ProviderUnavailable(f"provider cuda: expected {CUDA}, got an ONNX Runtime with {available} only")
-        return Runner(folder, manifest, config, CPU)
-    try:
-        return Runner(folder, manifest, config, CUDA)
-    except Exception as error:  # a broken driver shows as one of many types
-        if config.provider == "cuda":
-            raise
-        warning = f"runs on the CPU: {CUDA} is installed but does not work: {first_line(error)}"
-        return Runner(folder, manifest, config, CPU, (warning,))
 
 
 class Runner:

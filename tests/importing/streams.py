@@ -11,7 +11,8 @@ import onnxruntime as ort
 
 from importing.pipeline import ImportedModel, import_model
 from importing.states.pairs import StateOption
-from service.runtime.runner import RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import RunnerConfig
 
 Array = npt.NDArray[Any]
 SLOTS = 12

@@ -18,7 +18,8 @@ from importing.layout import Layout
 from importing.pipeline import default_name, import_model
 from importing.rewrite import rewrite
 from importing.states.pairs import StateOption
-from service.runtime.runner import RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import RunnerConfig
 from tests.importing import recurrent_models as models
 from tests.importing.streams import take, write
 

@@ -16,7 +16,8 @@ from export.pipeline import export_run
 from export.triton.errors import TritonError
 from export.triton.repository import write_repository
 from importing.pipeline import import_model
-from service.runtime.runner import Runner, RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import Runner, RunnerConfig
 from tests.export.runs import train
 from tests.export.triton.reference_server import ReferenceServer
 from tests.importing.small_models import cell, honest, model, tensor, weight

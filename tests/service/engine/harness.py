@@ -28,7 +28,8 @@ from service.engine.interface import (
 )
 from service.engine.limits import EngineLimits
 from service.engine.slots import NUM_RESERVED
-from service.runtime.runner import Runner, RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import Runner, RunnerConfig
 
 PATIENCE_S = 30.0
 NO_SESSIONS = EngineLimits(session_slots=0, max_sessions=0)

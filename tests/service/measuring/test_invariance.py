@@ -15,7 +15,8 @@ from export.emit.emitted import EmittedModel
 from export.manifest import GraphKind, Manifest, Precision, TokenizerSpec
 from models.config import EncoderDecoderConfig, LanguageModelConfig, ModelConfig, TaggerConfig
 from service.measuring.invariance import batch_sizes, probe_invariance
-from service.runtime.runner import Runner, RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import Runner, RunnerConfig
 from tests.export.emit.models import tiny
 from tests.service import tiny_models
 

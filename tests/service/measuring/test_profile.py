@@ -15,8 +15,9 @@ from export.bundle import load_manifest
 from export.manifest import GraphKind, GraphSpec, Manifest, StateSpec, TensorSpec
 from service.engine.schedule import ScheduleLimits
 from service.measuring.profile import FOLDER, HostProfile, load_or_measure, measure
+from service.runtime.opening import open_runner
 from service.runtime.providers import CPU
-from service.runtime.runner import RunnerConfig, open_runner
+from service.runtime.runner import RunnerConfig
 from tests.service import tiny_models as tiny
 from tests.service.bundles import publish_transducer
 

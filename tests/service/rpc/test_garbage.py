@@ -23,7 +23,8 @@ from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.models import Limits, LiveModel, Models
 from service.rpc.server import RpcServer
-from service.runtime.runner import Runner, RunnerConfig, open_runner
+from service.runtime.opening import open_runner
+from service.runtime.runner import Runner, RunnerConfig
 from service.settings import Settings
 from tests.service.bundles import TINY
 from tests.service.rpc.refusal import drained, refusal

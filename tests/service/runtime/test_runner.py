@@ -6,14 +6,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
 from export.manifest import StateSpec, TensorSpec
-from service.runtime.errors import ProviderUnavailable, RunnerError
-from service.runtime.providers import CPU, CUDA
-from service.runtime.runner import Runner, RunnerConfig, open_runner
+from service.runtime.errors import RunnerError
+from service.runtime.opening import open_runner
+from service.runtime.runner import Runner, RunnerConfig
 from tests.service import tiny_models as tiny
 
 CONFIG = RunnerConfig(provider="cpu", num_slots=16, num_memory_rows=32)
@@ -279,27 +278,6 @@ def test_a_graph_whose_names_are_not_the_manifests_is_refused(tmp_path: Path) ->
     broken = spec.model_copy(update={"inputs": spec.inputs[1:]})
     with pytest.raises(RunnerError, match=r"step.onnx: inputs: expected .* as in the manifest, got .*'tokens'"):
         open_runner(tmp_path, manifest.model_copy(update={"graphs": {"step": broken}}), CONFIG)
-
-
-def test_cuda_is_insisted_on_or_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = tiny.write_language_model(tmp_path, TABLE)
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [CPU])
-    with pytest.raises(ProviderUnavailable, match=f"expected {CUDA}, got an ONNX Runtime with {CPU} only"):
-        open_runner(tmp_path, manifest, RunnerConfig("cuda", 1, 16, 32))
-    runner = open_runner(tmp_path, manifest, RunnerConfig("auto", 1, 16, 32))
-    assert (runner.provider, runner.warnings) == (CPU, ())
-
-
-@pytest.mark.filterwarnings("ignore:Specified provider")
-@pytest.mark.skipif(CUDA in ort.get_available_providers(), reason="needs an ONNX Runtime where CUDA does not work")
-def test_cuda_that_is_installed_and_broken_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = tiny.write_language_model(tmp_path, TABLE)
-    monkeypatch.setattr(ort, "get_available_providers", lambda: [CUDA, CPU])
-    runner = open_runner(tmp_path, manifest, RunnerConfig("auto", 1, 16, 32))
-    assert runner.provider == CPU
-    assert "CUDAExecutionProvider is installed but does not work" in runner.warnings[0]
-    with pytest.raises(ProviderUnavailable):
-        open_runner(tmp_path, manifest, RunnerConfig("cuda", 1, 16, 32))
 
 
 @pytest.mark.parametrize("config", [{"threads": -1}, {"num_slots": 2}, {"num_memory_rows": 15}])
