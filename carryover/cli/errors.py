@@ -21,7 +21,7 @@ USER_ERRORS = frozenset(
         "models.training.errors.DivergenceError",
         "models.training.errors.Interrupted",
         "models.training.errors.RunError",
-        "service.runtime.runner.ProviderUnavailable",
+        "service.runtime.errors.RunnerError",
         "service.settings.SettingsError",
     }
 )
