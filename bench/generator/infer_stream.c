@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "call_ids.h"
 #include "calls.h"
 #include "http2.h"
 #include "protobuf.h"
@@ -18,24 +19,6 @@ enum { CODE_OK = 0, CODE_UNKNOWN = 2, CODE_UNAVAILABLE = 14 };
 static const Options *options;
 static Http2 *connections;
 static Stream **streams;
-static Call **calls; /* by request id - 1; NULL where none is in flight */
-static uint32_t *free_ids, num_free, num_ids;
-
-static uint32_t take_id(Call *call) {
-    if (!num_free) {
-        uint32_t more = num_ids ? num_ids : 64;
-        calls = realloc(calls, (num_ids + more) * sizeof *calls);
-        free_ids = realloc(free_ids, (num_ids + more) * sizeof *free_ids);
-        if (!calls || !free_ids) die("out of memory");
-        for (uint32_t i = 0; i < more; i++) {
-            calls[num_ids] = NULL;
-            free_ids[num_free++] = ++num_ids;
-        }
-    }
-    uint32_t id = free_ids[--num_free];
-    calls[id - 1] = call;
-    return id;
-}
 
 static unsigned long read_id(Reader response) {
     Field field;
@@ -55,11 +38,7 @@ static void on_message(Stream *stream, const uint8_t *data, size_t size) {
         if (field.number == STREAM_ERROR) message = field.bytes;
         if (field.number == STREAM_RESPONSE) response = field.bytes;
     }
-    unsigned long id = read_id(response);
-    if (!id || id > num_ids || !calls[id - 1]) die("expected an answer to what was asked, got one to request %lu", id);
-    Call *call = calls[id - 1];
-    calls[id - 1] = NULL;
-    free_ids[num_free++] = (uint32_t)id;
+    Call *call = release_id(read_id(response));
     char text[200];
     snprintf(text, sizeof text, "%.*s", (int)(message.end - message.at), message.at ? (const char *)message.at : "");
     int code = message.at == message.end ? CODE_OK : strstr(text, FULL) ? CODE_UNAVAILABLE : CODE_UNKNOWN;

@@ -1,7 +1,7 @@
 /* Tag requests from a file, many over each bidirectional TagStream; those of one turn share a message. */
 #include <stdio.h>
-#include <stdlib.h>
 
+#include "call_ids.h"
 #include "calls.h"
 #include "http2.h"
 #include "protobuf.h"
@@ -22,25 +22,7 @@ typedef struct {
 static const Options *options;
 static Http2 *connections;
 static Lane *lanes;
-static Call **calls; /* by request id - 1; NULL where none is in flight */
-static uint32_t *free_ids, num_free, num_ids;
 static long next_lane;
-
-static uint32_t take_id(Call *call) {
-    if (!num_free) {
-        uint32_t more = num_ids ? num_ids : 64;
-        calls = realloc(calls, (num_ids + more) * sizeof *calls);
-        free_ids = realloc(free_ids, (num_ids + more) * sizeof *free_ids);
-        if (!calls || !free_ids) die("out of memory");
-        for (uint32_t i = 0; i < more; i++) {
-            calls[num_ids] = NULL;
-            free_ids[num_free++] = ++num_ids;
-        }
-    }
-    uint32_t id = free_ids[--num_free];
-    calls[id - 1] = call;
-    return id;
-}
 
 static void take_event(Reader event, int64_t now) {
     Field field, inner;
@@ -59,12 +41,7 @@ static void take_event(Reader event, int64_t now) {
             if (inner.number == ERROR_MESSAGE) message = inner.bytes;
         }
     }
-    if (!id || id > num_ids || !calls[id - 1]) {
-        die("expected an answer to what was asked, got one to request %llu", (unsigned long long)id);
-    }
-    Call *call = calls[id - 1];
-    calls[id - 1] = NULL;
-    free_ids[num_free++] = (uint32_t)id;
+    Call *call = release_id(id);
     char text[200];
     snprintf(text, sizeof text, "%.*s", (int)(message.end - message.at), message.at ? (const char *)message.at : "");
     if (code == CODE_OK) call_part(call, response.at, (size_t)(response.end - response.at), now);
