@@ -14,14 +14,27 @@ import onnxruntime as ort
 Provider = Literal["auto", "cuda", "cpu"]
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
-_CUDA_OPTIONS: Final = {
-    "arena_extend_strategy": "kSameAsRequested",  # batches vary in shape; doubling would waste device memory
-    "use_tf32": "0",  # ten bits of mantissa would break parity with what was exported
-}
 
 
-def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSession:
+def open_session(
+    path: Path,
+    provider: str,
+    threads: int,
+    *,
+    device_id: int = 0,
+    cuda_graphs: bool = False,
+    tf32: bool = False,
+) -> ort.InferenceSession:
     """Open a graph.
+
+    Args:
+        path: The file.
+        provider: CPU or CUDA.
+        threads: Intra-op threads.
+        device_id: Which GPU, counted from 0.
+        cuda_graphs: Whether runs may be captured and replayed; ONNX Runtime refuses graphs of which some part runs
+            elsewhere.
+        tf32: Whether products of float32 may round their factors to ten bits of mantissa.
 
     Raises:
         ProviderUnavailable: It would run elsewhere.
@@ -38,7 +51,18 @@ def open_session(path: Path, provider: str, threads: int) -> ort.InferenceSessio
         return ort.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     ort.preload_dlls()
-    session = ort.InferenceSession(path, options, providers=[(provider, _CUDA_OPTIONS), CPU])
+    chosen = (provider, cuda_options(device_id, cuda_graphs=cuda_graphs, tf32=tf32))
+    session = ort.InferenceSession(path, options, providers=[chosen, CPU])
     if session.get_providers()[0] != provider:  # ONNX Runtime falls back in silence
         raise ProviderUnavailable(f"provider cuda: expected a working {provider}, got {session.get_providers()}")
     return session
+
+
+def cuda_options(device_id: int, *, cuda_graphs: bool, tf32: bool) -> dict[str, str]:
+    """Give the options of the CUDA provider, as ONNX Runtime wants them."""
+    return {
+        "device_id": str(device_id),
+        "arena_extend_strategy": "kSameAsRequested",  # batches vary in shape; doubling would waste device memory
+        "enable_cuda_graph": str(int(cuda_graphs)),
+        "use_tf32": str(int(tf32)),
+    }
