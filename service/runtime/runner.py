@@ -47,12 +47,14 @@ class RunnerConfig:
         threads: Intra-op threads of ONNX Runtime; 0: one a physical core.
         num_slots: Rows of the state pool, the initial state and scratch included.
         num_memory_rows: Rows of the attention memory, the zero row and scratch included; unused without memories.
+        tf32: Whether a GPU may round factors of products to ten bits of mantissa, which is quicker.
     """
 
     provider: Provider = "auto"
     threads: int = 1
     num_slots: int = 1024
     num_memory_rows: int = 32768
+    tf32: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("threads", 0), ("num_slots", 3), ("num_memory_rows", 16)):
@@ -80,7 +82,8 @@ class Runner:
         self.num_memory_rows = config.num_memory_rows if manifest.memories else 0
         # Sessions first: they tell whether the provider works at all.
         sessions = {
-            kind: open_session(folder / spec.file, provider, config.threads) for kind, spec in manifest.graphs.items()
+            kind: open_session(folder / spec.file, provider, config.threads, tf32=config.tf32)
+            for kind, spec in manifest.graphs.items()
         }
         self._new_options: Callable[[], ort.RunOptions] = ort.RunOptions
         self._options: dict[int, ort.RunOptions] = {}  # by lane
