@@ -48,6 +48,8 @@ class RunnerConfig:
         num_slots: Rows of the state pool, the initial state and scratch included.
         num_memory_rows: Rows of the attention memory, the zero row and scratch included; unused without memories.
         tf32: Whether a GPU may round factors of products to ten bits of mantissa, which is quicker.
+        device_id: Which GPU, counted from 0.
+        cuda_graphs: Whether steps are captured as CUDA graphs where they can be.
     """
 
     provider: Provider = "auto"
@@ -55,9 +57,11 @@ class RunnerConfig:
     num_slots: int = 1024
     num_memory_rows: int = 32768
     tf32: bool = False
+    device_id: int = 0
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 0), ("num_slots", 3), ("num_memory_rows", 16)):
+        for name, least in (("threads", 0), ("num_slots", 3), ("num_memory_rows", 16), ("device_id", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
