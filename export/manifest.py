@@ -11,7 +11,7 @@ Graphs of the task `tensors`, which were imported, may have any other symbol too
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +28,7 @@ DType = Literal[
     "float16", "float32", "float64", "bfloat16", "string",
 ]  # fmt: skip
 _STORAGE: Final[Mapping[str, str]] = {"bfloat16": "uint16", "string": "object"}
+_SLOTS: Final = frozenset({"read_slots", "write_slots"})
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -180,3 +181,34 @@ class Manifest(_Frozen):
     tool_versions: dict[str, str] = Field(default_factory=dict)
     created: str = Field(description="UTC, ISO 8601")
     files: dict[str, FileEntry]
+
+
+class OwnTensors(NamedTuple):
+    """What requests to an imported model bring and get, by name: all of its graph but slots and pools.
+
+    Args:
+        inputs: With rows, ("B", ...).
+        shared: Without: one value for all rows of a run.
+        outputs: With rows.
+        unsized: Outputs with a size that no input with rows has: it may differ from run to run.
+    """
+
+    inputs: Mapping[str, TensorSpec]
+    shared: Mapping[str, TensorSpec]
+    outputs: Mapping[str, TensorSpec]
+    unsized: frozenset[str]
+
+
+def own_tensors(manifest: Manifest) -> OwnTensors:
+    """Sort the tensors of an imported model, each kind in the order of its graph."""
+    (graph,) = manifest.graphs.values()
+    pools = {name for state in manifest.states for name in (state.pool_input, state.pool_output)}
+    given = [tensor for tensor in graph.inputs if tensor.name not in pools and tensor.name not in _SLOTS]
+    inputs = {tensor.name: tensor for tensor in given if tensor.shape[:1] == ("B",)}
+    shared = {tensor.name: tensor for tensor in given if tensor.name not in inputs}
+    outputs = {tensor.name: tensor for tensor in graph.outputs if tensor.name not in pools}
+    sizes = {size for tensor in inputs.values() for size in tensor.shape} | {"B"}
+    unsized = {
+        name for name, tensor in outputs.items() if any(isinstance(d, str) and d not in sizes for d in tensor.shape)
+    }
+    return OwnTensors(inputs, shared, outputs, frozenset(unsized))

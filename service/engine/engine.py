@@ -122,8 +122,7 @@ class Engine:
         self._tensor_runs: TensorRuns | None = None
         self._outputs = {kind: [tensor.name for tensor in graph.outputs] for kind, graph in manifest.graphs.items()}
         if imported is not None:
-            (graph,) = manifest.graphs.values()
-            self._time_axes = RunLayout(graph, imported).input_axes
+            self._time_axes = RunLayout(manifest).input_axes
             self._tensor_runs = TensorRuns(manifest.name, runner, self._time_axes)
         self._step_pace, self._work_pace = Pace(_FIRST_STEP_S), Pace(_FIRST_WORK_S)
         self._inbox = Inbox(

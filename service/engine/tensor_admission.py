@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import Manifest, TensorSpec, storage
+from export.manifest import Manifest, TensorSpec, own_tensors, storage
 from service.engine.interface import RunTensors, StepTensors, Tensors
+from service.engine.sizes import fits
 from service.engine.tasks.tensors import RunLayout, TensorsTask
 from service.errors import InvalidInput
-from service.measuring.likely import own_inputs
 
 
 class TensorAdmission:
@@ -23,14 +23,9 @@ class TensorAdmission:
     def __init__(self, manifest: Manifest) -> None:
         assert manifest.imported is not None
         self._imported = manifest.imported
-        (graph,) = manifest.graphs.values()
-        self._inputs, self._shared = own_inputs(graph, manifest)
-        pools = {state.pool_output for state in manifest.states}
-        self._outputs = {tensor.name for tensor in graph.outputs} - pools
-        self.layout = RunLayout(graph, manifest.imported)
-        sizes = {d for tensor in self._inputs.values() for d in tensor.shape}
-        # Outputs whose sizes may differ from step to step.
-        self._unsized = {t.name for t in graph.outputs if any(isinstance(d, str) and d not in sizes for d in t.shape)}
+        self._own = own_tensors(manifest)
+        self._outputs = frozenset(self._own.outputs)
+        self.layout = RunLayout(manifest)
 
     def check_step(self, request: StepTensors) -> None:
         """Check the steps of a session.
@@ -39,7 +34,7 @@ class TensorAdmission:
             InvalidInput: They are not what the graph takes.
         """
         self._check(request.inputs, request.shared, request.num_steps, request.outputs)
-        if request.num_steps > 1 and (unsized := self._unsized.intersection(request.outputs)):
+        if request.num_steps > 1 and (unsized := self._own.unsized.intersection(request.outputs)):
             names = ", ".join(sorted(unsized))
             raise InvalidInput("inputs", f"one step, as only a run tells the sizes of {names}", f"{request.num_steps}")
 
@@ -59,12 +54,12 @@ class TensorAdmission:
         return TensorsTask(request, self.layout)
 
     def _check(self, inputs: Tensors, shared: Tensors, num_rows: int, outputs: tuple[str, ...]) -> None:
-        _check_tensors("inputs", self._inputs, inputs, num_rows)
+        _check_tensors("inputs", self._own.inputs, inputs, num_rows)
         if not self._imported.zero_sizes:  # some kernels end the process
             for name, array in inputs.items():
                 if array.size == 0:
                     raise InvalidInput(f"inputs.{name}", "sizes above 0, as the model needs", str(list(array.shape)))
-        _check_tensors("shared", self._shared, shared, None)
+        _check_tensors("shared", self._own.shared, shared, None)
         if num_rows < 1:
             raise InvalidInput("inputs", "at least one row", str(num_rows))
         if not self._outputs.issuperset(outputs):
@@ -78,7 +73,7 @@ def _check_tensors(field: str, specs: Mapping[str, TensorSpec], given: Tensors, 
     for name, spec in specs.items():
         array = given[name]
         expected = spec.shape if num_rows is None else (num_rows, *spec.shape[1:])
-        if array.dtype != np.dtype(storage(spec.dtype)) or not _fits(array, expected, sizes):
+        if array.dtype != np.dtype(storage(spec.dtype)) or not fits(array.shape, expected, sizes):
             wanted = f"{spec.dtype} {list(expected)}"
             raise InvalidInput(f"{field}.{name}", wanted, f"{array.dtype} {list(array.shape)}")
         if spec.dtype == "string":
@@ -92,14 +87,3 @@ def _check_text(field: str, array: npt.NDArray[Any]) -> None:
             element.decode("utf-8")
         except (AttributeError, UnicodeDecodeError):
             raise InvalidInput(field, "bytes of text in UTF-8", "others") from None
-
-
-def _fits(array: npt.NDArray[Any], shape: tuple[int | str, ...], sizes: dict[str, int]) -> bool:
-    """Whether the sizes are those given; a symbol has one size throughout a request."""
-    if array.ndim != len(shape):
-        return False
-    for size, dimension in zip(array.shape, shape, strict=True):
-        expected = dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size)
-        if size != expected:
-            return False
-    return True

@@ -1,35 +1,22 @@
 """Inputs that an imported model can be run on, made up from what its manifest says of it."""
 
-from collections.abc import Set
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphSpec, Manifest, TensorSpec, storage
+from export.manifest import Manifest, TensorSpec, own_tensors, storage
 
 Array = npt.NDArray[Any]
-_PLACES: Final = ("read_slots", "write_slots")
 _NUM_IDS: Final = 2  # integers are 0 or 1: whatever they name, there are two of it
 
 
-def own_inputs(graph: GraphSpec, manifest: Manifest) -> tuple[dict[str, TensorSpec], dict[str, TensorSpec]]:
-    """What a request brings, by name: inputs with rows, and those that all rows of a run share."""
-    pools: Set[str | None] = {state.pool_input for state in manifest.states}
-    given = [tensor for tensor in graph.inputs if tensor.name not in pools and tensor.name not in _PLACES]
-    return (
-        {tensor.name: tensor for tensor in given if tensor.shape[:1] == ("B",)},
-        {tensor.name: tensor for tensor in given if tensor.shape[:1] != ("B",)},
-    )
-
-
 def likely_rows(
-    graph: GraphSpec, manifest: Manifest, num_rows: int, generator: np.random.Generator, length: int | None = None
+    manifest: Manifest, num_rows: int, generator: np.random.Generator, length: int | None = None
 ) -> dict[str, Array]:
     """Make inputs with rows, (num_rows, ...) each.
 
     Args:
-        graph: Of the imported model.
         manifest: Of the imported model; its `examples` say how large what is free may be.
         num_rows: B.
         generator: Of what is random.
@@ -39,9 +26,8 @@ def likely_rows(
     sizes = {**manifest.imported.examples, "B": num_rows}
     if length is not None:
         sizes["T"] = length
-    inputs, _ = own_inputs(graph, manifest)
     arrays = {}
-    for name, spec in inputs.items():
+    for name, spec in own_tensors(manifest).inputs.items():
         shape = [sizes.get(d, 1) if isinstance(d, str) else d for d in spec.shape]
         if name == manifest.imported.lengths_input:
             arrays[name] = np.full(shape, sizes.get("T", 1), dtype=storage(spec.dtype))
@@ -50,12 +36,12 @@ def likely_rows(
     return arrays
 
 
-def shared_inputs(graph: GraphSpec, manifest: Manifest) -> dict[str, Array]:
+def shared_inputs(manifest: Manifest) -> dict[str, Array]:
     """The inputs that all rows share, as in the manifest's examples."""
     assert manifest.imported is not None
     sizes, values = manifest.imported.examples, manifest.imported.shared_examples
     arrays = {}
-    for name, spec in own_inputs(graph, manifest)[1].items():
+    for name, spec in own_tensors(manifest).shared.items():
         shape = [sizes.get(d, 1) if isinstance(d, str) else d for d in spec.shape]
         value: Any = b"" if spec.dtype == "string" else values.get(name, 0)
         arrays[name] = np.full(shape, value, dtype=storage(spec.dtype))

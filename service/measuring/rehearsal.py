@@ -11,11 +11,11 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphKind, GraphSpec, Manifest, TensorSpec, storage
+from export.manifest import GraphKind, GraphSpec, Manifest, TensorSpec, own_tensors, storage
 from models.symbols import PAD_ID
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.slots import INITIAL_SLOT, NUM_RESERVED, SCRATCH_SLOT
-from service.measuring.likely import likely_rows, own_inputs, shared_inputs
+from service.measuring.likely import likely_rows, shared_inputs
 
 Array = npt.NDArray[Any]
 _PLACES: Final = frozenset({"read_slots", "write_slots", "source_rows", "source_lengths", "lengths"})
@@ -93,7 +93,7 @@ class Rehearsal:
         """
         spec = self._graphs[kind]
         if self._manifest.imported is not None:
-            return self._make_imported(spec, length)
+            return self._make_imported(length)
         inputs: dict[str, Array] = {}
         num_characters = int(self._generator.integers(1, _MAX_CHARACTERS + 1))
         for tensor in self._given(spec):
@@ -111,12 +111,12 @@ class Rehearsal:
         memory = {m.name: self._values(m.name, (length, *m.shape), extreme) for m in self._memories if attends}
         return Row(inputs, length, state, memory)
 
-    def _make_imported(self, spec: GraphSpec, length: int) -> Row:
+    def _make_imported(self, length: int) -> Row:
         """Its states are near the initial one, which are possible: integers there may be positions."""
         manifest, generator = self._manifest, self._generator
         assert manifest.imported is not None
         pads = manifest.imported.lengths_input is not None
-        rows = likely_rows(spec, manifest, 1, generator, length if pads else None)
+        rows = likely_rows(manifest, 1, generator, length if pads else None)
         initial = self._runner.read_rows([INITIAL_SLOT]) if self._states else {}
         state = {name: array[0] + _noise(array[0], generator) for name, array in initial.items()}
         length = length if pads else manifest.imported.examples.get("T", 1)
@@ -136,7 +136,7 @@ class Rehearsal:
         spec = self._graphs[kind]
         names = {tensor.name for tensor in spec.inputs} & self._places
         outputs = [tensor for tensor in spec.outputs if tensor.shape[:1] == ("B",)]
-        shared = {} if self._manifest.imported is None else shared_inputs(spec, self._manifest)
+        shared = {} if self._manifest.imported is None else shared_inputs(self._manifest)
         inputs = shared | {
             tensor.name: _pad(tensor, [row.inputs[tensor.name] for row in rows]) for tensor in self._given(spec)
         }
@@ -184,7 +184,7 @@ class Rehearsal:
     def _given(self, spec: GraphSpec) -> list[TensorSpec]:
         """Inputs that a request brings."""
         if self._manifest.imported is not None:
-            return list(own_inputs(spec, self._manifest)[0].values())
+            return list(own_tensors(self._manifest).inputs.values())
         return [tensor for tensor in spec.inputs if tensor.shape[0] == "B" and tensor.name not in _PLACES]
 
     def _memory_rows(self, lengths: Array) -> list[Array]:

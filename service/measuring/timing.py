@@ -86,7 +86,7 @@ class Timing:
         if manifest.imported is None:
             inputs = _inputs(kind, spec, manifest, rows, length)
         else:
-            inputs = _imported_inputs(spec, manifest, rows, length)
+            inputs = _imported_inputs(manifest, rows, length)
         outputs = _outputs(spec, manifest)
         self._runner.run(kind, inputs, outputs)  # the first run of a shape allocates
         least, spent = float("inf"), 0.0
@@ -127,13 +127,13 @@ def _inputs(
     return inputs
 
 
-def _imported_inputs(spec: GraphSpec, manifest: Manifest, rows: int, length: int) -> dict[str, npt.NDArray[Any]]:
+def _imported_inputs(manifest: Manifest, rows: int, length: int) -> dict[str, npt.NDArray[Any]]:
     assert manifest.imported is not None
     places = {"read_slots": INITIAL_SLOT, "write_slots": SCRATCH_SLOT} if manifest.states else {}
     slots = {name: np.full((rows,), slot, dtype=np.int64) for name, slot in places.items()}
     time_steps = length if manifest.imported.lengths_input is not None else None
-    made = likely_rows(spec, manifest, rows, np.random.default_rng(0), time_steps)
-    return {**made, **shared_inputs(spec, manifest), **slots}
+    made = likely_rows(manifest, rows, np.random.default_rng(0), time_steps)
+    return {**made, **shared_inputs(manifest), **slots}
 
 
 def _outputs(spec: GraphSpec, manifest: Manifest) -> tuple[str, ...]:

@@ -47,8 +47,8 @@ def probe_imported(
 
     def inputs(reads: tuple[int, ...], writes: tuple[int, ...]) -> dict[str, Array]:
         places = {"read_slots": np.array(reads, dtype=np.int64), "write_slots": np.array(writes, dtype=np.int64)}
-        made = likely_rows(graph.spec, manifest, len(reads), generator)
-        return {**made, **shared_inputs(graph.spec, manifest), **places}
+        made = likely_rows(manifest, len(reads), generator)
+        return {**made, **shared_inputs(manifest), **places}
 
     found = {name: read_pool(name) for name in graph.updated}
     pools = {name: pool[:NUM_ROWS].copy() for name, pool in found.items()}

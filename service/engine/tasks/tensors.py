@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphSpec, ImportedSpec
+from export.manifest import Manifest, TensorSpec, own_tensors
 from service.engine.interface import Event, Finished, RunTensors, TensorOutputs
 from service.engine.schedule import WorkItem
 from service.engine.tasks.task import Outputs, Task
@@ -47,18 +47,19 @@ class RunLayout:
     """Where the time is in the tensors of a `run` graph, if rows of several lengths can share a run of it.
 
     Args:
-        graph: The graph.
-        imported: Whether there is an input with the lengths.
+        manifest: Of the model.
 
     Attributes:
         input_axes: By input, its time axis.
         output_axes: By output, its time axis.
     """
 
-    def __init__(self, graph: GraphSpec, imported: ImportedSpec) -> None:
-        pads = imported.lengths_input is not None
-        self.input_axes = {t.name: t.shape.index(TIME) for t in graph.inputs if pads and TIME in t.shape}
-        self.output_axes = {t.name: t.shape.index(TIME) for t in graph.outputs if pads and TIME in t.shape}
+    def __init__(self, manifest: Manifest) -> None:
+        assert manifest.imported is not None
+        pads = manifest.imported.lengths_input is not None
+        own = own_tensors(manifest)
+        self.input_axes = _time_axes(own.inputs) if pads else {}
+        self.output_axes = _time_axes(own.outputs) if pads else {}
 
     def length(self, request: RunTensors) -> int:
         """T of a request; 1 where the graph has no such thing."""
@@ -72,6 +73,10 @@ class RunLayout:
     def _fixed(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         axis = self.input_axes.get(name)
         return shape[1:] if axis is None else (*shape[1:axis], *shape[axis + 1 :])
+
+
+def _time_axes(tensors: Mapping[str, TensorSpec]) -> dict[str, int]:
+    return {name: tensor.shape.index(TIME) for name, tensor in tensors.items() if TIME in tensor.shape}
 
 
 def join(tasks: Sequence[TensorsTask], axes: Mapping[str, int]) -> dict[str, npt.NDArray[Any]]:

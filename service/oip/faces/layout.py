@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.engine.interface import StateTensors, Tensors
+from service.engine.sizes import fits
 from service.oip.codec import check_num_texts
 from service.oip.datatypes import dims_text
 from service.oip.errors import OipError
@@ -118,7 +119,7 @@ def lay_out(rules: Rules, key: Key) -> Layout:
     )
     skipped = 2 if is_timed else 1
     for name, shape in shapes.items():
-        if len(shape) < skipped or not _fits(rules.inputs[name].dims, shape[skipped:], sizes):
+        if len(shape) < skipped or not fits(shape[skipped:], rules.inputs[name].dims, sizes):
             raise _bad_shape(rules, rules.inputs[name], shape, sizes)
     if is_timed:
         num_rows = next(iter(shapes.values()))[1]
@@ -187,18 +188,9 @@ def _shared_shape(rules: Rules, port: Port, shape: Shape, sizes: dict[str, int])
     """The shape as the graph takes it: on the wire it may have 1s before, as if it had rows."""
     own = shape[len(shape) - len(port.dims) :] if len(shape) >= len(port.dims) else shape
     extra = shape[: len(shape) - len(own)]
-    if len(extra) > 2 or any(size != 1 for size in extra) or not _fits(port.dims, own, sizes):
+    if len(extra) > 2 or any(size != 1 for size in extra) or not fits(own, port.dims, sizes):
         raise _bad_shape(rules, port, shape, sizes)
     return own
-
-
-def _fits(dims: tuple[int | str, ...], shape: Shape, sizes: dict[str, int]) -> bool:
-    if len(dims) != len(shape):
-        return False
-    for expected, size in zip(dims, shape, strict=True):
-        if size != (expected if isinstance(expected, int) else sizes.setdefault(expected, size)):
-            return False
-    return True
 
 
 def _bad_shape(rules: Rules, port: Port, shape: Shape, sizes: Mapping[str, int]) -> OipError:

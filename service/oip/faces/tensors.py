@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from export.manifest import TensorSpec
+from export.manifest import TensorSpec, own_tensors
 from service.engine.interface import (
     AnyRequest,
     Priority,
@@ -17,7 +17,6 @@ from service.engine.interface import (
     TensorOutputs,
     Tensors,
 )
-from service.measuring.likely import own_inputs
 from service.models import LiveModel
 from service.oip.datatypes import DATATYPE
 from service.oip.errors import OipError
@@ -42,19 +41,12 @@ class TensorFace:
         manifest = model.manifest
         assert manifest.imported is not None
         self.is_stateful = "step" in manifest.graphs
-        graph = manifest.graphs["step" if self.is_stateful else "run"]
-        pools = {state.pool_output for state in manifest.states}
-        rows, shared = own_inputs(graph, manifest)
-        own = [tensor for tensor in graph.inputs if tensor.name in rows or tensor.name in shared]
-        self.inputs = {tensor.name: _port(tensor, tensor.name in rows) for tensor in own}
-        self.outputs = {tensor.name: _port(tensor, True) for tensor in graph.outputs if tensor.name not in pools}
-        sizes = {size for port in self.inputs.values() if port.has_rows for size in port.dims}
-        # Outputs whose sizes may differ from step to step: several steps of them are no tensor.
-        self._unsized = {
-            name
-            for name, port in self.outputs.items()
-            if any(isinstance(size, str) and size not in sizes for size in port.dims)
-        }
+        (graph,) = manifest.graphs.values()
+        own = own_tensors(manifest)
+        given = [tensor for tensor in graph.inputs if tensor.name in own.inputs or tensor.name in own.shared]
+        self.inputs = {tensor.name: _port(tensor, tensor.name in own.inputs) for tensor in given}
+        self.outputs = {name: _port(tensor, True) for name, tensor in own.outputs.items()}
+        self._unsized = own.unsized  # several steps of them are no tensor
         self._state_ports = StatePorts(manifest.name, manifest.states)
         self.states, self.state_outputs = self._state_ports.given, self._state_ports.told
         self.max_batch_size = manifest.imported.max_rows or model.max_batch_rows or 1
