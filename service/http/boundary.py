@@ -6,6 +6,8 @@ import logging
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.calls import STOPPED, Calls
+from service.errors import Overloaded, ShuttingDown
 from service.http.status import HttpError, error_response
 from service.oip.failures import STOPPING
 
@@ -20,23 +22,17 @@ class Boundary:
 
     Args:
         app: What answers them.
-        max_calls: Requests being answered at a time. Questions about health are answered beyond it: a service that has
-            all the work it takes is well, and who asks would have it started anew if it were not.
+        max_calls: Requests being answered at a time, questions about health apart.
     """
 
     def __init__(self, app: ASGIApp, max_calls: int) -> None:
         self._app = app
-        self._max_calls = max_calls
-        self._draining = False  # nothing new is admitted
-        self._stopped = False  # the time to finish is over
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._calls = Calls(max_calls, "requests")
 
     @property
     def in_flight(self) -> int:
         """Requests being answered."""
-        return len(self._tasks)
+        return len(self._calls)
 
     async def drain(self, timeout_s: float) -> bool:
         """Admit nothing more but questions about health, and wait for what is in flight; what takes longer is told.
@@ -44,54 +40,47 @@ class Boundary:
         Returns:
             Whether all requests ended by themselves within `timeout_s`.
         """
-        self._draining = True
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
-        except TimeoutError:
-            self._stopped = True
-            for task in self._tasks:
-                task.cancel()
-            await self._idle.wait()
-            return False
-        return True
+        return await self._calls.drain(timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._idle.clear()
+        task = self._calls.enter()
         answer = _Answer(send)
         try:
-            if self._draining and not scope["path"].startswith(HEALTH):
-                raise HttpError(503, STOPPING, close=True)
-            if len(self._tasks) > self._max_calls and not _asks_for_health(scope["path"]):
-                full = f"expected at most {self._max_calls} requests at a time, got one more"
-                raise HttpError(503, full, close=True, headers={"retry-after": "1"})
+            self._admit(scope["path"])
             await self._app(scope, receive, answer)
         except ClientDisconnect:
             log.debug("a caller went away")
         except HttpError as error:
             await error_response(error)(scope, receive, answer)
         except asyncio.CancelledError:
-            if not self._stopped:
+            if not self._calls.stopped:
                 raise
             if not answer.started:
-                stopped = HttpError(503, "the service shut down before the answer was ready", close=True)
+                stopped = HttpError(503, STOPPED, close=True)
                 await error_response(stopped)(scope, receive, answer)
         except Exception as error:
             log.exception("a request failed")
             if not answer.started:
                 await error_response(error)(scope, receive, answer)
         finally:
-            self._tasks.discard(task)
-            if not self._tasks:
-                self._idle.set()
+            self._calls.leave(task)
+
+    def _admit(self, path: str) -> None:
+        if path.startswith(HEALTH):
+            return
+        try:
+            self._calls.admit(while_draining=False, is_health=_asks_for_model_health(path))
+        except ShuttingDown:
+            raise HttpError(503, STOPPING, close=True) from None
+        except Overloaded as error:
+            retry = {"retry-after": f"{error.retry_after_s:.0f}"}
+            raise HttpError(503, str(error), close=True, headers=retry) from None
 
 
-def _asks_for_health(path: str) -> bool:
-    """Whether it is a question about the service's health or a model's, which takes nothing to answer."""
-    return path.startswith(HEALTH) or (path.startswith(MODELS) and path.endswith(READY))
+def _asks_for_model_health(path: str) -> bool:
+    """Whether it is a question about a model's health, which takes nothing to answer."""
+    return path.startswith(MODELS) and path.endswith(READY)
 
 
 class _Answer:

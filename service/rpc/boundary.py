@@ -15,15 +15,14 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from service.errors import InternalFailure, InvalidInput, Overloaded, ServiceError, ShuttingDown
+from service.calls import STOPPED, Calls
+from service.errors import InternalFailure, InvalidInput, ServiceError, ShuttingDown
 from service.oip.errors import OipError
 from service.rpc.status import describe
 
 log = logging.getLogger(__name__)
 
 ABORT_TIMEOUT_S = 1.0  # for a status, which waits behind what was written and not read
-RETRY_AFTER_S = 1.0  # a hint where nothing is known about when the next call ends
-DRAIN_POLL_S = 0.02  # between looks at whether what runs through several calls is over, only once it drains
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Behaviour = Callable[[Any, Context], Awaitable[Any]]
@@ -70,17 +69,17 @@ class Boundary:
     """
 
     def __init__(self, max_calls: int) -> None:
-        self._max_calls = max_calls
-        self.draining = asyncio.Event()  # nothing new is admitted
-        self._stopped = False  # the time to finish is over
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._calls = Calls(max_calls)
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """Set once nothing new is admitted."""
+        return self._calls.draining
 
     @property
     def in_flight(self) -> int:
         """Calls being answered."""
-        return len(self._tasks)
+        return len(self._calls)
 
     async def drain(self, timeout_s: float, is_over: Callable[[], bool] = lambda: True) -> bool:
         """Admit nothing more and wait for what is in flight; what takes longer is answered with SHUTTING_DOWN.
@@ -92,21 +91,7 @@ class Boundary:
         Returns:
             Whether all calls ended by themselves within `timeout_s`.
         """
-        self.draining.set()
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
-                while not is_over():
-                    await asyncio.sleep(DRAIN_POLL_S)
-                    await self._idle.wait()
-                self._stopped = True
-        except TimeoutError:
-            self._stopped = True
-            for task in self._tasks:
-                task.cancel()
-            await self._idle.wait()
-            return False
-        return True
+        return await self._calls.drain(timeout_s, is_over)
 
     def handler(
         self,
@@ -129,8 +114,7 @@ class Boundary:
             server_streaming: As the method's descriptor says.
             describe: Says what a caller is told about a ServiceError or an OipError.
             while_draining: Whether it admits calls until the drain is over: what is new, the behaviour itself refuses.
-            is_health: Whether it is a question about health, which is answered however many calls there are: a service
-                that has all the work it takes is well, and who asks would have it started anew if it were not.
+            is_health: Whether it is a question about health, which is answered however many calls there are.
         """
 
         def parse(data: bytes) -> Message | Malformed:
@@ -140,16 +124,16 @@ class Boundary:
                 return Malformed(request.DESCRIPTOR.full_name, len(data))
 
         async def call(message: Any, context: Context) -> Any:
-            task = self._enter()
+            task = self._calls.enter()
             try:
-                self._admit(while_draining, is_health)
+                self._calls.admit(while_draining=while_draining, is_health=is_health)
                 if isinstance(message, Malformed):
                     raise message.error()
                 return await behaviour(message, context)
             except BaseException as error:
                 await self._end_badly(context, error, describe)
             finally:
-                self._leave(task)
+                self._calls.leave(task)
 
         make = {
             (False, False): grpc.unary_unary_rpc_method_handler,
@@ -157,23 +141,6 @@ class Boundary:
             (True, True): grpc.stream_stream_rpc_method_handler,
         }[client_streaming, server_streaming]
         return make(call, parse, _serialize)
-
-    # Plain calls, not a context manager: every call of the service passes here, and an asynccontextmanager would be a
-    # tenth of what the Python of a small one costs.
-
-    def _enter(self) -> "asyncio.Task[Any]":
-        """Count a call."""
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._idle.clear()
-        return task
-
-    def _admit(self, while_draining: bool, is_health: bool) -> None:
-        if self.draining.is_set() and (self._stopped or not while_draining):
-            raise ShuttingDown("the service is shutting down and admits nothing new")
-        if len(self._tasks) > self._max_calls and not is_health:
-            raise Overloaded(f"expected at most {self._max_calls} calls at a time, got one more", RETRY_AFTER_S)
 
     async def _end_badly(self, context: Context, error: BaseException, describe: Describe) -> None:
         """Turn what a call raised into a status; called where it is handled.
@@ -184,9 +151,9 @@ class Boundary:
         if isinstance(error, ServiceError | OipError):
             await _abort(context, error, describe)
         elif isinstance(error, asyncio.CancelledError):  # by gRPC, where the caller has gone; or by `drain`
-            if not self._stopped or context.done():
+            if not self._calls.stopped or context.done():
                 raise error
-            await _abort(context, ShuttingDown("the service shut down before the answer was ready"), describe)
+            await _abort(context, ShuttingDown(STOPPED), describe)
         elif isinstance(error, grpc.aio.AbortError) or not isinstance(error, Exception):  # already answered
             raise error
         elif context.done() or isinstance(error, grpc.aio.InternalError):  # a write to a caller that has gone
@@ -195,11 +162,6 @@ class Boundary:
         else:
             log.exception("a call failed")
             await _abort(context, InternalFailure("see the log"), describe)
-
-    def _leave(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        if not self._tasks:
-            self._idle.set()
 
 
 async def _abort(context: Context, error: ServiceError | OipError, describe: Describe) -> None:

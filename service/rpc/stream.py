@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 import grpc.aio
 
+from service.calls import DRAIN_POLL_S, RETRY_AFTER_S
 from service.errors import InvalidInput, Overloaded, ShuttingDown
-from service.rpc.boundary import DRAIN_POLL_S, RETRY_AFTER_S, Context, Malformed
+from service.rpc.boundary import Context, Malformed
 from service.rpc.outbox import Outbox, Owed
 
 TURN_COMMANDS = 64  # taken from one message before others get a turn of the loop

@@ -27,6 +27,10 @@ class Caller:
         return status
 
     @property
+    def headers(self) -> dict[bytes, bytes]:
+        return dict(self.messages[0]["headers"])
+
+    @property
     def body(self) -> bytes:
         return b"".join(message["body"] for message in self.messages[1:])
 
@@ -64,6 +68,7 @@ async def test_while_it_drains_only_health_is_answered() -> None:
     assert (await Caller().ask(boundary, "/v2/health/live")).status == 200
     refused = await Caller().ask(boundary, "/v2/models/m/infer")
     assert refused.status == 503 and refused.body.startswith(b'{"error": "Server is stopping')
+    assert refused.headers[b"connection"] == b"close"
     app.go.set()
     assert (await first).body == b"done"
     assert await draining is True and boundary.in_flight == 0
@@ -76,6 +81,7 @@ async def test_a_full_service_is_still_a_live_one() -> None:
     for path in ("/v2/models/m/infer", "/v2", "/v2/models/m", "/v2/health"):
         refused = await Caller().ask(boundary, path)
         assert refused.status == 503 and b"expected at most 2 requests at a time, got one more" in refused.body
+        assert refused.headers[b"retry-after"] == b"1" and refused.headers[b"connection"] == b"close"
     for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/m/ready", "/v2/models/m/versions/1/ready"):
         assert (await Caller().ask(boundary, path)).status == 200
     app.go.set()
