@@ -30,12 +30,25 @@ def test_one_pause_of_the_machine_does_not_make_everything_look_slow() -> None:
         assert pace.wait_s(100) < 1.0
 
 
-def test_many_that_end_at_once_are_as_many_observations() -> None:
-    one, many = Pace(1.0), Pace(1.0)
-    for pace, count in ((one, 1), (many, 20)):
-        pace.work(now=0.0)
-        pace.note(count, now=0.001 * count)
-    assert many.wait_s(1) < 0.2 < 0.8 < one.wait_s(1)
+def test_batches_that_end_soon_after_one_another_do_not_make_the_engine_look_quick() -> None:
+    """As with two runners: 20 end, 20 more a moment later, then none for long. Each takes 1 ms all the time."""
+    pace, now = Pace(0.001), 0.0
+    pace.work(now)
+    for turn in range(200):
+        now += (0.037, 0.003)[turn % 2]
+        pace.note(20, now)
+        if turn > 20:
+            assert 0.8 < pace.wait_s(1000) < 1.25
+
+
+def test_a_new_pace_is_seen_within_a_second_of_work() -> None:
+    pace, now = Pace(0.001), 0.0
+    pace.work(now)
+    for each_s in (0.004, 0.0005):
+        for _ in range(round(1.0 / each_s)):
+            now += each_s
+            pace.note(1, now)
+        assert 0.8 * each_s < pace.wait_s(1) < 1.7 * each_s
 
 
 def test_the_hint_is_half_the_wait_between_its_bounds() -> None:
@@ -46,7 +59,7 @@ def test_the_hint_is_half_the_wait_between_its_bounds() -> None:
 
 def test_time_in_which_there_was_nothing_to_do_is_not_counted() -> None:
     pace, now = Pace(1.0), 0.0
-    for _ in range(200):
+    for _ in range(2000):
         pace.work(now)
         pace.work(now + 0.001)  # the next turn of the same work
         pace.note(1, now + 0.002)
