@@ -243,12 +243,22 @@ def _check_complete(folder: Path, manifest: Manifest) -> None:
             raise BundleError(
                 f"{folder}: graphs: expected {kind!r} for task {manifest.task}, got {sorted(manifest.graphs)}"
             )
+    _check_variants(folder, manifest)
     _check_imported(folder, manifest)
     for role in VOCABULARY_ROLES[manifest.task]:
         if role not in manifest.tokenizers:
             raise BundleError(
                 f"{folder}: tokenizers: expected {role!r} for task {manifest.task}, got {sorted(manifest.tokenizers)}"
             )
+
+
+def _check_variants(folder: Path, manifest: Manifest) -> None:
+    """Graphs that have variants have the same ones: a chunk and its steps change together."""
+    found = {kind: sorted(graph.variants) for kind, graph in manifest.graphs.items() if graph.variants}
+    if len({tuple(names) for names in found.values()}) > 1:
+        raise BundleError(f"{folder}: graphs: expected the same variants of all that have any, got {found}")
+    if found and "chunk" in manifest.graphs and "chunk" not in found:
+        raise BundleError(f"{folder}: graphs: expected variants of chunk as of {sorted(found)}, got none")
 
 
 def _check_imported(folder: Path, manifest: Manifest) -> None:
@@ -266,6 +276,8 @@ def _check_imported(folder: Path, manifest: Manifest) -> None:
 def _references(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for kind, graph in manifest.graphs.items():
         yield f"graphs.{kind}.file", graph.file
+        for variant, file in graph.variants.items():
+            yield f"graphs.{kind}.variants.{variant}", file
     for role, tokenizer in manifest.tokenizers.items():
         yield f"tokenizers.{role}.vocabulary", tokenizer.vocabulary
         if tokenizer.file is not None:

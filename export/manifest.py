@@ -20,8 +20,12 @@ MANIFEST_FILE = "manifest.json"
 
 # `tensors` is a model that came from elsewhere: tensors in, tensors out, whatever they mean.
 Task = Literal["tagger", "encoder_decoder", "language_model", "tensors"]
-Precision = Literal["fp32", "int8"]
+Precision = Literal["fp32", "fp16", "int8"]
 GraphKind = Literal["sequence", "step", "chunk", "encode", "run"]
+# Other graphs that do what a step does, out of other operators.
+# primitive: no recurrent node, but one matrix product a layer (two of a GRU) and single functions.
+# folded: the same, and the first layer's product with an embedding is looked up, not computed.
+Variant = Literal["primitive", "folded"]
 # NumPy's names; bfloat16 is carried as its bits in uint16, string as an array of objects (bytes).
 DType = Literal[
     "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
@@ -91,6 +95,9 @@ class GraphSpec(_Frozen):
     file: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    variants: dict[Variant, str] = Field(
+        default_factory=dict, description="files of graphs that take, give and do the same; see `with_variant`"
+    )
 
 
 class TokenizerSpec(_Frozen):
@@ -212,3 +219,26 @@ def own_tensors(manifest: Manifest) -> OwnTensors:
         name for name, tensor in outputs.items() if any(isinstance(d, str) and d not in sizes for d in tensor.shape)
     }
     return OwnTensors(inputs, shared, outputs, frozenset(unsized))
+
+
+def variants(manifest: Manifest) -> tuple[Variant, ...]:
+    """The variants that a model has: every graph that has any has the same (`export.bundle` checks it)."""
+    return tuple(dict.fromkeys(name for graph in manifest.graphs.values() for name in graph.variants))
+
+
+def with_variant(manifest: Manifest, variant: Variant | None) -> Manifest:
+    """The manifest of the same model run as a variant: its graphs name the variant's files, those that have it.
+
+    A chunk is as many steps, bit for bit, only within one variant; therefore all graphs change together.
+
+    Args:
+        manifest: Of a bundle.
+        variant: One of `variants`; None is the graphs as they are.
+    """
+    if variant is None:
+        return manifest
+    graphs = {
+        kind: graph.model_copy(update={"file": graph.variants.get(variant, graph.file)})
+        for kind, graph in manifest.graphs.items()
+    }
+    return manifest.model_copy(update={"graphs": graphs})

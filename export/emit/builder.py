@@ -1,14 +1,14 @@
 """A small builder, so that emitters read like the computation that they emit."""
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.manifest import DType, GraphSpec, Precision, TensorSpec
+from export.manifest import DType, GraphSpec, Precision, TensorSpec, Variant
 
 # Opset 22 registers the recurrent operators anew, which CUDA kernels do not follow everywhere.
 OPSET: Final = 20
@@ -17,8 +17,11 @@ IR_VERSION: Final = 10
 RUNTIME_DOMAIN: Final = "com.microsoft"
 
 Array = npt.NDArray[Any]
+# What a layer is in the graph: a recurrent node of ONNX, or what the variants of a step are made of.
+Cells = Literal["node"] | Variant
 Shape = tuple[int | str, ...]
 _TENSOR_TYPES: Final[dict[DType, int]] = {
+    "float16": TensorProto.FLOAT16,
     "float32": TensorProto.FLOAT,
     "int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
@@ -42,11 +45,13 @@ class GraphBuilder:
         name: Of the graph; also the name of its file, `<name>.onnx`.
         precision: Of the affine maps and recurrences that emitters put here.
         prefix: Of the names that are made up here; the body of a control-flow node needs one of its own.
+        cells: What recurrent layers are made of where they take single steps; int8 has primitive operators always.
     """
 
-    def __init__(self, name: str, precision: Precision = "fp32", prefix: str = "") -> None:
+    def __init__(self, name: str, precision: Precision = "fp32", prefix: str = "", cells: Cells = "node") -> None:
         self.name = name
         self.precision = precision
+        self.cells = cells
         self._prefix = prefix
         self._inputs: list[_Value] = []
         self._outputs: list[_Value] = []
@@ -75,6 +80,32 @@ class GraphBuilder:
         array = array.astype(np.float32) if array.dtype == np.float64 else array
         self._initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
+
+    @property
+    def arithmetic(self) -> DType:
+        """The type of what affine maps and recurrences compute with, but for products in int8."""
+        return "float16" if self.precision == "fp16" else "float32"
+
+    def parameter(self, array: Array, name: str) -> str:
+        """Add a trained tensor of an affine map or a recurrence: as `weight`, in the type of the arithmetic.
+
+        Raises:
+            ValueError: A number is too large for float16.
+        """
+        if self.precision != "fp16":
+            return self.weight(array, name)
+        largest = float(np.abs(array).max(initial=0))
+        if largest > np.finfo(np.float16).max:
+            raise ValueError(f"weight {name}: expected numbers up to {np.finfo(np.float16).max}, got {largest:g}")
+        return self.weight(array.astype(np.float16), name)
+
+    def narrow(self, value: str) -> str:
+        """A float32 value in the type of the arithmetic."""
+        return self.op("Cast", value, to=TensorProto.FLOAT16) if self.precision == "fp16" else value
+
+    def widen(self, value: str) -> str:
+        """A value of the arithmetic in float32."""
+        return self.op("Cast", value, to=TensorProto.FLOAT) if self.precision == "fp16" else value
 
     def constant(self, array: Array) -> str:
         """Add a constant of the computation; equal ones are shared."""
@@ -144,6 +175,7 @@ class GraphBuilder:
             # In place of Identity nodes, which would stand between ScatterND and the pool that it updates in place.
             node.output[:] = [self._output_names.get(value, value) for value in node.output]
             node.input[:] = [self._output_names.get(value, value) for value in node.input]
+        self._drop_unread()
         return helper.make_graph(
             self._nodes,
             self.name,
@@ -151,6 +183,16 @@ class GraphBuilder:
             [_value_info(value) for value in self._outputs],
             list(self._initializers.values()),
         )
+
+    def _drop_unread(self) -> None:
+        """Leave out nodes and weights whose values nobody reads: what was folded into another weight is one."""
+        read, kept = {value.name for value in self._outputs}, []
+        for node in reversed(self._nodes):
+            if read.intersection(node.output):
+                kept.append(node)
+                read.update(node.input)
+        self._nodes = kept[::-1]
+        self._initializers = {name: tensor for name, tensor in self._initializers.items() if name in read}
 
     def _new_names(self, op_type: str, count: int) -> tuple[str, ...]:
         first = self._num_values

@@ -1,7 +1,7 @@
 """LSTM and GRU cells out of primitive operators, for int8: the recurrent nodes of ONNX know floats alone.
 
-The gates are the sum of two integer products, one of the inputs and one of the hidden state. Hidden states are within
-(-1, 1), as every cell makes them, and are quantised as such.
+In int8 the gates are the sum of two integer products, one of the inputs and one of the hidden state. Hidden states are
+within (-1, 1), as every cell makes them, and are quantised as such.
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,8 @@ def emit_cell(
         return _emit_lstm(graph, graph.op("Add", projected, recurrent), states[1])
     if weights.reset_after:
         recurrent = emit_linear(graph, f"{name}.recurrent", [hidden], weights.weight_hh, weights.bias_hh)
-        return _emit_gru(graph, projected, recurrent, states[0])
-    return _emit_gru_reset_before(graph, name, weights, projected, hidden, states[0])
+        return emit_gru(graph, projected, recurrent, states[0])
+    return emit_gru_reset_before(graph, name, weights, projected, hidden, states[0])
 
 
 def _emit_lstm(graph: GraphBuilder, gates: str, cell: str) -> list[str]:
@@ -63,7 +63,7 @@ def _emit_lstm(graph: GraphBuilder, gates: str, cell: str) -> list[str]:
     return [graph.op("Mul", graph.op("Sigmoid", o), graph.op("Tanh", new)), new]
 
 
-def _emit_gru(graph: GraphBuilder, projected: str, recurrent: str, hidden: str) -> list[str]:
+def emit_gru(graph: GraphBuilder, projected: str, recurrent: str, hidden: str) -> list[str]:
     """Hidden state (B, H) from the two parts of gates r, z, n (B, 3H), which the reset gate keeps apart."""
     r_in, z_in, n_in = graph.split(projected, 3, axis=-1)
     r_rec, z_rec, n_rec = graph.split(recurrent, 3, axis=-1)
@@ -72,7 +72,7 @@ def _emit_gru(graph: GraphBuilder, projected: str, recurrent: str, hidden: str) 
     return _emit_mixed(graph, z, graph.op("Add", n_in, graph.op("Mul", r, n_rec)), hidden)
 
 
-def _emit_gru_reset_before(
+def emit_gru_reset_before(
     graph: GraphBuilder, name: str, weights: CellWeights, projected: str, read: Activation, hidden: str
 ) -> list[str]:
     """Hidden state (B, H) where the reset gate multiplies it before the candidate's product: two products in turn."""

@@ -1,5 +1,7 @@
 """Embeddings and affine maps, in the precision of the graph.
 
+In fp32 and fp16 they are what they are in PyTorch, in the type of the graph's arithmetic, inputs and outputs likewise.
+
 int8 is static: every activation that is multiplied is bounded beforehand, by a gate, a tanh, a mean of such, or its
 embedding table, so its scale is a constant, and no row's result depends on another row. Weights are symmetric, one
 scale an output channel. Integer sums are exact, so batches of any size give the same bits. A product is one operator of
@@ -21,6 +23,19 @@ LEVELS: Final = 127  # int8 steps from zero to the bound
 ZERO_POINT: Final = 128  # of activations, which are uint8
 
 
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Rows of a table.
+
+    Args:
+        table: (V, E) float32.
+        ids: (...) int64, a graph value.
+    """
+
+    table: Array
+    ids: str
+
+
 @dataclass(frozen=True)
 class Activation:
     """A graph value that affine maps may read.
@@ -30,12 +45,14 @@ class Activation:
         width: I.
         bound: Largest absolute value that it can take; only int8 asks.
         quantized: Whether it is uint8 already, `bound / 127` a step around 128.
+        lookup: Where it comes from, if rows of a table is what it is.
     """
 
     value: str
     width: int
     bound: float = 1.0
     quantized: bool = False
+    lookup: Lookup | None = None
 
 
 def emit_embedding(graph: GraphBuilder, name: str, table: Array, ids: str) -> Activation:
@@ -51,8 +68,9 @@ def emit_embedding(graph: GraphBuilder, name: str, table: Array, ids: str) -> Ac
         (..., E).
     """
     width = table.shape[1]
-    if graph.precision == "fp32":
-        return Activation(graph.op("Gather", graph.weight(table, f"{name}.weight"), ids), width)
+    if graph.precision != "int8":
+        value = graph.op("Gather", graph.parameter(table, f"{name}.weight"), ids)
+        return Activation(value, width, lookup=Lookup(table, ids))
     bound = float(np.abs(table).max()) or 1.0  # a table of zeros has any scale
     levels = np.round(table / (bound / LEVELS)) + ZERO_POINT
     weight = graph.weight(levels.astype(np.uint8), f"{name}.weight")
@@ -70,19 +88,19 @@ def emit_linear(graph: GraphBuilder, name: str, inputs: Sequence[Activation], we
         bias: (O,), or None.
 
     Returns:
-        (..., O) float32.
+        (..., O), float32 (float16 in an fp16 graph).
     """
     width = sum(one.width for one in inputs)
     if width != weight.shape[1]:
         raise ValueError(f"{name}: expected inputs {weight.shape[1]} wide, got {width}")
     if graph.precision == "int8":
         return _emit_quantized_products(graph, name, inputs, weight, bias)
-    total = graph.op("MatMul", emit_concat(graph, inputs), graph.weight(weight.T, f"{name}.weight"))
-    return total if bias is None else graph.op("Add", total, graph.weight(bias, f"{name}.bias"))
+    total = graph.op("MatMul", emit_concat(graph, inputs), graph.parameter(weight.T, f"{name}.weight"))
+    return total if bias is None else graph.op("Add", total, graph.parameter(bias, f"{name}.bias"))
 
 
 def emit_concat(graph: GraphBuilder, inputs: Sequence[Activation]) -> str:
-    """Join float32 values along the last axis."""
+    """Join values that are not quantised along the last axis."""
     return _concat(graph, [one.value for one in inputs])
 
 

@@ -52,13 +52,18 @@ def gather(graph: GraphBuilder, pools: Sequence[str], rows: str) -> list[str]:
     return [graph.op("Gather", pool, rows, axis=0) for pool in pools]
 
 
+def gather_states(graph: GraphBuilder, pools: Sequence[str], slots: str) -> list[str]:
+    """Read rows `slots` (B,) of each state's pool, which is float32, in the type of the arithmetic: (B, H)."""
+    return [graph.narrow(rows) for rows in gather(graph, pools, slots)]
+
+
 def scatter_states(
     graph: GraphBuilder, states: Sequence[StateSpec], pools: Sequence[str], slots: str, values: Sequence[str]
 ) -> None:
-    """Write values (B, H) to rows `slots` (B,) of each pool and make the pools outputs."""
+    """Write values (B, H) of the arithmetic to rows `slots` (B,) of each pool and make the pools outputs."""
     indices = graph.op("Unsqueeze", slots, graph.ints(-1))
     for state, pool, value in zip(states, pools, values, strict=True):
-        updated = graph.op("ScatterND", pool, indices, value)
+        updated = graph.op("ScatterND", pool, indices, graph.widen(value))
         graph.output(updated, str(state.pool_output), state.dtype, ("N", *state.shape))
 
 

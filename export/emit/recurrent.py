@@ -1,8 +1,9 @@
 """Recurrent stacks and steps, in the precision of the graph.
 
-In fp32 a layer is one ONNX LSTM or GRU node, which takes time-major inputs (T, B, I); its `sequence_lens` gives what
-packed sequences give in torch: zeros past the end, final states after the last valid step, the backward direction
-starting there. In int8 a layer is made of primitive operators (`export.emit.quantized`).
+In fp32 and fp16 a layer is one ONNX LSTM or GRU node, which takes time-major inputs (T, B, I); its `sequence_lens`
+gives what packed sequences give in torch: zeros past the end, final states after the last valid step, the backward
+direction starting there. In int8 a layer is made of primitive operators (`export.emit.quantized`), and so are the
+layers of a step and a chunk whose graph is to have no such nodes (`export.emit.primitive`).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from onnx import TensorProto
 
 from export.emit.builder import GraphBuilder
 from export.emit.linear import Activation, emit_concat
+from export.emit.primitive import emit_primitive_chunk, emit_primitive_step
 from export.emit.quantized import emit_quantized_chunk, emit_quantized_layer, emit_quantized_step
 from export.emit.weights import CellWeights
 from models.recurrent import RecurrentStack
@@ -41,6 +43,7 @@ def emit_stack(
 
     Returns:
         Outputs (T, B, ...), together D*H wide and meaningless past the end, and the final states, as `states`.
+        All but ids and lengths are of the arithmetic's type.
     """
     if graph.precision == "int8":
         states = _emit_zeros(graph, stack, lengths) if states is None else states
@@ -80,6 +83,8 @@ def emit_step(
     """
     if graph.precision == "int8":
         return emit_quantized_step(graph, name, weights, inputs, states)
+    if graph.cells != "node":
+        return emit_primitive_step(graph, name, weights, inputs, states)
     one_step = graph.op("Unsqueeze", emit_concat(graph, inputs), graph.ints(0))  # (1, B, I)
     return _emit_layer(graph, name, [weights], one_step, None, states)[1]
 
@@ -106,6 +111,9 @@ def emit_chunk(
         mine = states[layer * per_layer : (layer + 1) * per_layer]
         if graph.precision == "int8":
             output, last = emit_quantized_chunk(graph, prefix, weights, outputs, mine)
+        elif graph.cells != "node":
+            value, last = emit_primitive_chunk(graph, prefix, weights, outputs, mine)
+            output = Activation(value, stack.output_size)
         else:
             value, last = _emit_layer(graph, prefix, [weights], emit_concat(graph, outputs), None, mine)
             output = Activation(value, stack.output_size)
@@ -142,7 +150,9 @@ def _emit_layer(
     """
     cell, hidden, directions = weights[0].cell, weights[0].hidden, len(weights)
     matrices = [one.onnx() for one in weights]
-    constants = [graph.weight(np.stack([one[i] for one in matrices]), f"{name}.{part}") for i, part in enumerate("WRB")]
+    constants = [
+        graph.parameter(np.stack([one[i] for one in matrices]), f"{name}.{part}") for i, part in enumerate("WRB")
+    ]
     kinds = 2 if cell == "lstm" else 1
     initial = [""] * kinds
     if states is not None:

@@ -27,7 +27,22 @@ def test_equal_constants_are_one_and_scalars_stay_scalars() -> None:
     assert graph.ints(1, 2) == graph.ints(1, 2)
     assert len({graph.ints(1), graph.scalar(1.0), graph.constant(np.array(1, np.int64))}) == 3
     graph.output(graph.op("Identity", graph.scalar(1.0)), "one", "float32", ())
+    graph.output(graph.op("Identity", graph.constant(np.array(1, np.int64))), "whole", "int64", ())
+    graph.output(graph.op("Add", graph.ints(1, 2), graph.ints(1)), "two", "int64", (2,))
     assert sorted(len(initializer.dims) for initializer in graph.build().graph.initializer) == [0, 0, 1, 1]
+
+
+def test_what_nobody_reads_is_left_out() -> None:
+    graph = GraphBuilder("unread")
+    x = graph.input("x", "float32", ("B", 2))
+    product = graph.op("MatMul", x, graph.weight(np.ones((2, 3)), "unread"))
+    graph.op("Tanh", product)
+    unread, both = graph.split(graph.op("MatMul", x, graph.weight(np.ones((2, 4)), "read")), 2, axis=-1)
+    graph.output(both, "y", "float32", ("B", 2))
+    model = graph.build().graph
+    assert [node.op_type for node in model.node] == ["MatMul", "Split"]
+    assert [initializer.name for initializer in model.initializer] == ["read"]
+    assert [value.name for value in model.input] == ["x"] and unread in model.node[1].output
 
 
 def test_names_are_taken_once() -> None:

@@ -5,13 +5,15 @@ import pytest
 
 from export.emit.emit import emit
 from export.emit.emitted import EmittedModel
-from export.manifest import Precision, TensorSpec
+from export.manifest import Precision, TensorSpec, Variant
 from models.config import Cell, LanguageModelConfig, ModelConfig, TaggerConfig
 from tests.export.emit.models import tiny
 from tests.export.emit.pools import make_pools
 from tests.export.emit.runtime import Array, session
+from tests.export.emit.variants import as_variant
 
 PRECISIONS: list[Precision] = ["fp32", "int8"]
+VARIANTS: list[Variant] = ["primitive", "folded"]
 # Rows and steps, most of them no multiple of a vector register or a tile of a matrix kernel.
 SHAPES = [(1, 1), (1, 16), (2, 7), (3, 2), (5, 3), (16, 4), (31, 5), (64, 16)]
 NUM_SLOTS = 2 + 70
@@ -72,6 +74,24 @@ def test_a_tagger_reads_a_chunk_as_its_steps(cell: Cell, precision: Precision) -
     _assert_chunks_are_steps(emit(tiny(config), precision, top_k=3), seed=1)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize(("dim", "hidden", "layers"), [(5, 3, 1), (17, 33, 2), (64, 128, 2)])
+def test_variants_read_a_chunk_as_their_steps(cell: Cell, variant: Variant, dim: int, hidden: int, layers: int) -> None:
+    config = LanguageModelConfig(cell=cell, dim=dim, hidden=hidden, layers=layers)
+    emitted = emit(tiny(config), "fp32", top_k=7, for_cuda=True)
+    _assert_chunks_are_steps(as_variant(emitted, variant), seed=hidden)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_variants_of_a_tagger_too(cell: Cell, variant: Variant) -> None:
+    config = TaggerConfig(
+        cell=cell, word_dim=9, character_hidden=7, hidden=19, layers=2, bidirectional=False, crf=False
+    )
+    _assert_chunks_are_steps(as_variant(emit(tiny(config), "fp32", top_k=3, for_cuda=True), variant), seed=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -93,5 +113,7 @@ def test_a_chunk_takes_what_its_step_takes_with_time(config: ModelConfig) -> Non
     assert chunk == {name: ("B", "T", *shape[1:]) if name in best else shape for name, shape in step.items()}
 
 
-def test_no_chunk_graph_where_there_is_no_step_graph() -> None:
+def test_no_chunk_graph_where_there_is_no_step_graph_or_no_promise_of_its_bits() -> None:
+    halves = emit(tiny(LanguageModelConfig(dim=4, hidden=4)), "fp16", for_cuda=True)
+    assert set(halves.graphs) == {"sequence", "step"} and set(halves.variants["folded"]) == {"step"}
     assert set(emit(tiny(TaggerConfig(bidirectional=True)), "fp32").graphs) == {"sequence"}
