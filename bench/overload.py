@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sessions", type=int, default=256)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8, help="steps a message")
-    parser.add_argument("--queue-ms", type=float, default=25.0, help="the service's max_queue_delay_ms")
+    parser.add_argument("--queue-ms", type=float, default=40.0, help="the service's max_queue_delay_ms")
     parser.add_argument("--callers", type=int, default=128, help="sessions of the closed loop that finds the capacity")
     parser.add_argument("--load", type=float, default=0.8, help="of the capacity, before and after")
     parser.add_argument("--flood", type=float, default=3.0, help="of the capacity")
