@@ -56,6 +56,14 @@ class Settings(BaseSettings):
         default=0, ge=0, le=256, description="runs of a model side by side; 0: one a core, or 1 on a GPU"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of each run's arithmetic")
+    cuda_graphs: bool = Field(
+        default=True, description="whether a GPU replays the captured launches of a step where that can be done"
+    )
+    tf32: bool = Field(
+        default=False,
+        description="whether a GPU may round the factors of products to 10 bits of mantissa: quicker, and answers then "
+        "differ from those of the export's checks",
+    )
 
     max_message_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1, description="bytes of one request message")
     max_input_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one sequence, source or prompt")

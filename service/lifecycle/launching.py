@@ -27,7 +27,14 @@ log = logging.getLogger(__name__)
 
 def runner_config(settings: Settings) -> RunnerConfig:
     """How the settings want graphs to be run."""
-    return RunnerConfig(settings.provider, settings.threads, settings.num_slots, settings.num_memory_rows)
+    return RunnerConfig(
+        provider=settings.provider,
+        threads=settings.threads,
+        num_slots=settings.num_slots,
+        num_memory_rows=settings.num_memory_rows,
+        tf32=settings.tf32,
+        cuda_graphs=settings.cuda_graphs,
+    )
 
 
 def default_runners(provider: str) -> int:
