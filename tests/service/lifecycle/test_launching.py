@@ -7,10 +7,10 @@ from service.settings import Settings
 
 def test_the_settings_say_how_graphs_are_run() -> None:
     settings = Settings(
-        provider="cuda", threads=3, num_slots=77, num_memory_rows=512, tf32=True, cuda_graphs=False, repository="."
+        provider="cuda", threads=3, num_slots=77, num_memory_rows=2048, tf32=True, cuda_graphs=False, repository="."
     )
     assert runner_config(settings) == RunnerConfig(
-        provider="cuda", threads=3, num_slots=77, num_memory_rows=512, tf32=True, cuda_graphs=False
+        provider="cuda", threads=3, num_slots=77, num_memory_rows=2048, tf32=True, cuda_graphs=False
     )
 
 
