@@ -20,6 +20,7 @@ from service.http.fields import Fields, parameters, read_json, take
 from service.http.inference.call import Inference
 from service.http.shared_memory import SharedMemoryApi
 from service.http.status import HttpError, error_response
+from service.oip.changes import Change, other_repository
 from service.oip.core import Core
 from service.oip.errors import OipError
 from service.oip.shared_memory import Regions
@@ -78,14 +79,15 @@ class Api:
 
     async def load(self, request: Request) -> Response:
         """Load a model, or load it again."""
-        fields = await self._fields(request)
-        await self._core.load(request.path_params["model"], parameters(fields), token_of(request))
-        return Response()
+        return await self._change(self._core.load, request)
 
     async def unload(self, request: Request) -> Response:
         """Take a model out of service."""
+        return await self._change(self._core.unload, request)
+
+    async def _change(self, change: Change, request: Request) -> Response:
         fields = await self._fields(request)
-        await self._core.unload(request.path_params["model"], parameters(fields), token_of(request))
+        await change(request.path_params["model"], parameters(fields), token_of(request))
         return Response()
 
     async def _fields(self, request: Request) -> Fields:
@@ -149,7 +151,7 @@ def _answered(endpoint: Endpoint) -> Endpoint:
 
 
 async def _other_repository(request: Request) -> Response:
-    raise OipError("unimplemented", "'repository_name' specification is not supported")
+    raise other_repository()
 
 
 def _no_such_path(request: Request, error: Exception) -> Response:

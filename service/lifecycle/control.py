@@ -17,11 +17,20 @@ from typing import Any, Final
 from export.bundle import BundleError, BundlePath
 from export.manifest import NAME_PATTERN
 from service.errors import ServiceError
+from service.lifecycle.errors import (
+    ChangeError,
+    LoadFailed,
+    NoAdminToken,
+    NoSuchModel,
+    NotExplicit,
+    NoVersion,
+    TooManyChanges,
+    VersionsRefused,
+    WrongToken,
+)
 from service.lifecycle.opening import off_loop
 from service.lifecycle.serving import Serving
 from service.lifecycle.states import VersionState
-from service.oip.errors import OipError
-from service.oip.messages import Parameters
 from service.repository import list_models
 from service.runtime.errors import RunnerError
 from service.settings import Settings
@@ -31,12 +40,6 @@ log = logging.getLogger(__name__)
 LEAST_TOKEN_CHARACTERS: Final = 16
 MOST_CHANGES: Final = 64  # loads and unloads under way or waiting
 EVERY_MODEL: Final = "*"  # in `load_models`
-_NOT_EXPLICIT: Final = (
-    "explicit model load / unload is not allowed if polling is enabled: "
-    "CARRYOVER_MODEL_CONTROL=explicit allows it, got "
-)
-_NO_TOKEN: Final = "explicit model load / unload is not allowed over the wire: the server has no admin token"
-_BAD_TOKEN: Final = "model load / unload: expected the admin token as 'authorization: Bearer <token>', got "
 _PATH = re.compile(r"(?<![\w.])/[^\s:,'\"()]*")
 
 Found = Mapping[str, list[BundlePath]]
@@ -161,47 +164,42 @@ class Control:
             token: What follows `Bearer` in the `authorization` of the call; None where there is none.
 
         Raises:
-            OipError: They may not.
+            NotExplicit: What is served is not for calls to decide.
+            NoAdminToken: The service has no token.
+            WrongToken: The caller has another one, or none.
         """
         if self._settings.model_control != "explicit":
-            raise OipError("unavailable", _NOT_EXPLICIT + self._settings.model_control)
+            raise NotExplicit(self._settings.model_control)
         if self._token is None:
-            raise OipError("permission_denied", _NO_TOKEN)
+            raise NoAdminToken
         if token is None:
-            raise OipError("permission_denied", _BAD_TOKEN + "none")
+            raise WrongToken("none")
         if not hmac.compare_digest(_digest(token), self._token):
-            raise OipError("permission_denied", _BAD_TOKEN + "another one")
+            raise WrongToken("another one")
 
-    async def load(self, name: str, parameters: Parameters, token: str | None) -> None:
+    async def load(self, name: str, token: str | None) -> None:
         """Load a model, or what is new of it. Goes on though the caller leaves.
 
         Raises:
-            OipError: It is not allowed, there is no such model, or its newest version cannot be served: what was
+            ChangeError: It is not allowed, there is no such model, or its newest version cannot be served: what was
                 served of it still is.
         """
         self.authorise(token)
-        for parameter in parameters:
-            if parameter == "config" or parameter.startswith("file:"):
-                raise OipError("unimplemented", f"load parameter '{parameter}' is not supported: a model is its bundle")
-            raise OipError("invalid_argument", f"unrecognized load parameter '{parameter}'.")
         await self._change(self._load(name))
 
-    async def unload(self, name: str, parameters: Parameters, token: str | None) -> None:
+    async def unload(self, name: str, token: str | None) -> None:
         """Serve a model no more; returns once nothing new is sent to it. Goes on though the caller leaves.
 
         Raises:
-            OipError: It is not allowed.
+            ChangeError: It is not allowed.
         """
         self.authorise(token)
-        for parameter in parameters:
-            if parameter != "unload_dependents":  # no model depends on another one
-                raise OipError("invalid_argument", f"unrecognized unload parameter '{parameter}'.")
         await self._change(self._unload(name))
 
     async def _change(self, change: Coroutine[Any, Any, None]) -> None:
         if len(self._changes) >= MOST_CHANGES:
             change.close()
-            raise OipError("unavailable", f"expected at most {MOST_CHANGES} loads and unloads at a time, got one more")
+            raise TooManyChanges(MOST_CHANGES)
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changed)
@@ -213,37 +211,32 @@ class Control:
             log.warning("%s", error)
 
     async def _load(self, name: str) -> None:
-        missing = OipError("not_found", f"failed to load '{name}', failed to poll from model repository")
         if not re.fullmatch(NAME_PATTERN, name):
-            raise missing
+            raise NoSuchModel(name)
         try:
             found = await self._look()
             if name not in found:
-                raise missing
+                raise NoSuchModel(name)
             self._names.add(name)
             update = await self._serving.update(name, found[name], keep_gone=False, retry=True)
-        except OipError:
+        except ChangeError:
             raise
         except Exception as error:
-            raise self._failed(name, error) from error
+            if not isinstance(error, BundleError | RunnerError | ServiceError):
+                log.error("model %s could not be loaded", name, exc_info=error)
+            raise LoadFailed(name, self._without_paths(str(error))) from error
         served = self._serving.models.versions(name)
         if not served and not update.refused:
-            raise OipError("not_found", f"failed to load '{name}', no version is available")
+            raise NoVersion(name)
         newest = max(served, default=0)
-        worse = [bundle for bundle in update.refused if bundle.version >= newest]
+        worse = {one.version: self._without_paths(one.reason) for one in update.refused if one.version >= newest}
         if worse:
-            why = "; ".join(f"version {one.version} is at UNAVAILABLE state: {one.reason}" for one in worse)
-            raise OipError("invalid_argument", f"load failed for model '{name}': {self._without_paths(why)}")
+            raise VersionsRefused(name, worse)
 
     async def _unload(self, name: str) -> None:
         self._names.discard(name)
         if name in self._seen or name in self._serving.models.by_name:
             await self._serving.withdraw(name)
-
-    def _failed(self, name: str, error: Exception) -> OipError:
-        if not isinstance(error, BundleError | RunnerError | ServiceError):
-            log.error("model %s could not be loaded", name, exc_info=error)
-        return OipError("unavailable", f"failed to load '{name}': {self._without_paths(str(error))}")
 
     def _without_paths(self, reason: str) -> str:
         """Say what is wrong without saying where it lies on this machine: paths in the repository begin with it."""

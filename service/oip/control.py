@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from service.oip.messages import Parameters
-
 
 class IndexEntry(Protocol):
     """One version of a model, served or not."""
@@ -32,16 +30,23 @@ class ModelControl(Protocol):
     def index(self, ready_only: bool = False) -> Sequence[IndexEntry]:
         """All versions that are known, by name and then version."""
 
-    async def load(self, name: str, parameters: Parameters, token: str | None) -> None:
+    def authorise(self, token: str | None) -> None:
+        """Check that who has this token may load and unload models.
+
+        Raises:
+            ChangeError: It is not allowed.
+        """
+
+    async def load(self, name: str, token: str | None) -> None:
         """Load a model.
 
         Raises:
-            OipError: It is not allowed, or it failed.
+            ChangeError: It is not allowed, or it failed.
         """
 
-    async def unload(self, name: str, parameters: Parameters, token: str | None) -> None:
+    async def unload(self, name: str, token: str | None) -> None:
         """Unload a model.
 
         Raises:
-            OipError: It is not allowed, or there is no such model.
+            ChangeError: It is not allowed.
         """

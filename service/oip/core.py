@@ -6,7 +6,9 @@ the order in which they were begun. Dicts have the names of the protocol's field
 
 import time
 
+from service.lifecycle.errors import ChangeError
 from service.models import Models
+from service.oip.changes import change_to_oip, check_load, check_unload
 from service.oip.control import ModelControl
 from service.oip.describe import model_config, model_metadata, server_metadata
 from service.oip.directory import Directory, version_number
@@ -148,12 +150,22 @@ class Core:
         Raises:
             OipError: It is not allowed, or it failed.
         """
-        await self._control.load(name, parameters, token)
+        try:
+            self._control.authorise(token)  # before a word about what else is wrong
+            check_load(parameters)
+            await self._control.load(name, token)
+        except ChangeError as error:
+            raise change_to_oip(error) from error
 
     async def unload(self, name: str, parameters: Parameters, token: str | None) -> None:
         """Unload a model.
 
         Raises:
-            OipError: It is not allowed, or there is no such model.
+            OipError: It is not allowed.
         """
-        await self._control.unload(name, parameters, token)
+        try:
+            self._control.authorise(token)
+            check_unload(parameters)
+            await self._control.unload(name, token)
+        except ChangeError as error:
+            raise change_to_oip(error) from error

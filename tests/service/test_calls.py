@@ -1,11 +1,14 @@
 """Calls in flight, without a door around them."""
 
 import asyncio
+from typing import TypeVar
 
 import pytest
 
 from service.calls import Calls
 from service.errors import Overloaded, ShuttingDown
+
+T = TypeVar("T")
 
 
 async def hold(calls: Calls, over: asyncio.Event, seen: list[str]) -> None:
@@ -30,7 +33,7 @@ async def ask(calls: Calls, *, while_draining: bool = False, is_health: bool = F
         calls.leave(task)
 
 
-async def started(task: "asyncio.Task[None]") -> "asyncio.Task[None]":
+async def started(task: "asyncio.Task[T]") -> "asyncio.Task[T]":
     await asyncio.sleep(0)  # one turn of the loop: it runs to its first wait
     return task
 

@@ -7,9 +7,10 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
 
 from protos.inference import grpc_service_pb2 as pb
+from service.oip.changes import Change, other_repository
 from service.oip.core import Core
 from service.oip.errors import OipError
-from service.oip.messages import Parameter
+from service.oip.messages import Parameter, Parameters
 from service.oip.shared_memory import Regions
 from service.rpc.boundary import Context
 from service.rpc.oip.caller import local_regions, token_of
@@ -72,16 +73,14 @@ class InferenceCalls:
         self, request: pb.RepositoryModelLoadRequest, context: Context
     ) -> pb.RepositoryModelLoadResponse:
         """Serve a model."""
-        _check_repository(request.repository_name)
-        await self._core.load(request.model_name, _control_parameters(request.parameters), token_of(context))
+        await _change(self._core.load, request, context)
         return pb.RepositoryModelLoadResponse()
 
     async def repository_model_unload(
         self, request: pb.RepositoryModelUnloadRequest, context: Context
     ) -> pb.RepositoryModelUnloadResponse:
         """Serve a model no longer."""
-        _check_repository(request.repository_name)
-        await self._core.unload(request.model_name, _control_parameters(request.parameters), token_of(context))
+        await _change(self._core.unload, request, context)
         return pb.RepositoryModelUnloadResponse()
 
     async def system_shared_memory_status(
@@ -118,10 +117,20 @@ def _fill(message: M, fields: Mapping[str, object]) -> M:
 
 def _check_repository(name: str) -> None:
     if name:
-        raise OipError("unimplemented", "'repository_name' specification is not supported")
+        raise other_repository()
 
 
-def _control_parameters(fields: Mapping[str, pb.ModelRepositoryParameter]) -> Mapping[str, Parameter]:
+async def _change(
+    change: Change,
+    request: pb.RepositoryModelLoadRequest | pb.RepositoryModelUnloadRequest,
+    context: Context,
+) -> None:
+    """Load or unload a model."""
+    _check_repository(request.repository_name)
+    await change(request.model_name, _control_parameters(request.parameters), token_of(context))
+
+
+def _control_parameters(fields: Mapping[str, pb.ModelRepositoryParameter]) -> Parameters:
     """Values of the parameters of model control.
 
     Raises:

@@ -81,18 +81,20 @@ async def test_the_repository(tmp_path: Path) -> None:
         ready = {"name": SUM, "version": "1", "state": "READY", "reason": ""}
         assert await world.post("/v2/repository/index", {"ready": True}) == (200, [ready])
         status, entries = await world.post("/v2/repository/index", b"")
-        assert status == 200 and [entry["state"] for entry in entries] == ["READY", "UNAVAILABLE"]
-        status, refused = await world.post(f"/v2/repository/models/{SUM}/load", {"parameters": {"config": "{}"}})
-        assert (status, refused) == (403, {"error": "expected the admin token"})
+        assert status == 200 and [entry["state"] for entry in entries] == ["UNAVAILABLE", "READY"]
         path = f"/v2/repository/models/{SUM}"
+        world.control.secret = "secret"
+        for call, authorization in (("load", "Bearer other"), ("unload", "Basic secret")):
+            config = {"parameters": {"config": "{}"}}
+            status, refused = await world.post(f"{path}/{call}", config, authorization=authorization)
+            assert status == 403 and refused["error"].startswith("model load / unload: expected the admin token as")
+        status, refused = await world.post(f"{path}/load", config, authorization="Bearer secret")
+        assert (status, refused["error"][:23]) == (501, "load parameter 'config'")
+        assert world.control.calls == []
         assert await world.post(f"{path}/load", b"", authorization="Bearer secret") == (200, None)
         body = {"parameters": {"unload_dependents": True}}
-        assert await world.post(f"{path}/unload", body, authorization="Basic secret") == (200, None)
-        assert world.control.calls == [
-            ("load", SUM, {"config": "{}"}, None),
-            ("load", SUM, {}, "secret"),
-            ("unload", SUM, {"unload_dependents": True}, None),
-        ]
+        assert await world.post(f"{path}/unload", body, authorization="Bearer secret") == (200, None)
+        assert world.control.calls == [("load", SUM, "secret"), ("unload", SUM, "secret")]
 
 
 @pytest.mark.parametrize(

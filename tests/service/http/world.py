@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 
@@ -17,43 +17,15 @@ from service.engine.limits import EngineLimits
 from service.http.server import HttpServer
 from service.models import Limits, LiveModel, Models
 from service.oip.core import Core
-from service.oip.errors import OipError
-from service.oip.messages import Parameters
 from service.oip.shared_memory import Regions
 from service.runtime.runner import Runner
 from service.settings import Settings
 from tests.service.engine.harness import open_tiny
+from tests.service.oip.world import Entry, FakeControl
 from tests.service.tensor_models import write_accumulator, write_identity
 
 PATIENCE_S = 20.0
 SUM = "sum"
-
-
-class Entry(NamedTuple):
-    name: str
-    version: int
-    state: str = "READY"
-    reason: str = ""
-
-
-@dataclass
-class FakeControl:
-    """A repository of what is served, and one model that is not."""
-
-    names: Sequence[str]
-    calls: list[tuple[str, str, dict[str, Any], str | None]] = field(default_factory=list)
-
-    def index(self, ready_only: bool = False) -> list[Entry]:
-        entries = [Entry(name, 1) for name in self.names]
-        return entries if ready_only else [*entries, Entry("broken", 2, "UNAVAILABLE", "expected a graph, got none")]
-
-    async def load(self, name: str, parameters: Parameters, token: str | None) -> None:
-        self.calls.append(("load", name, dict(parameters), token))
-        if token != "secret":
-            raise OipError("permission_denied", "expected the admin token")
-
-    async def unload(self, name: str, parameters: Parameters, token: str | None) -> None:
-        self.calls.append(("unload", name, dict(parameters), token))
 
 
 class Gate:
@@ -195,7 +167,7 @@ async def serving(folder: Path, dtypes: Sequence[DType] = (), **changes: Any) ->
         )
 
     models = Models([live(path, manifest) for path, manifest in manifests.values()])
-    control = FakeControl(list(manifests))
+    control = FakeControl(models, [Entry("broken", 2, "UNAVAILABLE", "expected a graph, got none")])
     regions = Regions(settings.shares_memory)
     core = Core(models, control, version="0", sequence_idle_timeout_s=60.0, shared_memory=settings.shares_memory)
     server = HttpServer(settings, core, regions)

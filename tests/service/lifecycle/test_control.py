@@ -4,22 +4,30 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from export.bundle import BundleError
 from service.lifecycle.control import Control
+from service.lifecycle.errors import (
+    ChangeError,
+    LoadFailed,
+    NoAdminToken,
+    NoSuchModel,
+    NotExplicit,
+    NoVersion,
+    TooManyChanges,
+    VersionsRefused,
+    WrongToken,
+)
 from service.lifecycle.serving import Serving
-from service.oip.errors import OipError
 from service.settings import Settings
 from tests.service.lifecycle.shelf import Shelf, shelf_in
 from tests.service.rpc.world import wait_until
 
+E = TypeVar("E", bound=ChangeError)
 TOKEN = "0123456789abcdef-admin"
-NOT_EXPLICIT = (
-    "explicit model load / unload is not allowed if polling is enabled: "
-    "CARRYOVER_MODEL_CONTROL=explicit allows it, got "
-)
 
 
 @pytest.fixture
@@ -49,11 +57,13 @@ def told(control: Control, ready_only: bool = False) -> list[tuple[str, int, str
     return [tuple(state) for state in control.index(ready_only)]  # type: ignore[misc]
 
 
-async def refused(control: Control, name: str = "acc", call: str = "load", **how: object) -> tuple[str, str]:
-    parameters, token = how.get("parameters", {}), how.get("token", TOKEN)
-    with pytest.raises(OipError) as caught:
-        await getattr(control, call)(name, parameters, token)
-    return caught.value.code, caught.value.message
+async def refused(
+    control: Control, why: type[E], name: str = "acc", call: str = "load", token: str | None = TOKEN
+) -> E:
+    with pytest.raises(why) as caught:
+        await getattr(control, call)(name, token)
+    assert type(caught.value) is why
+    return caught.value
 
 
 async def test_models_are_loaded_and_unloaded_by_name(shelf: Shelf) -> None:
@@ -66,14 +76,14 @@ async def test_models_are_loaded_and_unloaded_by_name(shelf: Shelf) -> None:
             ("other", 0, "UNAVAILABLE", "not loaded"),
             ("third", 0, "UNAVAILABLE", "not loaded"),
         ]
-        await control.load("other", {}, TOKEN)
-        await control.unload("acc", {"unload_dependents": True}, TOKEN)
+        await control.load("other", TOKEN)
+        await control.unload("acc", TOKEN)
         assert told(control, ready_only=True) == [("other", 1, "READY", "")]
         await wait_until(lambda: told(control)[0] == ("acc", 1, "UNAVAILABLE", "unloaded"))
-        await control.unload("acc", {}, TOKEN)  # not loaded, and nothing wrong with that
-        await control.unload("never-was", {}, TOKEN)
+        await control.unload("acc", TOKEN)  # not loaded, and nothing wrong with that
+        await control.unload("never-was", TOKEN)
         shelf.put("acc", 2)
-        await control.load("acc", {}, TOKEN)
+        await control.load("acc", TOKEN)
         assert told(control, ready_only=True) == [("acc", 2, "READY", ""), ("other", 1, "READY", "")]
 
 
@@ -82,16 +92,17 @@ async def test_a_load_that_fails_says_why_names_no_path_and_leaves_the_old_servi
     async with control_of(shelf, load_models=("*",)) as control:
         shelf.put_broken("acc", 2)
         why = "acc/2/step.onnx: size: expected 778 bytes, got 9"
-        expected = f"load failed for model 'acc': version 2 is at UNAVAILABLE state: {why}"
-        assert await refused(control) == ("invalid_argument", expected)
+        assert (await refused(control, VersionsRefused)).reasons == {2: why}
         assert told(control) == [("acc", 1, "READY", ""), ("acc", 2, "UNAVAILABLE", why)]
         folder = shelf.put("acc", 2)
         (folder / "step.onnx").unlink()
         (folder / "step.onnx").symlink_to("/etc/hostname")
-        _, message = await refused(control)
-        assert message.endswith("acc/2/step.onnx: expected a file inside the bundle, got a link out of it to (a path)")
+        reasons = (await refused(control, VersionsRefused)).reasons
+        assert reasons[2].endswith(
+            "acc/2/step.onnx: expected a file inside the bundle, got a link out of it to (a path)"
+        )
         shelf.put("acc", 2)
-        await control.load("acc", {}, TOKEN)
+        await control.load("acc", TOKEN)
         assert told(control, ready_only=True) == [("acc", 2, "READY", "")]
 
 
@@ -104,9 +115,8 @@ async def test_what_is_no_model_of_the_repository_cannot_be_loaded(shelf: Shelf,
     outside = Shelf(shelf.folder.parent)
     outside.put("outside", 1)
     async with control_of(shelf) as control:
-        expected = f"failed to load '{name}', failed to poll from model repository"
-        assert await refused(control, name) == ("not_found", expected)
-        await control.unload(name, {}, TOKEN)
+        assert (await refused(control, NoSuchModel, name)).name == name
+        await control.unload(name, TOKEN)
         assert shelf.opened == []
         assert told(control) == [("acc", 0, "UNAVAILABLE", "not loaded")]
 
@@ -114,37 +124,31 @@ async def test_what_is_no_model_of_the_repository_cannot_be_loaded(shelf: Shelf,
 async def test_a_policy_that_no_version_meets_is_a_load_that_failed(shelf: Shelf) -> None:
     shelf.put("acc", 1)
     async with control_of(shelf, version_policy="specific 2") as control:
-        assert await refused(control) == ("not_found", "failed to load 'acc', no version is available")
-
-
-async def test_parameters_that_are_not_known_are_refused(shelf: Shelf) -> None:
-    shelf.put("acc", 1)
-    async with control_of(shelf) as control:
-        for name in ("config", "file:1/model.onnx", "file:../../outside"):
-            expected = f"load parameter '{name}' is not supported: a model is its bundle"
-            assert await refused(control, parameters={name: "{}"}) == ("unimplemented", expected)
-        assert await refused(control, parameters={"p": 1}) == ("invalid_argument", "unrecognized load parameter 'p'.")
-        expected = "unrecognized unload parameter 'p'."
-        assert await refused(control, call="unload", parameters={"p": 1}) == ("invalid_argument", expected)
-        assert told(control, ready_only=True) == []
+        assert (await refused(control, NoVersion)).name == "acc"
 
 
 @pytest.mark.parametrize("call", ["load", "unload"])
 async def test_only_who_has_the_token_may_and_only_where_it_is_allowed_at_all(shelf: Shelf, call: str) -> None:
     shelf.put("acc", 1)
-    bad = "model load / unload: expected the admin token as 'authorization: Bearer <token>', got "
     async with control_of(shelf) as control:
         for token in ("", "x", TOKEN[:-1], TOKEN + "x", TOKEN.upper(), "\udcff", "é" * 22):
-            assert await refused(control, call=call, token=token) == ("permission_denied", bad + "another one")
-        assert await refused(control, call=call, token=None) == ("permission_denied", bad + "none")
+            assert (await refused(control, WrongToken, call=call, token=token)).got == "another one"
+        assert (await refused(control, WrongToken, call=call, token=None)).got == "none"
         assert shelf.opened == []
     async with control_of(shelf, admin_token_file=None) as control:
-        expected = "explicit model load / unload is not allowed over the wire: the server has no admin token"
         for given in (TOKEN, "", None):
-            assert await refused(control, call=call, token=given) == ("permission_denied", expected)
+            await refused(control, NoAdminToken, call=call, token=given)
     for mode in ("fixed", "poll"):
         async with control_of(shelf, mode) as control:
-            assert await refused(control, call=call) == ("unavailable", NOT_EXPLICIT + mode)
+            assert (await refused(control, NotExplicit, call=call)).model_control == mode
+
+
+async def test_a_repository_that_cannot_be_read_is_a_load_that_failed_and_its_path_is_not_told(shelf: Shelf) -> None:
+    shelf.put("acc", 1)
+    async with control_of(shelf) as control:
+        shelf.folder.rename(shelf.folder.with_name("elsewhere"))
+        failed = await refused(control, LoadFailed)
+        assert failed.name == "acc" and failed.reason and str(shelf.folder) not in str(failed)
 
 
 @pytest.mark.parametrize(
@@ -166,10 +170,12 @@ async def test_a_load_goes_on_though_its_caller_leaves_and_there_are_only_so_man
     shelf.put("acc", 1)
     async with control_of(shelf) as control:
         go_on = shelf.hold("acc", 1)
-        loads = [asyncio.create_task(control.load("acc", {}, TOKEN)) for _ in range(2)]
+        loads = [asyncio.create_task(control.load("acc", TOKEN)) for _ in range(2)]
         await wait_until(shelf.is_held)
-        expected = "expected at most 2 loads and unloads at a time, got one more"
-        assert await refused(control) == ("unavailable", expected)
+        assert (
+            str(await refused(control, TooManyChanges))
+            == "expected at most 2 loads and unloads at a time, got one more"
+        )
         assert told(control) == [("acc", 1, "LOADING", "")]
         for load in loads:
             load.cancel()
@@ -217,7 +223,7 @@ async def test_a_reload_of_what_is_explicit_looks_at_what_is_loaded_alone(shelf:
         shelf.put("other", 1)
         await control.reload()
         assert told(control, ready_only=True) == [("acc", 2, "READY", "")]
-        await control.unload("acc", {}, TOKEN)
+        await control.unload("acc", TOKEN)
         await control.reload()
         assert told(control, ready_only=True) == []
 

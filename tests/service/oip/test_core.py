@@ -433,12 +433,6 @@ async def test_the_index_tells_what_is_not_served_too(world: World) -> None:
     assert [entry["name"] for entry in world.core.repository_index(ready=True)] == ["same", "sums"]
 
 
-async def test_loading_is_up_to_who_controls_the_repository(world: World) -> None:
-    await world.core.load("a", {}, "secret")
-    await world.core.unload("b", {"unload_dependents": True}, None)
-    assert world.control.calls == [("load", "a", "secret"), ("unload", "b", None)]
-
-
 def test_every_error_of_the_service_has_a_code_and_its_own_fault_is_not_shown() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ServiceError)]
     for kind in kinds:

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from export.manifest import DType, FileEntry, GraphKind, GraphSpec, ImportedSpec, Manifest, StateSpec, TensorSpec
 from service.bridge import Bridge
+from service.lifecycle.errors import ChangeError, WrongToken
 from service.models import Limits, LiveModel, Models
 from service.oip.control import IndexEntry
 from service.oip.core import MAX_INPUT_BYTES, Core
-from service.oip.messages import InferRequest, InferResponse, Parameters, RequestedOutput, Tensor
+from service.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
 from service.settings import Settings
 from tests.service.oip.fake_engine import FakeEngine
 
@@ -84,21 +85,39 @@ class Entry(NamedTuple):
 
 @dataclass
 class FakeControl:
-    """A repository that writes down what it is asked."""
+    """A repository that writes down what it is asked.
+
+    Args:
+        models: That are served.
+        others: What the index tells of besides.
+        secret: The admin token; None: anybody may, without one too.
+        failure: What loads and unloads end with.
+    """
 
     models: Models
     others: list[Entry] = field(default_factory=list)
+    secret: str | None = None
+    failure: ChangeError | None = None
     calls: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def index(self, ready_only: bool = False) -> Sequence[IndexEntry]:
         ready = [Entry(model.manifest.name, model.manifest.version, "READY", "") for model in self.models]
         return ready if ready_only else sorted((*ready, *self.others))
 
-    async def load(self, name: str, parameters: Parameters, token: str | None) -> None:
-        self.calls.append(("load", name, token))
+    def authorise(self, token: str | None) -> None:
+        if self.secret not in (None, token):
+            raise WrongToken("none" if token is None else "another one")
 
-    async def unload(self, name: str, parameters: Parameters, token: str | None) -> None:
-        self.calls.append(("unload", name, token))
+    async def load(self, name: str, token: str | None) -> None:
+        self._change("load", name, token)
+
+    async def unload(self, name: str, token: str | None) -> None:
+        self._change("unload", name, token)
+
+    def _change(self, call: str, name: str, token: str | None) -> None:
+        self.calls.append((call, name, token))
+        if self.failure is not None:
+            raise self.failure
 
 
 @dataclass
