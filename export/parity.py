@@ -15,12 +15,12 @@ from torch import nn
 from export.backend import Array, Feeds, Floats, Ints
 from export.checks import Checks
 from export.greedy import Greedy
-from export.manifest import GraphKind, Manifest
+from export.manifest import GraphKind, Manifest, Precision, Variant, variants, with_variant
 from export.probes import Probes, inputs, outputs, pool_specs
-from export.quality import DEFAULT_LIMITS, QualityLimits, measure_quality
+from export.quality import DEFAULT_LIMITS, QualityLimits, measure_quality, measure_variant
 from export.real_inputs import Sample
 from export.reference import TorchBackend
-from export.report import ParityReport, Worst
+from export.report import Check, ParityReport, Quality, Worst
 from models.tagger import Tagger
 from models.tokenizer import Tokenizer
 
@@ -30,6 +30,9 @@ import onnxruntime as ort
 
 # Largest absolute difference between fp32 graphs and PyTorch on the CPU, wherever PyTorch itself is that exact.
 LIMIT: Final = 1e-5
+# The same for fp16 graphs: see docs/adr/0009.
+HALF_LIMIT: Final = 0.05
+LIMITS: Final[Mapping[Precision, float | None]] = {"fp32": LIMIT, "fp16": HALF_LIMIT, "int8": None}
 SEED: Final = 20260101
 # What decisions are made from.
 SCORES: Final = ("emissions", "top_log_probs")
@@ -46,8 +49,9 @@ def check_parity(
 ) -> ParityReport:
     """Compare the graphs of a staged bundle with the PyTorch module, on random and on real inputs.
 
-    Graphs in fp32 are held to `LIMIT` and to the same greedy decisions; int8 ones to `quality_limits`. That a row's
-    answer does not depend on its company is demanded of both, bit for bit.
+    Graphs in fp32 are held to `LIMITS` and to the same greedy decisions; int8 ones to `quality_limits`; fp16 ones to
+    both limits. That a row's answer does not depend on its company is demanded of all, bit for bit. Variants are held
+    to what their graphs are held to.
 
     Args:
         folder: Where the graphs are.
@@ -55,33 +59,58 @@ def check_parity(
         model: What they were exported from.
         tokenizers: By role.
         samples: Real inputs.
-        quality_limits: What int8 may cost.
+        quality_limits: What fp16 or int8 may cost.
         on_progress: Told each stage in a line.
 
     Returns:
         The report; whether it passed is for the caller to look at.
     """
-    fp32 = manifest.precision == "fp32"
-    graphs, reference = OnnxBackend(folder, manifest), TorchBackend(model, manifest)
-    sizes = {role: len(tokenizer.vocabulary) for role, tokenizer in tokenizers.items()}
-    worst = Worst()
-    on_progress("comparing graphs with PyTorch on random inputs")
-    probes = Probes(manifest, sizes, np.random.default_rng(SEED))
-    exact = TorchBackend(model, manifest, double=True)
-    Checks(graphs, reference, exact, probes, LIMIT if fp32 else None, worst).run_all()
+    checks: list[Check] = []
+    quality: list[Quality] = []
+    for variant in (None, *variants(manifest)):
+        of = "graphs" if variant is None else f"{variant} steps"
+        run = manifest if variant is None else _steps_of(manifest, variant)
+        graphs, reference = OnnxBackend(folder, run), TorchBackend(model, run)
+        exact = TorchBackend(model, run, double=True)
+        sizes = {role: len(tokenizer.vocabulary) for role, tokenizer in tokenizers.items()}
+        worst = Worst()
+        on_progress(f"comparing {of} with PyTorch on random inputs")
+        probes = Probes(run, sizes, np.random.default_rng(SEED))
+        Checks(graphs, reference, exact, probes, LIMITS[manifest.precision], worst).run_all()
+        if _decides(manifest) in run.graphs:
+            on_progress(f"decoding {len(samples)} real inputs with both")
+            greedy = Greedy(run, samples, tokenizers, _tag_decoder(model))
+            if manifest.precision == "fp32":
+                _compare_decisions(graphs, reference, greedy, worst)
+            elif variant is None:
+                quality.extend(measure_quality(graphs, reference, greedy, quality_limits))
+            else:
+                quality.append(measure_variant(graphs, reference, greedy, variant, quality_limits))
+        checks.extend(worst.rows() if variant is None else _renamed(worst.rows(), variant))
+    return ParityReport(precision=manifest.precision, seed=SEED, checks=tuple(checks), quality=tuple(quality))
 
-    on_progress(f"decoding {len(samples)} real inputs with both")
-    greedy = Greedy(manifest, samples, tokenizers, _tag_decoder(model))
-    if fp32:
-        # Two scores that each may be off by the limit have to differ by more to be told apart.
-        tolerance = 2 * max(LIMIT, *(worst.widest_limit(tensor) for tensor in SCORES))
-        decoded = greedy.decode(reference, graphs, tolerance)
-        worst.add("greedy, real inputs", _decides(manifest), "tokens", decoded.differing, 0, decoded.count)
-        if decoded.ties:
-            worst.add("greedy, real inputs", _decides(manifest), "ties", decoded.ties, None, decoded.count)
-        return ParityReport(precision=manifest.precision, seed=SEED, checks=worst.rows())
-    quality = measure_quality(graphs, reference, greedy, quality_limits)
-    return ParityReport(precision=manifest.precision, seed=SEED, checks=worst.rows(), quality=quality)
+
+def _compare_decisions(graphs: "OnnxBackend", reference: TorchBackend, greedy: Greedy, worst: Worst) -> None:
+    """Demand the same tokens of fp32 graphs."""
+    # Two scores that each may be off by the limit have to differ by more to be told apart.
+    tolerance = 2 * max(LIMIT, *(worst.widest_limit(tensor) for tensor in SCORES))
+    decoded = greedy.decode(reference, graphs, tolerance)
+    kind = _decides(greedy.manifest)
+    worst.add("greedy, real inputs", kind, "tokens", decoded.differing, 0, decoded.count)
+    if decoded.ties:
+        worst.add("greedy, real inputs", kind, "ties", decoded.ties, None, decoded.count)
+
+
+def _steps_of(manifest: Manifest, variant: Variant) -> Manifest:
+    """What a variant changes, and what its steps start from: whole sequences are checked once."""
+    run = with_variant(manifest, variant)
+    return run.model_copy(update={"graphs": {kind: spec for kind, spec in run.graphs.items() if kind != "sequence"}})
+
+
+def _renamed(rows: Sequence[Check], variant: Variant) -> list[Check]:
+    """Rows of the graphs that a variant changes, under its name; what it leaves as it is has rows already."""
+    changed = ("step", "chunk")
+    return [row.model_copy(update={"graph": f"{row.graph}.{variant}"}) for row in rows if row.graph in changed]
 
 
 def _decides(manifest: Manifest) -> GraphKind:

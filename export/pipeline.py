@@ -43,6 +43,7 @@ def export_run(
     name: str | None = None,
     quality_limits: QualityLimits = DEFAULT_LIMITS,
     on_progress: Callable[[str], None] = lambda line: None,
+    for_cuda: bool = False,
 ) -> PublishedBundle:
     """Export a run as the next version of its model, if its graphs do what the model does.
 
@@ -51,13 +52,15 @@ def export_run(
         repository: Where bundles live; made if need be.
         precision: Of the graphs.
         name: Of the model; the run's own without one.
-        quality_limits: What int8 may cost.
+        quality_limits: What fp16 or int8 may cost.
         on_progress: Told each stage in a line.
+        for_cuda: Whether the variants of step and chunk are exported as well; the service takes the quickest.
 
     Raises:
+        ValueError: The precision is int8, which CUDA has no products for, and it is for CUDA.
         RunError: The run is not a finished one, or damaged.
         BundleError: The repository cannot be written, or the name is not one.
-        ParityError: The graphs differ from the model, or int8 costs too much. Nothing was published.
+        ParityError: The graphs differ from the model, or fewer bits cost too much. Nothing was published.
     """
     on_progress(f"loading {run}")
     checkpoint = load(run)
@@ -66,7 +69,7 @@ def export_run(
     sizes = {role: len(tokenizer.vocabulary) for role, tokenizer in checkpoint.tokenizers.items()}
     decoding = decoding_defaults(checkpoint, sizes)
     on_progress(f"emitting {precision} graphs")
-    emitted = emit(checkpoint.model, precision=precision, top_k=decoding.top_k)
+    emitted = emit(checkpoint.model, precision=precision, top_k=decoding.top_k, for_cuda=for_cuda)
     with staging(repository) as bundle:
         manifest = write_bundle(bundle, name, run, checkpoint, emitted, precision, decoding)
         report = check_parity(

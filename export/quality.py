@@ -1,7 +1,7 @@
-"""What quantisation costs on real inputs, and how much it may: agreement with the fp32 model and the task's metric.
+"""What fewer bits cost on real inputs, and how much they may: agreement with the fp32 model and the task's metric.
 
 The fp32 side is the PyTorch model itself. The graphs of an int8 bundle are not held to its numbers, only to its
-decisions and to its quality.
+decisions and to its quality; those of an fp16 bundle to all three.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from export.backend import Backend
-from export.greedy import Greedy, initial_states
-from export.manifest import Manifest
+from export.greedy import Decoded, Greedy, initial_states
+from export.manifest import Manifest, Variant
 from export.real_inputs import Sample, gold, gold_tags, text_batches
 from export.report import Quality
 from models.symbols import BOS_ID, EOS_ID
@@ -25,7 +25,7 @@ SCORED_TOKENS: Final = 64
 
 @dataclass(frozen=True)
 class QualityLimits:
-    """What a quantised bundle may lose; past any of them the export fails.
+    """What a bundle in fp16 or int8 may lose; past any of them the export fails.
 
     Args:
         disagreement: Share of greedy decisions, on the same history, that differ from fp32's.
@@ -46,26 +46,16 @@ DEFAULT_LIMITS: Final = QualityLimits()
 def measure_quality(
     graphs: Backend, reference: Backend, greedy: Greedy, limits: QualityLimits = DEFAULT_LIMITS
 ) -> tuple[Quality, ...]:
-    """Compare quantised graphs with the fp32 model on the samples.
+    """Compare graphs of fewer bits with the fp32 model on the samples.
 
     Args:
-        graphs: The quantised ones.
+        graphs: Those of fewer bits.
         reference: The fp32 model.
         greedy: Decodes the samples.
         limits: What may be lost.
     """
     decoded = greedy.decode(reference, graphs)
-    agreement = 1 - decoded.differing / decoded.count if decoded.count else 0.0
-    rows = [
-        Quality(
-            measure="decisions equal to fp32's, share",
-            fp32=None,
-            quantized=agreement,
-            loss=1 - agreement,
-            limit=limits.disagreement,
-            count=decoded.count,
-        )
-    ]
+    rows = [_agreement(decoded, limits)]
     if greedy.manifest.task == "language_model":
         rows.append(_perplexity(graphs, reference, greedy, limits.perplexity))
     else:
@@ -73,6 +63,27 @@ def measure_quality(
         measure = _accuracy if greedy.manifest.task == "tagger" else _error_rate
         rows.append(measure(answers, fp32_answers, greedy, limits))
     return tuple(rows)
+
+
+def measure_variant(
+    graphs: Backend, reference: Backend, greedy: Greedy, variant: Variant, limits: QualityLimits
+) -> Quality:
+    """Compare the decisions of a variant of a step with the fp32 model's; as `measure_quality`."""
+    row = _agreement(greedy.decode(reference, graphs), limits)
+    return row.model_copy(update={"measure": f"{row.measure} ({variant})"})
+
+
+def _agreement(decoded: Decoded, limits: QualityLimits) -> Quality:
+    """Share of decisions, on the same history, that are the fp32 model's."""
+    agreement = 1 - decoded.differing / decoded.count if decoded.count else 0.0
+    return Quality(
+        measure="decisions equal to fp32's, share",
+        fp32=None,
+        quantized=agreement,
+        loss=1 - agreement,
+        limit=limits.disagreement,
+        count=decoded.count,
+    )
 
 
 def _accuracy(

@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from export.manifest import Precision
 
 PARITY_FILE: Final = "parity.json"
 # Two right float32 programs are each one rounding from the true value, and the worst cases of both need not meet in a
@@ -33,7 +35,7 @@ class Check(BaseModel):
 
     Args:
         check: Which check.
-        graph: Which graph of the bundle.
+        graph: Which graph of the bundle; of a variant `<graph>.<variant>`.
         tensor: Output, state or memory.
         longest: The length: steps or source positions of the batches; None where batches of all lengths are judged
             together.
@@ -63,13 +65,13 @@ class Check(BaseModel):
 
 
 class Quality(BaseModel):
-    """What quantisation cost, by one measure on real inputs.
+    """What fewer bits cost, by one measure on real inputs.
 
     Args:
         measure: What was measured, with its unit.
         fp32: Of the fp32 graphs; None where the measure is a comparison with them.
-        quantized: Of the quantised graphs.
-        loss: How much worse the quantised graphs are, in the measure's unit (at most 0 where they are as good).
+        quantized: Of the graphs of fewer bits.
+        loss: How much worse these are, in the measure's unit (at most 0 where they are as good).
         limit: The most that passes.
         count: What the measure was taken over: tokens or inputs.
     """
@@ -94,7 +96,7 @@ class ParityReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    precision: Literal["fp32", "int8"]
+    precision: Precision
     seed: int
     checks: tuple[Check, ...]
     quality: tuple[Quality, ...] = ()
@@ -120,7 +122,8 @@ class ParityReport(BaseModel):
         if lost:
             loss = max(lost, key=lambda row: row.loss - row.limit)
             got = "nothing measured" if loss.count == 0 else f"{loss.loss:.4f}"
-            return f"quantisation: {loss.measure}: expected a loss of at most {loss.limit:g}, got {got}"
+            what = "quantisation" if self.precision == "int8" else self.precision
+            return f"{what}: {loss.measure}: expected a loss of at most {loss.limit:g}, got {got}"
         return f"parity: all of {total} rows passed" if total else "parity: nothing was compared"
 
     def write(self, folder: Path) -> None:
@@ -141,7 +144,7 @@ class ParityReport(BaseModel):
             checks.add_row(*cells, _mark(row.passed))
         if not self.quality:
             return [checks]
-        quality = Table("measure", title="Cost of quantisation, on real inputs", title_justify="left")
+        quality = Table("measure", title=f"Cost of {self.precision}, on real inputs", title_justify="left")
         for heading in ("fp32", self.precision, "loss", "limit", "over"):
             quality.add_column(heading, justify="right")
         quality.add_column("")

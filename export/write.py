@@ -45,6 +45,9 @@ def write_bundle(
     """
     for kind, graph in emitted.graphs.items():
         (bundle / emitted.specs[kind].file).write_bytes(graph.SerializeToString())
+    for variant, graphs in emitted.variants.items():
+        for kind, graph in graphs.items():
+            (bundle / emitted.specs[kind].variants[variant]).write_bytes(graph.SerializeToString())
     (bundle / VOCABULARIES).mkdir()
     crf = checkpoint.model.crf if isinstance(checkpoint.model, Tagger) else None
     if crf is not None:

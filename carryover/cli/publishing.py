@@ -11,7 +11,9 @@ from export.report import ParityError, ParityReport
 from export.triton.repository import write_repository
 
 
-def publish(run: Path, repository: Path, precision: Precision, name: str | None, console: Console) -> PublishedBundle:
+def publish(
+    run: Path, repository: Path, precision: Precision, name: str | None, console: Console, for_cuda: bool = False
+) -> PublishedBundle:
     """Export a run and print each stage, the parity report, and where the bundle is.
 
     Args:
@@ -20,6 +22,7 @@ def publish(run: Path, repository: Path, precision: Precision, name: str | None,
         precision: Of the weights.
         name: To serve it by; None is the run's.
         console: Where to print.
+        for_cuda: Whether the variants of a step are exported as well.
 
     Raises:
         ParityError: The report was printed; nothing was published.
@@ -29,8 +32,11 @@ def publish(run: Path, repository: Path, precision: Precision, name: str | None,
         for table in report.tables():
             console.print(table)
 
+    def tell(line: str) -> None:
+        console.print(escape(line))
+
     try:
-        bundle = export_run(run, repository, precision, name, on_progress=lambda line: console.print(escape(line)))
+        bundle = export_run(run, repository, precision, name, on_progress=tell, for_cuda=for_cuda)
     except ParityError as error:
         show(error.report)
         raise

@@ -14,7 +14,11 @@ _TASK: dict[int, types.Task] = {
     pb.TASK_LANGUAGE_MODEL: "language_model",
     pb.TASK_TENSORS: "tensors",
 }
-_PRECISION: dict[int, types.Precision] = {pb.PRECISION_FP32: "fp32", pb.PRECISION_INT8: "int8"}
+_PRECISION: dict[int, types.Precision] = {
+    pb.PRECISION_FP32: "fp32",
+    pb.PRECISION_FP16: "fp16",
+    pb.PRECISION_INT8: "int8",
+}
 _REFUSAL: dict[int, types.RefusalReason] = {pb.REFUSAL_REASON_BUNDLE: "bundle", pb.REFUSAL_REASON_GRAPHS: "graphs"}
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 FinishReason = Literal["end", "length", "unknown"]  # unknown: a newer server knows more
 Task = Literal["tagger", "encoder_decoder", "language_model", "tensors", "unknown"]
-Precision = Literal["fp32", "int8", "unknown"]
+Precision = Literal["fp32", "fp16", "int8", "unknown"]
 Priority = Literal["low", "normal", "high"]
 RefusalReason = Literal["bundle", "graphs", "unknown"]
 

@@ -15,7 +15,7 @@ _TASK = {
     "tensors": pb.TASK_TENSORS,
 }
 _REFUSAL = {"bundle": pb.REFUSAL_REASON_BUNDLE, "graphs": pb.REFUSAL_REASON_GRAPHS}
-_PRECISION = {"fp32": pb.PRECISION_FP32, "int8": pb.PRECISION_INT8}
+_PRECISION = {"fp32": pb.PRECISION_FP32, "fp16": pb.PRECISION_FP16, "int8": pb.PRECISION_INT8}
 
 
 async def list_models(models: Models, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:

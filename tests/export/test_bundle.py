@@ -21,6 +21,7 @@ from export.bundle import (
     load_tokenizers,
     write_manifest,
 )
+from export.manifest import variants, with_variant
 
 MakeBundle = Callable[[Path, str, int], Path]
 Content = dict[str, Any]
@@ -317,3 +318,63 @@ def test_crf_scores_of_another_kind_are_refused_and_never_unpickled(bundle: Path
     with pytest.raises(BundleError, match=r"crf\.npz: expected"):
         load_crf(bundle, load_manifest(bundle))
     assert not trap.exists()
+
+
+def with_graphs(folder: Path, **variants: dict[str, str]) -> None:
+    """Give the bundle graphs of these kinds with these variants, each file of which exists."""
+
+    def change(content: Content) -> None:
+        for kind, files in variants.items():
+            content["graphs"][kind] = {**content["graphs"]["sequence"], "variants": files}
+
+    for files in variants.values():
+        for file in files.values():
+            (folder / file).write_bytes(b"not read by the bundle")
+    edit(folder, change)
+    rehash(folder)
+
+
+def test_variants_are_files_of_the_bundle_and_the_same_ones_of_every_graph(bundle: Path) -> None:
+    with_graphs(bundle, step={"folded": "a", "primitive": "b"}, chunk={"primitive": "c", "folded": "d"})
+    manifest = load_manifest(bundle)
+    assert variants(manifest) == ("folded", "primitive")
+    run = with_variant(manifest, "primitive")
+    assert {kind: graph.file for kind, graph in run.graphs.items()} == {
+        "sequence": "sequence.onnx",
+        "step": "b",
+        "chunk": "c",
+    }
+
+
+@pytest.mark.parametrize(
+    ("graphs", "message"),
+    [
+        (
+            {"step": {"folded": "a"}, "chunk": {"primitive": "b"}},
+            "expected the same variants of all that have any, got",
+        ),
+        ({"step": {"folded": "a"}, "chunk": {}}, "expected variants of chunk as of .'step'., got none"),
+    ],
+)
+def test_variants_that_would_part_a_chunk_from_its_steps_are_refused(
+    graphs: dict[str, dict[str, str]], message: str, bundle: Path
+) -> None:
+    with_graphs(bundle, **graphs)
+    with pytest.raises(BundleError, match=message):
+        load_manifest(bundle)
+
+
+def test_a_variant_that_is_no_file_of_the_bundle_or_unknown_is_refused(bundle: Path) -> None:
+    with_graphs(bundle, step={"folded": "a"})
+    (bundle / "a").unlink()
+    rehash(bundle)
+    with pytest.raises(BundleError, match=r"graphs\.step\.variants\.folded: expected a path listed in files, got 'a'"):
+        load_manifest(bundle)
+    edit(bundle, lambda content: content["graphs"]["step"].update(variants={"fastest": "sequence.onnx"}))
+    with pytest.raises(BundleError, match=r"manifest\.json: graphs\.step\.variants\.fastest"):
+        load_manifest(bundle)
+
+
+def test_a_manifest_of_before_variants_is_read(bundle: Path) -> None:
+    edit(bundle, lambda content: [graph.pop("variants") for graph in content["graphs"].values()])
+    assert variants(load_manifest(bundle)) == ()

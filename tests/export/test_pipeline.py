@@ -14,7 +14,7 @@ from torch import nn
 from export.bundle import BundleError, list_versions, load_crf, load_manifest, load_tokenizers
 from export.emit.emit import emit
 from export.emit.emitted import EmittedModel
-from export.manifest import GraphKind
+from export.manifest import GraphKind, Variant, variants, with_variant
 from export.parity import OnnxBackend
 from export.pipeline import export_run
 from export.quality import QualityLimits
@@ -107,13 +107,16 @@ def test_a_published_encoder_decoder_answers_as_torch_does(runs: dict[str, Path]
         assert tuple(answer) == expected.tokens
 
 
-def corrupting(*kinds: GraphKind, weight: str, by: float = 0.05) -> Callable[..., EmittedModel]:
-    """An emitter that gets one number of one weight wrong, in each of these graphs."""
+def corrupting(
+    *kinds: GraphKind, weight: str, by: float = 0.05, variant: Variant | None = None
+) -> Callable[..., EmittedModel]:
+    """An emitter that gets one number of one weight wrong, in each of these graphs, or of these of a variant."""
 
     def emit_wrongly(model: nn.Module, *arguments: object, **settings: object) -> EmittedModel:
         emitted = emit(model, *arguments, **settings)  # type: ignore[arg-type]
+        graphs = emitted.graphs if variant is None else emitted.variants[variant]
         for kind in kinds:
-            (tensor,) = (found for found in emitted.graphs[kind].graph.initializer if found.name == weight)
+            (tensor,) = (found for found in graphs[kind].graph.initializer if found.name == weight)
             values = numpy_helper.to_array(tensor).copy()
             values.flat[values.size // 2] += by
             tensor.CopyFrom(numpy_helper.from_array(values, weight))
@@ -203,6 +206,103 @@ def test_int8_that_costs_too_much_is_not_published(
         ParityError, match=r"quantisation: decisions equal to fp32's, share: expected a loss of at most 0\.02"
     ):
         export_run(runs["language_model"], tmp_path, "int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["encoder_decoder", "language_model"])
+def test_an_export_for_cuda_holds_variants_that_have_passed_what_their_graphs_have(
+    family: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    published = export_run(runs[family], tmp_path, for_cuda=True)
+    manifest = load_manifest(published.folder)
+    assert variants(manifest) == ("primitive", "folded") and published.report.passed
+    kinds: list[GraphKind] = [kind for kind in ("step", "chunk") if kind in manifest.graphs]
+    for kind in kinds:
+        checks = {row.check for row in published.report.checks if row.graph == kind}
+        for variant in variants(manifest):
+            rows = [row for row in published.report.checks if row.graph == f"{kind}.{variant}"]
+            assert {row.check for row in rows} == checks and "alone = batched" in checks
+            assert {row.limit for row in rows} <= {0, 1e-5}
+            assert with_variant(manifest, variant).graphs[kind].file == f"{kind}.{variant}.onnx" in manifest.files
+    whole = {"sequence", "encode"} & manifest.graphs.keys()
+    for kind in sorted(whole):
+        assert with_variant(manifest, "folded").graphs[kind] == manifest.graphs[kind]
+    assert with_variant(manifest, None) == manifest
+    assert {row.graph for row in published.report.checks} == whole | {
+        f"{kind}{of}" for kind in kinds for of in ("", ".primitive", ".folded")
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "variant", "weight", "worst"),
+    [
+        ("step", "primitive", "stack.0.joined.weight", "step.primitive."),
+        ("step", "folded", "stack.0.folded", "step.folded."),
+        ("chunk", "folded", "output.bias", "chunk.folded."),
+    ],
+)
+def test_one_wrong_weight_in_a_variant_publishes_nothing_and_names_it(
+    kind: GraphKind,
+    variant: Variant,
+    weight: str,
+    worst: str,
+    runs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrongly = corrupting(kind, weight=weight, variant=variant, by=0.5)
+    monkeypatch.setattr("export.pipeline.emit", wrongly)
+    with pytest.raises(ParityError) as caught:
+        export_run(runs["language_model"], tmp_path, for_cuda=True)
+    failed = {row.graph for row in caught.value.report.checks if not row.passed}
+    assert f"{kind}.{variant}" in failed and failed <= {f"step.{variant}", f"chunk.{variant}"}
+    assert f"worst tensor {worst}" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_bundle_for_any_machine_holds_each_graph_once(runs: dict[str, Path], tmp_path: Path) -> None:
+    manifest = export_run(runs["language_model"], tmp_path).manifest
+    assert variants(manifest) == ()
+    assert {name for name in manifest.files if name.endswith(".onnx")} == {"sequence.onnx", "step.onnx", "chunk.onnx"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fp16_is_held_to_numbers_and_to_decisions(family: str, runs: dict[str, Path], tmp_path: Path) -> None:
+    published = export_run(runs[family], tmp_path, "fp16", for_cuda=True)
+    manifest, report = load_manifest(published.folder), published.report
+    assert (manifest.precision, report.precision) == ("fp16", "fp16")
+    assert {spec.dtype for spec in (*manifest.states, *manifest.memories)} == {"float32"}
+    for graph in manifest.graphs.values():
+        assert {spec.dtype for spec in (*graph.inputs, *graph.outputs)} <= {"int64", "float32"}
+    exact = [row for row in report.checks if row.limit == 0]
+    assert {row.check for row in exact} >= {"alone = batched"} and all(row.difference == 0 for row in exact)
+    against = [row for row in report.checks if row.limit != 0]
+    assert {row.limit for row in against} == {0.05}
+    assert 1e-5 < max(row.difference for row in against) < 0.01, "it is rounded, and not another model"
+    agreement, measured, *of_variants = report.quality
+    assert agreement.quantized >= 0.98 and measured.measure == MEASURES[family]
+    names = [] if family == "tagger" else ["primitive", "folded"]
+    assert [row.measure for row in of_variants] == [f"{agreement.measure} ({name})" for name in names]
+    files = [graph.file for graph in manifest.graphs.values()]
+    weights = [weight for file in files for weight in onnx.load(published.folder / file).graph.initializer]
+    halves = [weight for weight in weights if weight.data_type == onnx.TensorProto.FLOAT16]
+    assert {weight.name for weight in weights if weight.data_type == onnx.TensorProto.FLOAT and weight.dims} <= {
+        weight.name for weight in weights if weight.name.startswith(("attention", "constant"))
+    }
+    assert halves
+
+
+@pytest.mark.slow
+def test_fp16_past_its_limit_is_not_published(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.pipeline.emit", corrupting("step", weight="output.bias", by=0.2))
+    with pytest.raises(ParityError, match=r"worst tensor step\..*: expected a difference of at most 0\.05, got 0\.1"):
+        export_run(runs["language_model"], tmp_path, "fp16")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -145,6 +145,8 @@ class _PrecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Precision.V
     """32-bit floating point."""
     PRECISION_INT8: _Precision.ValueType  # 2
     """8-bit integer weights, except where they are few or sensitive (attention); states are floating point."""
+    PRECISION_FP16: _Precision.ValueType  # 3
+    """16-bit floating point weights and products, except where 16 bits are few (attention, softmax); states have 32 bits."""
 
 class Precision(_Precision, metaclass=_PrecisionEnumTypeWrapper):
     """Arithmetic of the weights."""
@@ -155,6 +157,8 @@ PRECISION_FP32: Precision.ValueType  # 1
 """32-bit floating point."""
 PRECISION_INT8: Precision.ValueType  # 2
 """8-bit integer weights, except where they are few or sensitive (attention); states are floating point."""
+PRECISION_FP16: Precision.ValueType  # 3
+"""16-bit floating point weights and products, except where 16 bits are few (attention, softmax); states have 32 bits."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
 @_typing.final

@@ -60,6 +60,7 @@ print("loaded:", [name for name in {HEAVY!r} if name in sys.modules])
         ["train", "a.yaml", "--runn", "x"],
         ["export", "runs/x"],
         ["export", "runs/x", "--repository", "r", "--precision", "fp8"],
+        ["export", "runs/x", "--repository", "r", "--for", "tpu"],
         ["evaluate", "runs/x", "--split", "train"],
         ["models"],
         ["models", "--repository", "r", "--server", "h:1"],
