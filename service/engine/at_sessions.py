@@ -13,11 +13,14 @@ from service.engine.deadlines import Deadlines
 from service.engine.integrity import IntegrityError
 from service.engine.interface import (
     CloseSession,
+    EndLift,
     Event,
     ExportSession,
     Failed,
     Finished,
     ForkSession,
+    LandSession,
+    LiftSession,
     MarkSession,
     OpenSession,
     RequestId,
@@ -37,7 +40,7 @@ from service.engine.sessions import Sessions
 from service.engine.turn import Turn
 from service.errors import DeadlineExceeded, Overloaded, ServiceError, SessionNotFound
 
-AT_SESSIONS: Final = (*STEPS, CloseSession, ForkSession, MarkSession, RewindSession, ExportSession)
+AT_SESSIONS: Final = (*STEPS, CloseSession, ForkSession, MarkSession, RewindSession, ExportSession, LiftSession)
 _MOST_PENDING: Final = 1024  # requests at one session
 _log = logging.getLogger(__name__)
 
@@ -101,6 +104,26 @@ class AtSessions:
         session = self.sessions.open(request, self._turn.now)
         self._turn.events.append(Finished(request.id, SessionSteps(session.num_steps)))
 
+    def land(self, request: LandSession) -> None:
+        """Start a session as it was in another engine.
+
+        Raises:
+            ServiceError: It cannot be.
+        """
+        session = self.sessions.land(request.session, request.carried)
+        self._turn.events.append(Finished(request.id, SessionSteps(session.num_steps)))
+
+    def end_lift(self, request: EndLift) -> None:
+        """Let a session stay, or go without a word.
+
+        Raises:
+            SessionNotFound: It has ended.
+        """
+        session = self.sessions.find(request.session)
+        assert not (request.gone and session.pending), "something waits at a session that is gone"
+        self.sessions.end_lift(session, request.gone)
+        self._turn.events.append(Finished(request.id, None))
+
     def admit(self, request: SessionRequest) -> None:
         """Let a request wait at its session.
 
@@ -155,7 +178,8 @@ class AtSessions:
 
     def _promote(self, session: Session) -> None:
         """Deal with what is pending at a session until a step has to run; the session is in no batch and not ready."""
-        session.last_used_s = self._turn.now
+        if type(session.pending[0]) is not LiftSession:  # being moved is no use
+            session.last_used_s = self._turn.now
         while session.pending:
             head = session.pending[0]
             if isinstance(head, STEPS):
@@ -202,6 +226,8 @@ class AtSessions:
                 num_steps = session.num_steps
             case ExportSession():
                 return SessionState(self.sessions.tensors(session), num_steps)
+            case LiftSession():
+                return self.sessions.lift(session)
         return SessionSteps(num_steps)
 
     def _arrive(self, session: Session) -> None:
@@ -259,10 +285,10 @@ class AtSessions:
         session.answered = ()
         if session.dropped is not None:
             self._drop_pending(session)
+        session.last_used_s = self._turn.now
         if session.pending:
             self._promote(session)
         else:
-            session.last_used_s = self._turn.now
             session.rest()
 
     def _drop_pending(self, session: Session) -> None:

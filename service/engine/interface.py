@@ -235,6 +235,38 @@ class CloseSession(Request):
     session: SessionId
 
 
+@dataclass(frozen=True)
+class LiftSession(Request):
+    """Copy out all that a session is, after the requests submitted before. Finished(value=CarriedSession).
+
+    The session stays where it is, and does not expire, until EndLift; nothing else is to be asked of it meanwhile.
+    """
+
+    session: SessionId
+
+
+@dataclass(frozen=True)
+class LandSession(Request):
+    """Open a session as it was lifted from another engine of the same model. Finished(value=SessionSteps).
+
+    It can be asked at once, and does not expire before EndLift.
+    """
+
+    session: SessionId
+    carried: "CarriedSession"
+
+
+@dataclass(frozen=True)
+class EndLift(Request):
+    """Say that a session, which was lifted or has landed, is here to stay, or is `gone`. Finished(value=None).
+
+    One that is gone ends without a word: it goes on elsewhere, or has ended there.
+    """
+
+    session: SessionId
+    gone: bool
+
+
 AnyRequest = Request | StepSession | StepTensors
 
 
@@ -249,6 +281,30 @@ class SessionState(NamedTuple):
 
     tensors: StateTensors
     num_steps: int
+
+
+class CarriedSession(NamedTuple):
+    """All that a session is, for another engine of the same model in the same process.
+
+    Args:
+        tensors: Its state, copied; None: the initial one.
+        num_steps: Steps that it has taken in all.
+        marks: Number, state as above and steps of each.
+        answers: Kept for steps that are sent again; see `service.engine.answers`.
+        opened_s: When it was opened, on the engines' clock.
+        last_used_s: When it was last asked or answered.
+        idle_timeout_s: As it was opened with.
+        priority: Of its steps.
+    """
+
+    tensors: StateTensors | None
+    num_steps: int
+    marks: tuple[tuple[int, StateTensors | None, int], ...]
+    answers: tuple[bytes, ...]
+    opened_s: float
+    last_used_s: float
+    idle_timeout_s: float | None
+    priority: Priority
 
 
 class SessionDescription(NamedTuple):

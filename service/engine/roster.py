@@ -20,9 +20,11 @@ from service.engine.interface import (
     AnyRequest,
     Cancelled,
     DescribeSessions,
+    EndLift,
     Event,
     Failed,
     Finished,
+    LandSession,
     OpenSession,
     Request,
     RequestId,
@@ -97,6 +99,10 @@ class Roster:
                 self.at_sessions.admit(request)
             elif isinstance(request, OpenSession):
                 self.at_sessions.open(request)
+            elif isinstance(request, LandSession):
+                self.at_sessions.land(request)
+            elif isinstance(request, EndLift):
+                self.at_sessions.end_lift(request)
             elif isinstance(request, DescribeSessions):
                 self.turn.events.append(Finished(request.id, self.sessions.describe(request.sessions, now)))
             else:

@@ -17,6 +17,7 @@ from service.engine.interface import (
     Failed,
     Finished,
     ForkSession,
+    LiftSession,
     MarkSession,
     Priority,
     RequestId,
@@ -34,7 +35,7 @@ from service.errors import StepMismatch
 
 STEPS: Final = (StepSession, StepTensors)
 Step = StepSession | StepTensors
-SessionRequest = Step | CloseSession | ForkSession | MarkSession | RewindSession | ExportSession
+SessionRequest = Step | CloseSession | ForkSession | MarkSession | RewindSession | ExportSession | LiftSession
 _NOTHING: Sequence[Any] = ()
 _NOBODY: Final[list[SessionRequest]] = []  # shared by all idle sessions: never appended to
 

@@ -10,7 +10,14 @@ from typing import Final
 
 from service.engine.host import HostRow, HostStates
 from service.engine.integrity import IntegrityError
-from service.engine.interface import OpenSession, Priority, SessionDescription, SessionId, StateTensors
+from service.engine.interface import (
+    CarriedSession,
+    OpenSession,
+    Priority,
+    SessionDescription,
+    SessionId,
+    StateTensors,
+)
 from service.engine.session import Session
 from service.engine.slots import INITIAL_SLOT, Slot, SlotTable
 from service.errors import InternalFailure, MarkNotFound, Overloaded, ServiceError, SessionClosed, SessionNotFound
@@ -53,6 +60,7 @@ class Sessions:
         self._num_ended = 0  # sessions in there that have ended
         self._num_marks = 0
         self._num_packed = 0  # sessions whose state is in host memory
+        self._lifted: set[SessionId] = set()  # on their way to or from another engine: they do not expire
         self.num_expired = 0
 
     def __len__(self) -> int:
@@ -155,6 +163,7 @@ class Sessions:
     def end(self, session: Session) -> None:
         """Forget a session, which is in no batch, and free what it held."""
         del self._open[session.id]
+        self._lifted.discard(session.id)
         self._leave_pool(session)
         self._pack(session, None)
         if session.marks:
@@ -184,7 +193,7 @@ class Sessions:
             if timeout_s is None or not self.is_open(session):
                 self._num_ended -= 1
                 continue
-            busy = bool(session.pending) or session.in_flight
+            busy = bool(session.pending) or session.in_flight or session.id in self._lifted
             # A busy session is never idle, however short its timeout; and time must pass before the next look.
             session.look_s = now + max(timeout_s, _SHORTEST_LOOK_S) if busy else session.last_used_s + timeout_s
             if busy or session.look_s > now:
@@ -259,6 +268,55 @@ class Sessions:
             del self._resident[session.id]
             self._slots.free((session.slot,))
             session.slot, session.started = None, False
+
+    # ---------------------------------------------------------------------------------- from one engine to another one
+
+    def lift(self, session: Session) -> CarriedSession:
+        """Copy all of a session, which is in no batch; it does not expire until `end_lift`."""
+        self._lifted.add(session.id)
+        stepped = session.started or session.packed is not None
+        marks = (session.marks or {}).items()
+        return CarriedSession(
+            self.tensors(session) if stepped else None,
+            session.num_steps,
+            tuple((mark, None if at is None else self._host.tensors(at), steps) for mark, (at, steps) in marks),
+            session.answers,
+            session.opened_s,
+            session.last_used_s,
+            session.idle_timeout_s,
+            session.priority,
+        )
+
+    def land(self, session_id: SessionId, carried: CarriedSession) -> Session:
+        """Open a session as it was lifted elsewhere; it does not expire until `end_lift`.
+
+        Raises:
+            Overloaded: As `open`.
+        """
+        num_packed = self._num_packed + (carried.tensors is not None)
+        self._require_host_bytes(len(self._open) + 1, num_packed, self._num_marks + len(carried.marks))
+        packed = None if carried.tensors is None else self._host.put(carried.tensors)
+        session = self._add(
+            session_id, carried.last_used_s, carried.idle_timeout_s, carried.priority, packed, carried.num_steps
+        )
+        session.opened_s, session.answers = carried.opened_s, carried.answers
+        if carried.marks:
+            session.marks = {
+                mark: (None if tensors is None else self._host.put(tensors), num_steps)
+                for mark, tensors, num_steps in carried.marks
+            }
+            self._num_marks += len(carried.marks)
+        self._lifted.add(session_id)
+        return session
+
+    def end_lift(self, session: Session, gone: bool) -> None:
+        """Let a session go on as any other, or forget it: it is elsewhere."""
+        self._lifted.discard(session.id)
+        if gone:
+            self.end(session)
+        elif session.idle_timeout_s is not None and session.look_s > session.last_used_s + session.idle_timeout_s:
+            session.look_s = session.last_used_s + session.idle_timeout_s  # its time came while it was not to expire
+            heapq.heapify(self._timers)
 
     # ----------------------------------------------------------------------------------------------- copies of a state
 
@@ -361,6 +419,8 @@ class Sessions:
                 raise IntegrityError(f"session {session.id}: expected its state in one place, got two")
         if stray := self._resident.keys() - self._open.keys():
             raise IntegrityError(f"expected residents to be open, got {sorted(stray)}")
+        if stray := self._lifted - self._open.keys():
+            raise IntegrityError(f"expected who is on the way to be open, got {sorted(stray)}")
         if sum(session.packed is not None for session in self._open.values()) != self._num_packed:
             raise IntegrityError(f"expected {self._num_packed} packed sessions")
         in_marks = [packed for session in self._open.values() for packed, _ in (session.marks or {}).values()]

@@ -70,6 +70,8 @@ class Follower:
         exact_time: Whether time stands still while the engine works, so that expiry can be foretold.
     """
 
+    takes_a_place: tuple[type[AnyRequest], ...] = (ForkSession,)  # of a session, as soon as it is asked for
+
     def __init__(
         self, limits: EngineLimits, state_bytes: int, clock: Callable[[], float], exact_time: bool = True
     ) -> None:

@@ -91,8 +91,8 @@ def may_fail(
 def _is_full(follower: "Follower", request: AnyRequest, following: "Following | None") -> bool:
     limits = follower.limits
     # A fork has its place from when it is asked for; whether the engine knows of it yet is not known here.
-    forks = sum(isinstance(follower.requests[number], ForkSession) for number in follower.unended)
-    num_open = len(follower.open) + forks
+    num_begun = sum(isinstance(follower.requests[number], follower.takes_a_place) for number in follower.unended)
+    num_open = len(follower.open) + num_begun
     if isinstance(request, OpenSession | ForkSession) and num_open >= limits.max_sessions:
         return True
     if isinstance(request, MarkSession) and following is not None:

@@ -243,6 +243,16 @@ class Sessions(RuleBasedStateMachine):
         assert not self.runner.faults, self.runner.faults
 
     def run_until_quiet(self) -> None:
+        self.run_all()
+        self.follower.check_quiet()
+        self.engine.check_integrity()
+        self.runner.check()
+        stats = self.engine.stats()
+        assert stats.sessions == len(self.follower.open)
+        assert stats.host_state_bytes <= stats.max_host_state_bytes
+        assert (stats.waiting, stats.running) == (0, 0)
+
+    def run_all(self) -> None:
         """As the runner threads would: whoever is done plans the next one."""
         turns = 0
         while True:
@@ -254,13 +264,6 @@ class Sessions(RuleBasedStateMachine):
             self.finish_lane(sorted(self.in_flight)[turns % len(self.in_flight)])
             turns += 1
             assert turns < 10_000, "the engine runs for ever"
-        self.follower.check_quiet()
-        self.engine.check_integrity()
-        self.runner.check()
-        stats = self.engine.stats()
-        assert stats.sessions == len(self.follower.open)
-        assert stats.host_state_bytes <= stats.max_host_state_bytes
-        assert (stats.waiting, stats.running) == (0, 0)
 
     def teardown(self) -> None:
         if not hasattr(self, "engine"):
