@@ -1,4 +1,22 @@
-"""What can be wrong with running a bundle here."""
+"""What can be wrong with running a bundle here.
+
+RunnerError
+  ProviderUnavailable   of the machine, whatever the bundle
+  OutOfDeviceMemory     of this bundle with these settings
+RunEnded
+"""
+
+import re
+from typing import Final
+
+_CUDA_FAILURE: Final = re.compile(r"CUDA failure \d+: [^;]*[^;\s]")
+_ARENA: Final = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+_NO_MEMORY: Final = (
+    "out of memory",
+    "cudaErrorMemoryAllocation",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 
 
 class RunnerError(Exception):
@@ -6,7 +24,20 @@ class RunnerError(Exception):
 
 
 class ProviderUnavailable(RunnerError):
-    """CUDA was insisted on and is not there, whatever the bundle."""
+    """CUDA was insisted on and is not there, whatever the bundle.
+
+    Args:
+        expected: What would have done.
+        got: What there is.
+    """
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(f"provider cuda: expected {expected}, got {got}")
+        self.got = got
+
+
+class OutOfDeviceMemory(RunnerError):
+    """A bundle does not fit into the memory of the GPU with the pools that the settings want."""
 
 
 class RunEnded(Exception):
@@ -16,3 +47,19 @@ class RunEnded(Exception):
 def first_line(error: BaseException) -> str:
     """What an operator reads of an error of ONNX Runtime, which may run over many lines."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def cause(error: BaseException) -> str:
+    """What an operator reads of an error on a GPU, whose first line is full of C++ signatures."""
+    text = str(error)
+    if found := _CUDA_FAILURE.search(text):
+        return found[0]
+    if found := _ARENA.search(text):
+        return f"no {found[1]} bytes in one piece"
+    return first_line(error)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU had too little memory; ONNX Runtime has no type for that."""
+    text = str(error)
+    return any(sign in text for sign in _NO_MEMORY) or _ARENA.search(text) is not None

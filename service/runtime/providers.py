@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from service.runtime import scratch
+from service.runtime.driver import load_libraries, what_is_missing
 from service.runtime.errors import ProviderUnavailable
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
@@ -37,7 +38,7 @@ def open_session(
         tf32: Whether products of float32 may round their factors to ten bits of mantissa.
 
     Raises:
-        ProviderUnavailable: It would run elsewhere.
+        ProviderUnavailable: CUDA does not work on this machine.
         Exception: What ONNX Runtime raises for a file that is no model (its types are many).
     """
     options = ort.SessionOptions()
@@ -50,11 +51,18 @@ def open_session(
         scratch.share(options)
         return ort.InferenceSession(path, options, providers=[CPU])
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    ort.preload_dlls()
+    load_libraries()
     chosen = (provider, cuda_options(device_id, cuda_graphs=cuda_graphs, tf32=tf32))
-    session = ort.InferenceSession(path, options, providers=[chosen, CPU])
-    if session.get_providers()[0] != provider:  # ONNX Runtime falls back in silence
-        raise ProviderUnavailable(f"provider cuda: expected a working {provider}, got {session.get_providers()}")
+    try:
+        # Otherwise a session that fails goes on with the CPU, in its middle even, and prints that.
+        session = ort.InferenceSession(path, options, providers=[chosen, CPU], enable_fallback=0)
+    except Exception:
+        if missing := what_is_missing():
+            raise ProviderUnavailable(f"a working {provider}", missing) from None
+        raise
+    if session.get_providers()[0] != provider:  # where it does not even load, ONNX Runtime does without in silence
+        missing = what_is_missing() or f"an ONNX Runtime that only starts {', '.join(session.get_providers())}"
+        raise ProviderUnavailable(f"a working {provider}", missing)
     return session
 
 

@@ -1,0 +1,112 @@
+"""What is said where CUDA does not work, for a driver and libraries that are made up."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+from service.runtime import driver
+from service.runtime.driver import load_libraries, what_is_missing
+
+
+class FakeDriver:
+    """libcuda: statuses that are given, and names of errors."""
+
+    def __init__(self, started: int = 0, counted: int = 0, gpus: int = 1, names: bool = True) -> None:
+        self._started, self._counted, self._gpus, self._names = started, counted, gpus, names
+
+    def cuInit(self, flags: int) -> int:
+        return self._started
+
+    def cuDeviceGetCount(self, count: Any) -> int:
+        count._obj.value = self._gpus
+        return self._counted
+
+    def cuGetErrorName(self, status: int, name: Any) -> int:
+        if not self._names:
+            return 1
+        name._obj.value = f"CUDA_ERROR_NO_{status}".encode()
+        return 0
+
+
+@pytest.fixture(autouse=True)
+def fresh_libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing is loaded, and nothing remains of it."""
+    severities: list[int] = []
+    monkeypatch.setattr(ort, "set_default_logger_severity", severities.append)
+    load_libraries.cache_clear()
+    yield
+    load_libraries.cache_clear()
+
+
+def set_driver(monkeypatch: pytest.MonkeyPatch, found: FakeDriver) -> None:
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: found)
+
+
+def set_preload(monkeypatch: pytest.MonkeyPatch, preload: Callable[[], None]) -> None:
+    monkeypatch.setattr(ort, "preload_dlls", preload)
+
+
+def print_unloadable() -> None:
+    print("Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file")
+    print("Failed to load libcurand.so.10: libcurand.so.10: cannot open shared object file")
+    print("Please follow https://onnxruntime.ai/docs/install/#cuda-and-cudnn to install CUDA.")
+
+
+def test_without_a_driver_that_is_what_is_missing_whatever_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such(name: str) -> ctypes.CDLL:
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(driver.ctypes, "CDLL", no_such)
+    set_preload(monkeypatch, print_unloadable)
+    expected = "no NVIDIA driver (libcuda.so.1: cannot open shared object file: No such file or directory)"
+    assert what_is_missing() == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (FakeDriver(started=100), "an NVIDIA driver that does not start (CUDA_ERROR_NO_100, CUDA error 100)"),
+        (FakeDriver(started=803, names=False), "an NVIDIA driver that does not start (CUDA error 803)"),
+        (FakeDriver(gpus=0), "an NVIDIA driver without a GPU"),
+        (FakeDriver(counted=3), "an NVIDIA driver without a GPU (CUDA_ERROR_NO_3, CUDA error 3)"),
+    ],
+)
+def test_a_driver_that_has_no_gpu_is_told_with_its_own_error(
+    monkeypatch: pytest.MonkeyPatch, found: FakeDriver, told: str
+) -> None:
+    set_driver(monkeypatch, found)
+    set_preload(monkeypatch, lambda: None)
+    assert what_is_missing() == told
+
+
+def test_of_libraries_that_are_missing_the_first_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    set_driver(monkeypatch, FakeDriver())
+    set_preload(monkeypatch, print_unloadable)
+    assert what_is_missing() == (
+        "no libcublasLt.so.13 (libcublasLt.so.13: cannot open shared object file); "
+        "pip install 'carryover[serve-gpu]' brings it"
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_where_all_is_there_nothing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_driver(monkeypatch, FakeDriver())
+    set_preload(monkeypatch, lambda: None)
+    assert what_is_missing() is None
+
+
+def test_libraries_are_loaded_once_and_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, severities = list[int](), list[int]()
+    monkeypatch.setattr(ort, "set_default_logger_severity", severities.append)
+    set_preload(monkeypatch, lambda: loaded.append(1) or print_unloadable())  # type: ignore[func-returns-value]
+    assert load_libraries() == load_libraries()
+    assert "libcurand.so.10" in load_libraries()
+    assert (loaded, severities) == ([1], [4])
+    assert capsys.readouterr() == ("", "")
