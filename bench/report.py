@@ -70,7 +70,7 @@ def machine() -> dict[str, Cell]:
     model = next(
         (line.split(":", 1)[1].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")), None
     )
-    packages = {name: metadata.version(name) for name in ("onnxruntime", "grpcio", "numpy")}
+    packages = {name: _version(name) for name in ("onnxruntime", "grpcio", "numpy")}
     return {
         "cpu": model or platform.machine(),
         "cores": os.cpu_count(),
@@ -128,11 +128,21 @@ def _text(cell: Cell) -> str:
             return "-"
         case float() if abs(cell) >= 100:
             return f"{cell:,.0f}"
+        case float() if 0 < abs(cell) < 0.005:
+            return f"{cell:.1e}"
         case float():
             return f"{cell:.2f}"
         case int():
             return f"{cell:,}"
     return str(cell)
+
+
+def _version(name: str) -> str:
+    """Of a package, or of the one that takes its place on a GPU."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return metadata.version(f"{name}-gpu")
 
 
 def _lines(path: Path) -> list[str]:

@@ -3,12 +3,12 @@
 Parity is left to real exports.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from export.manifest import DecodingDefaults, Precision
+from export.manifest import DecodingDefaults, GraphKind, Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +27,8 @@ def publish_untrained(
     precision: Precision,
     decoding: DecodingDefaults,
     adjust: "Callable[[nn.Module], None]" = lambda model: None,
+    for_cuda: bool = False,
+    without: Collection[GraphKind] = (),
 ) -> Path:
     """Write a model into a repository as version 1; returns the bundle's folder.
 
@@ -41,6 +43,8 @@ def publish_untrained(
         precision: Of the graphs.
         decoding: Defaults of the bundle; `top_k` is also what a step returns.
         adjust: Changes the weights.
+        for_cuda: Whether to write the variants of step and chunk as well; not for int8.
+        without: Graphs that are left out, though the service would use them.
     """
     import torch
 
@@ -54,11 +58,14 @@ def publish_untrained(
     torch.manual_seed(0)
     model = build_model(config, {role: len(tokens) for role, tokens in vocabularies.items()}).eval()
     adjust(model)
-    emitted = emit(model, precision, top_k=decoding.top_k)
+    emitted = emit(model, precision, top_k=decoding.top_k, for_cuda=for_cuda)
     bundle = repository / name / "1"
     bundle.mkdir(parents=True)
-    for kind, graph in emitted.graphs.items():
-        (bundle / emitted.specs[kind].file).write_bytes(graph.SerializeToString())
+    specs = {kind: spec for kind, spec in emitted.specs.items() if kind not in without}
+    for kind, spec in specs.items():
+        (bundle / spec.file).write_bytes(emitted.graphs[kind].SerializeToString())
+        for variant, file in spec.variants.items():
+            (bundle / file).write_bytes(emitted.variants[variant][kind].SerializeToString())
     for role, tokens in vocabularies.items():
         num_special = len(SPECIALS) if tuple(tokens[: len(SPECIALS)]) == SPECIALS else 0
         Vocabulary(tuple(tokens), num_special).save(bundle / f"{role}.json")
@@ -67,7 +74,7 @@ def publish_untrained(
         version=1,
         task=config.family,
         precision=precision,
-        graphs=emitted.specs,
+        graphs=specs,
         states=emitted.states,
         memories=emitted.memories,
         tokenizers={role: TokenizerSpec(kind=kinds[role], vocabulary=f"{role}.json") for role in vocabularies},
