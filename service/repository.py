@@ -1,8 +1,8 @@
 """The models that lie in a repository: where, opened, and why those that are broken cannot be served."""
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -10,6 +10,7 @@ from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf,
 from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
+from service.devices.opening import open_others
 from service.measuring.invariance import batch_sizes, probe_invariance
 from service.measuring.profile import HostProfile, load_or_measure
 from service.runtime.errors import ProviderUnavailable, first_line
@@ -37,6 +38,7 @@ class ServedModel:
         manifest: Verified.
         tokenizers: By role.
         runner: For an engine to own.
+        others: On further devices, for an engine each.
         crf: Scores of a CRF tagger.
         profile: What runs cost on this machine.
         variances: Where answers depend on who shares the batch; nothing is good.
@@ -48,6 +50,22 @@ class ServedModel:
     crf: Crf | None
     profile: HostProfile
     variances: tuple[str, ...]
+    others: tuple[Runner, ...] = ()
+
+    @property
+    def runners(self) -> tuple[Runner, ...]:
+        """On all devices, one each."""
+        return self.runner, *self.others
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the operator should know of them, each thing once."""
+        return tuple(dict.fromkeys(warning for runner in self.runners for warning in runner.warnings))
+
+    def close(self) -> None:
+        """Let go of all runners; for who starts no engine."""
+        for runner in self.runners:
+            runner.close()
 
 
 @dataclass(frozen=True)
@@ -80,7 +98,10 @@ def list_models(folder: Path) -> dict[str, list[BundlePath]]:
 
 
 def open_bundle(
-    path: BundlePath, config: RunnerConfig, opened: Callable[[Runner], None] | None = None
+    path: BundlePath,
+    config: RunnerConfig,
+    opened: Callable[[Runner], None] | None = None,
+    others: Sequence[RunnerConfig] = (),
 ) -> ServedModel | RefusedBundle:
     """Open one version of a model, and see what it does on this machine before anybody relies on it.
 
@@ -88,6 +109,7 @@ def open_bundle(
         path: Where it lies.
         config: How to run it.
         opened: Called with the runner before it is measured, which may take a while: closing it ends that.
+        others: How to run it on further devices. What was measured on the first one is taken to hold for all.
 
     Returns:
         The model; or why it cannot be served, whatever is wrong with it.
@@ -103,7 +125,8 @@ def open_bundle(
         try:
             if opened is not None:
                 opened(runner)
-            return _measured(path.folder, runner, tokenizers, crf, config)
+            model = _measured(path.folder, runner, tokenizers, crf, config)
+            return replace(model, others=open_others(path.folder, runner, others)) if others else model
         except BaseException:
             runner.close()
             raise

@@ -29,6 +29,8 @@ NOT_SETTINGS = frozenset({"CARRYOVER_DEBUG", "CARRYOVER_SETTINGS"})  # read by t
 MOST_SESSIONS = 2**24
 AUTO: Final = "auto"
 RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
+CPU_DEVICE: Final = "cpu"  # in place of the number of a GPU
+MOST_DEVICES: Final = 64
 
 _BOOL = TypeAdapter(bool)
 
@@ -52,8 +54,12 @@ class Settings(BaseSettings):
     provider: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: CUDA where it works; cuda: refuse to start without it"
     )
+    devices: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="GPUs to serve each model on: numbers between commas; sessions are spread over them; absent: GPU 0",
+    )
     runners: int = Field(
-        default=0, ge=0, le=256, description="runs of a model side by side; 0: one a core, or 1 on a GPU"
+        default=0, ge=0, le=256, description="runs of a model side by side on a device; 0: one a core, or 1 on a GPU"
     )
     threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of each run's arithmetic")
     cuda_graphs: bool = Field(
@@ -173,7 +179,7 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
 
-    @field_validator("load_models", mode="before")
+    @field_validator("load_models", "devices", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
@@ -202,8 +208,24 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name}: {error}") from None
         return texts
 
+    @field_validator("devices")
+    @classmethod
+    def _devices(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if set(names) == {CPU_DEVICE}:  # as many engines beside each other, to try it without a GPU
+            return names
+        numbers = [int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 4]
+        if len(set(numbers)) < len(names) or len(names) > MOST_DEVICES:
+            raise ValueError(f"expected up to {MOST_DEVICES} different numbers of GPUs, got {','.join(names)}")
+        return tuple(map(str, numbers))
+
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
+        on_cpu = CPU_DEVICE in self.devices
+        if self.devices and self.provider == ("cuda" if on_cpu else "cpu"):
+            expected = CPU_DEVICE if not on_cpu else "numbers of GPUs"
+            raise ValueError(
+                f"devices: expected {expected} with provider {self.provider}, got {','.join(self.devices)}"
+            )
         if (self.tls_certificate is None) != (self.tls_private_key is None):
             raise ValueError("tls_certificate and tls_private_key: expected both or neither, got one")
         if self.load_models and self.model_control != "explicit":
@@ -246,9 +268,10 @@ class Settings(BaseSettings):
         """Which versions of a model are served."""
         return VersionPolicy.parse(self.version_policies.get(name, self.version_policy))
 
-    def session_limit(self, state_bytes: int) -> int:
-        """Open sessions that a model with so many bytes of state a session really takes."""
-        most = self.session_slots + self.max_host_state_bytes // max(state_bytes, 1)
+    def session_limit(self, state_bytes: int, num_devices: int = 1) -> int:
+        """Open sessions that a model with so many bytes of state a session really takes, on all its devices."""
+        host_bytes = self.max_host_state_bytes // num_devices
+        most = num_devices * (self.session_slots + host_bytes // max(state_bytes, 1))
         return min(self.max_sessions or most, most, MOST_SESSIONS)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from export.manifest import Manifest
 from service.bridge import Bridge
 from service.decoding.viterbi import viterbi
+from service.devices.door import Devices
 from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
@@ -20,7 +21,7 @@ from service.models import Limits, LiveModel
 from service.repository import ServedModel
 from service.runtime.providers import CPU
 from service.runtime.runner import Runner, RunnerConfig
-from service.settings import Settings
+from service.settings import CPU_DEVICE, Settings
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,24 @@ def runner_config(settings: Settings) -> RunnerConfig:
     )
 
 
-def default_runners(provider: str) -> int:
-    """Runs side by side where the settings leave it open: one a core that this process may use, one on a GPU."""
-    return len(os.sched_getaffinity(0)) if provider == CPU else 1
+def runner_configs(settings: Settings) -> list[RunnerConfig]:
+    """The same on each device that the settings name, the first one first."""
+    config = runner_config(settings)
+    if not settings.devices:
+        return [config]
+    if CPU_DEVICE in settings.devices:
+        return [replace(config, provider="cpu")] * len(settings.devices)
+    first, *others = [replace(config, device_id=int(number)) for number in settings.devices]
+    # Where the first one works the others are insisted on: nobody names a GPU to have it left out.
+    return [first, *[replace(other, provider="cuda") for other in others]]
+
+
+def default_runners(provider: str, num_devices: int = 1) -> int:
+    """Runs side by side on each device where the settings leave it open.
+
+    One on a GPU; on the CPU one a core that this process may use, shared by all that pass for devices.
+    """
+    return max(1, len(os.sched_getaffinity(0)) // num_devices) if provider == CPU else 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +64,13 @@ class Running:
 
     Args:
         live: As the calls see it.
-        engine: That of its bridge.
-        runner: That of its engine; closed after it, whoever remembers the model.
+        engine: That of its bridge, or several behind one door.
+        runners: Those of its engines, one a device; closed after them, whoever remembers the model.
     """
 
     live: LiveModel
-    engine: Engine
-    runner: Runner
+    engine: Engine | Devices
+    runners: tuple[Runner, ...]
 
     @property
     def manifest(self) -> Manifest:
@@ -76,7 +92,8 @@ class Running:
     async def close(self) -> None:
         """Stop the engine and give back what it took; what has not finished fails with ShuttingDown."""
         await asyncio.to_thread(self.engine.close)
-        self.runner.close()
+        for runner in self.runners:
+            runner.close()
         await asyncio.to_thread(give_back)
 
 
@@ -91,31 +108,39 @@ def launch(
         on_stopped: Called on a runner thread with the model's name if a bug ends its engine.
         loop: That of the calls.
     """
-    manifest, runner = model.manifest, model.runner
-    max_sessions = settings.session_limit(runner.state_bytes)
+    manifest, runner, num_devices = model.manifest, model.runner, len(model.runners)
+    max_sessions = settings.session_limit(runner.state_bytes, num_devices)
     batch = _batch_limits(model, settings)
     limits = EngineLimits(
         session_slots=settings.session_slots,
-        max_sessions=max_sessions,
-        max_host_bytes=settings.max_host_state_bytes,
+        max_sessions=max_sessions,  # of several devices it is the slots and the host memory of each that bound it
+        max_host_bytes=settings.max_host_state_bytes // num_devices,
         max_marks=settings.max_marks,
         kept_answers=settings.kept_answers,
-        max_waiting=settings.max_waiting,
+        max_waiting=-(-settings.max_waiting // num_devices),
         max_queue_delay_s=settings.max_queue_delay_ms / 1000,
         fill_delay_s=settings.fill_delay_ms / 1000,
         batching=settings.batching,
         batch=batch,
         max_run_s=settings.max_run_s,
     )
-    num_runners = settings.runners or default_runners(runner.provider)
+    num_runners = settings.runners or default_runners(runner.provider, num_devices)
     if num_runners > 1 and runner.provider != CPU:
-        # Rows of a pool on a device are read and written by way of the whole pool: no two at a time.
+        # ONNX Runtime replays CUDA graphs from one thread at a time.
         log.warning("model %s: runs one at a time on %s, not %d", manifest.name, runner.provider, num_runners)
         num_runners = 1
-    engines: list[Engine] = []
+    engines: list[Engine | Devices] = []
+    stopped = partial(on_stopped, manifest.name)
 
-    def connect(publish: Publish) -> Engine:
-        engine = Engine(runner, limits, publish, partial(on_stopped, manifest.name), num_runners=num_runners)
+    def made_of(runner: Runner) -> Callable[[Publish, Callable[[], None]], Engine]:
+        return lambda publish, stopped: Engine(runner, limits, publish, stopped, num_runners=num_runners)
+
+    def connect(publish: Publish) -> Engine | Devices:
+        engine: Engine | Devices
+        if num_devices == 1:
+            engine = made_of(runner)(publish, stopped)
+        else:
+            engine = Devices([made_of(one) for one in model.runners], publish, stopped, max_sessions)
         engine.start()
         engines.append(engine)
         return engine
@@ -128,14 +153,14 @@ def launch(
         limits=Limits.of(manifest, settings, max_sessions),
         provider=runner.provider,
         state_bytes=runner.state_bytes,
-        warnings=runner.warnings,
+        warnings=model.warnings,
         decode_tags=None
         if crf is None
         else partial(viterbi, start=crf.start, end=crf.end, transitions=crf.transitions),
         batch_invariant=not model.variances,
         max_batch_rows=batch.max_rows,
     )
-    return Running(live, engines[0], runner)
+    return Running(live, engines[0], model.runners)
 
 
 def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:

@@ -53,11 +53,12 @@ class Opener:
     """Opens bundles.
 
     Args:
-        config: How graphs are to be run.
+        configs: How graphs are to be run: on each device that is used.
     """
 
-    def __init__(self, config: RunnerConfig) -> None:
-        self._config = config
+    def __init__(self, *configs: RunnerConfig) -> None:
+        self._config, *others = configs
+        self._others = tuple(others)
         self._turn = asyncio.Lock()  # what a model costs is measured when it is opened: not two at a time
         self._measured: Runner | None = None
         self._closed = False
@@ -71,7 +72,7 @@ class Opener:
         """
         async with self._turn:
             self._check_open()
-            opened = await off_loop(lambda: open_bundle(path, self._config, self._begin), _let_go)
+            opened = await off_loop(lambda: open_bundle(path, self._config, self._begin, self._others), _let_go)
             self._measured = None
             if self._closed:
                 _let_go(opened)
@@ -97,4 +98,4 @@ class Opener:
 
 def _let_go(opened: ServedModel | RefusedBundle) -> None:
     if isinstance(opened, ServedModel):
-        opened.runner.close()
+        opened.close()

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from export.bundle import BundlePath
 from service.errors import ShuttingDown
 from service.lifecycle.choosing import Broken, Choice, Chooser, Served
-from service.lifecycle.launching import Running, launch, runner_config
+from service.lifecycle.launching import Running, launch, runner_configs
 from service.lifecycle.opening import Opener
 from service.lifecycle.retirement import retire
 from service.lifecycle.states import Key, VersionState
@@ -64,7 +64,7 @@ class Serving:
         self._broken: dict[Path, Broken] = {}  # by folder
         self._unloaded: set[Key] = set()
         self._turns: dict[str, asyncio.Lock] = {}
-        self._opener = Opener(runner_config(settings))
+        self._opener = Opener(*runner_configs(settings))
         self._chooser = Chooser(self._opener, self._launch, self._note_loading)
         self._closing = False
 
@@ -227,10 +227,10 @@ def _report(model: ServedModel, settings: Settings) -> None:
         manifest.version,
         manifest.task,
         manifest.precision,
-        runner.provider,
+        runner.provider if not model.others else f"{runner.provider} on {len(model.runners)} devices",
         settings.num_slots,
         runner.state_bytes,
         "may depend on" if model.variances else "do not depend on",
     )
-    for warning in (*runner.warnings, *model.variances):
+    for warning in (*model.warnings, *model.variances):
         log.warning("model %s version %d: %s", manifest.name, manifest.version, warning)

@@ -2,7 +2,7 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -69,14 +69,18 @@ class Shelf:
         return self._inside.acquire(blocking=False)
 
     def open(
-        self, path: BundlePath, config: RunnerConfig, opened: Callable[[Runner], None] | None = None
+        self,
+        path: BundlePath,
+        config: RunnerConfig,
+        opened: Callable[[Runner], None] | None = None,
+        others: Sequence[RunnerConfig] = (),
     ) -> ServedModel | RefusedBundle:
         """As `open_bundle`."""
         self.opened.append((path.name, path.version))
         if go_on := self._held.pop((path.name, path.version), None):
             self._inside.release()
             assert go_on.wait(PATIENCE_S)
-        return open_bundle(path, config, opened)
+        return open_bundle(path, config, opened, others)
 
 
 @contextmanager
