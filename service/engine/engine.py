@@ -11,14 +11,11 @@ the inbox and hear from it through `publish`, which is called with lists of even
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final
 
-import numpy.typing as npt
-
-from export.manifest import GraphKind, Manifest
-from service.engine.batch import feeds, row_inputs
+from export.manifest import GraphKind
 from service.engine.courtesy import step_aside
 from service.engine.inbox import Inbox
 from service.engine.interface import AnyRequest, EngineStats, Publish, RequestId, RunStats
@@ -26,13 +23,12 @@ from service.engine.limits import EngineLimits
 from service.engine.pace import Pace
 from service.engine.ran import Ran
 from service.engine.roster import Roster
+from service.engine.runs import Arrays, GraphRunner, Part, Plan, Runs, TrainedRuns, failure
 from service.engine.schedule import schedule
 from service.engine.slots import NUM_RESERVED
-from service.engine.tasks.task import Outputs, Work
-from service.engine.tasks.tensors import RunLayout
-from service.engine.tensor_batch import tensor_feeds
-from service.engine.tensor_runs import Part, TensorRuns, told
-from service.errors import InternalFailure, ShuttingDown
+from service.engine.tasks.task import Outputs
+from service.engine.tensor_runs import TensorRuns
+from service.errors import InternalFailure, ServiceError, ShuttingDown
 
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
@@ -40,46 +36,8 @@ _MOST_CHECKED: Final = 10_000  # sessions whose books are checked so
 _RUN_MEMORY: Final = 0.9  # of the moving average of what runs take
 _RUN_ON_S: Final = 5.0  # that a run may take when the engine is closed; then it is ended
 _JOIN_S: Final = 25.0  # and the longest that one may take to end, which operators do not do in their middle
-_WATCH_S: Final = 0.5  # between looks at runs that may take too long
 _FIRST_STEP_S: Final = 0.0002  # a session step, before any was seen
 _FIRST_WORK_S: Final = 0.002  # any other request
-
-
-class GraphRunner(Protocol):
-    """What the engine needs of a runner; `service.runtime.runner.Runner` is one, and tests have others."""
-
-    manifest: Manifest
-    num_slots: int
-    num_memory_rows: int
-
-    @property
-    def indexes_rows(self) -> bool:
-        """Whether rows are read and written where they lie, and not by way of the whole pool."""
-
-    def run(
-        self, kind: GraphKind, inputs: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str], lane: int = 0
-    ) -> dict[str, npt.NDArray[Any]]:
-        """Run a graph once, updating the pools. What comes out is good until the next one in the lane."""
-
-    def end_run(self, lane: int) -> None:
-        """End the run that is under way in a lane."""
-
-    def read_rows(self, rows: Sequence[int]) -> Mapping[str, npt.NDArray[Any]]:
-        """Copy rows of the state pools out: by state name, (len(rows), *shape)."""
-
-    def write_rows(self, rows: Sequence[int], tensors: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Set rows of the state pools from the same."""
-
-
-class Plan(NamedTuple):
-    """One batch on its way: what `GraphRunner.run` takes, and who is in it."""
-
-    graph: GraphKind
-    inputs: Mapping[str, npt.NDArray[Any]]
-    outputs: tuple[str, ...]
-    works: Sequence[Work]
-    num_rows: int
-    began_s: float
 
 
 class Engine:
@@ -117,13 +75,8 @@ class Engine:
         self._runner, self._limits, self._publish_events, self._clock = runner, limits, publish, clock
         self._on_stopped, self._num_runners = on_stopped, num_runners
         manifest = runner.manifest
-        self._step_inputs = row_inputs(manifest.graphs["step"]) if "step" in manifest.graphs else {}
-        self._time_axes: Mapping[str, int] | None = None  # of an imported model: by input, the axis that is padded
-        self._tensor_runs: TensorRuns | None = None
+        self._runs: Runs = TrainedRuns(runner) if imported is None else TensorRuns(runner, limits.max_run_s)
         self._outputs = {kind: [tensor.name for tensor in graph.outputs] for kind, graph in manifest.graphs.items()}
-        if imported is not None:
-            self._time_axes = RunLayout(manifest).input_axes
-            self._tensor_runs = TensorRuns(manifest.name, runner, self._time_axes)
         self._step_pace, self._work_pace = Pace(_FIRST_STEP_S), Pace(_FIRST_WORK_S)
         self._inbox = Inbox(
             limits.max_waiting,
@@ -141,7 +94,6 @@ class Engine:
         self._run_s: dict[GraphKind, float] = {}  # what a run of each graph takes, a moving average
         self._filling_since_s: float | None = None  # steps wait for others to share their run
         self._num_alive = 0
-        self._watching = threading.Event()  # set: no more
         self._closing = self._ended = False
         self._count()
         self._threads = [
@@ -175,11 +127,10 @@ class Engine:
 
     def start(self) -> None:
         """Begin to serve."""
+        self._runs.start()
         self._num_alive = len(self._threads)
         for thread in self._threads:
             thread.start()
-        if self._tensor_runs is not None:
-            threading.Thread(target=self._watch, name=f"watch-{self._runner.manifest.name}", daemon=True).start()
 
     def close(self) -> None:
         """Stop after the batches that run; what has not finished fails with ShuttingDown."""
@@ -188,13 +139,13 @@ class Engine:
         if self._num_alive == 0 and not self._threads[0].is_alive():
             with self._lock:
                 self._end()
+            self._runs.close()
             return
         self._join(_RUN_ON_S)
         with self._lock:
-            for lane in self._in_flight:
-                self._runner.end_run(lane)
+            self._runs.end(self._in_flight)
         self._join(_JOIN_S)
-        self._watching.set()
+        self._runs.close()
         if any(thread.is_alive() for thread in self._threads):
             _log.error("engine %s: still in a run after %.0f s", self._runner.manifest.name, _RUN_ON_S + _JOIN_S)
 
@@ -216,10 +167,11 @@ class Engine:
         with self._lock:
             return self._begin(lane)
 
-    def finish(self, lane: int, outputs: "Mapping[str, npt.NDArray[Any]] | Exception") -> None:
+    def finish(self, lane: int, outputs: Arrays | Exception) -> None:
         """Settle the batch of a lane with what its run gave."""
         with self._lock:
-            self._finish(lane, (Part(self._in_flight[lane].works, outputs),))
+            told = failure() if isinstance(outputs, Exception) else outputs
+            self._finish(lane, (Part(self._in_flight[lane].works, told),))
             self._publish()
 
     # ------------------------------------------------------------------------------------------- the runner threads
@@ -247,29 +199,11 @@ class Engine:
                 parts = ()
                 stirred = self._inbox.wait(wait_s)
             else:
-                parts = self._run(lane, plan)
+                parts = self._runs.run(plan, lane)
         with self._lock:
             self._num_alive -= 1
             if self._num_alive == 0:
                 self._end()
-
-    def _watch(self) -> None:
-        """End runs that take too long: what callers send may keep the loops of an imported graph going for ever."""
-        while not self._watching.wait(_WATCH_S):
-            with self._lock:
-                now = self._clock()
-                for lane, plan in self._in_flight.items():
-                    if now - plan.began_s > self._limits.max_run_s:
-                        self._runner.end_run(lane)
-
-    def _run(self, lane: int, plan: Plan) -> Sequence[Part]:
-        if self._tensor_runs is not None:
-            return self._tensor_runs.run(plan.graph, plan.works, plan.inputs, plan.outputs, lane)
-        try:
-            return (Part(plan.works, self._runner.run(plan.graph, plan.inputs, plan.outputs, lane)),)
-        except Exception as error:
-            _log.exception("engine %s: a %s batch failed", self._runner.manifest.name, plan.graph)
-            return (Part(plan.works, error),)
 
     def _begin(self, lane: int) -> Plan | None:
         roster = self._roster
@@ -332,14 +266,11 @@ class Engine:
                 # In the graph's order: in the callers' there would be no end of different ones.
                 wanted = tuple(name for name in self._outputs[batch.graph] if name in asked)
                 group = roster.groups.of(batch.requests[0]) if roster.groups is not None else None
-                if self._time_axes is None:
-                    inputs = feeds(batch.graph, self._step_inputs, works, 0 if group is None else group.num_rows)
-                else:
-                    inputs = tensor_feeds(batch.graph, works, self._time_axes)
+                inputs = self._runs.feeds(batch.graph, works, 0 if group is None else group.num_rows)
             except Exception:
                 _log.exception("engine %s: a %s batch could not be made", self._runner.manifest.name, batch.graph)
                 for work in works:
-                    roster.fail(work, _failure())
+                    roster.fail(work, failure())
                 continue
             plan = Plan(batch.graph, inputs, wanted, works, sum(work.work.rows for work in works), now)
             self._in_flight[lane] = plan
@@ -352,13 +283,13 @@ class Engine:
         now = self._clock()
         took_s = now - plan.began_s
         self._ran.note(plan.graph, plan.num_rows, took_s, [plan.began_s - work.ready_since_s for work in plan.works])
-        self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
         for works, outputs in parts:
-            if isinstance(outputs, Exception):
-                error = _failure() if self._tensor_runs is None else told(outputs, alone=len(works) == 1)
+            if isinstance(outputs, ServiceError):
                 for work in works:
-                    self._roster.fail(work, error)
+                    self._roster.fail(work, outputs)
             else:
+                if len(parts) == 1:  # what fails, and what is run again, says nothing about others
+                    self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
                 tops = [work.num_top for work in works]
                 most = None if None in tops else max(tops)  # type: ignore[type-var]
                 self._roster.settle(works, Outputs(outputs, most), now)
@@ -439,7 +370,3 @@ def _shut_down() -> ShuttingDown:
 
 def _broken() -> InternalFailure:
     return InternalFailure("the model has stopped")
-
-
-def _failure() -> InternalFailure:
-    return InternalFailure("the model failed on this request")

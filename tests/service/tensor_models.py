@@ -132,16 +132,7 @@ def write_lookup(folder: Path) -> Manifest:
         "zero": np.array([0], np.float32),
         "table": np.arange(LOOKUP, dtype=np.float32).reshape(-1, 1),
     }
-    pools = tuple(spec(f"{name}_pool", "float32", "N", 1) for name in ("seen", "total"))
-    inputs = (spec("index", "int64", "B"), spec("read_slots", "int64", "B"), spec("write_slots", "int64", "B"), *pools)
-    outputs = (spec("seen", "float32", "B", 1), spec("total", "float32", "B", 1))
-    pools_out = tuple(pool.model_copy(update={"name": f"{pool.name}_out"}) for pool in pools)
-    graph = _save(folder / "step.onnx", nodes, constants, inputs, (*outputs, *pools_out))
-    states = tuple(
-        StateSpec(name=name, dtype="float32", shape=(1,), pool_input=f"{name}_pool", pool_output=f"{name}_pool_out")
-        for name in ("seen", "total")
-    )
-    return _manifest({"step": graph}, ImportedSpec(original="original.onnx"), states)
+    return _save_counters(folder, nodes, constants, spec("index", "int64", "B"))
 
 
 def write_endless(folder: Path) -> Manifest:
@@ -164,6 +155,66 @@ def write_endless(folder: Path) -> Manifest:
     inputs, outputs = (spec("x", "float32", "B", 1), spec("trips", "int64")), (spec("y", "float32", "B", 1),)
     graph = _save(folder / "run.onnx", nodes, {}, inputs, outputs)
     return _manifest({"run": graph}, ImportedSpec(original="original.onnx", shared_examples={"trips": 1}))
+
+
+def write_patient(folder: Path) -> Manifest:
+    """Two states: `seen` (1,) counts steps, `total` (1,) counts turns: a loop goes on for the most turns of any row."""
+    body = helper.make_graph(
+        [
+            _node("Identity", ["keep_on"], "go_on"),
+            _node("Less", ["turn", "wanted"], "more"),
+            _node("Cast", ["more"], "one_more", to=TensorProto.FLOAT),
+            _node("Add", ["carried", "one_more"], "next"),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("keep_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, [None, 1]),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [None, 1]),
+        ],
+    )
+    nodes = [
+        _node("Gather", ["seen_pool", "read_slots"], "old_seen"),
+        _node("Gather", ["total_pool", "read_slots"], "old_total"),
+        _node("Add", ["old_seen", "one"], "seen"),
+        _node("Unsqueeze", ["write_slots", "last"], "rows"),
+        _node("ScatterND", ["seen_pool", "rows", "seen"], "seen_pool_out"),
+        # After the first state has been written.
+        _node("Gather", ["seen_pool_out", "write_slots"], "written"),
+        _node("Mul", ["written", "zero"], "nothing"),
+        _node("Cast", ["nothing"], "offset", to=TensorProto.INT64),
+        _node("Unsqueeze", ["turns", "last"], "column"),
+        _node("Add", ["column", "offset"], "wanted"),
+        _node("ReduceMax", ["wanted"], "trips", keepdims=0),
+        _node("Loop", ["trips", "", "old_total"], "total", body=body),
+        _node("ScatterND", ["total_pool", "rows", "total"], "total_pool_out"),
+    ]
+    constants = {
+        "last": np.array([-1], np.int64),
+        "one": np.array([1], np.float32),
+        "zero": np.array([0], np.float32),
+    }
+    return _save_counters(folder, nodes, constants, spec("turns", "int64", "B"))
+
+
+def _save_counters(
+    folder: Path, nodes: Sequence[onnx.NodeProto], constants: dict[str, Any], given: TensorSpec
+) -> Manifest:
+    """A model of one input, with the states and outputs `seen` and `total`."""
+    pools = tuple(spec(f"{name}_pool", "float32", "N", 1) for name in ("seen", "total"))
+    inputs = (given, spec("read_slots", "int64", "B"), spec("write_slots", "int64", "B"), *pools)
+    outputs = (spec("seen", "float32", "B", 1), spec("total", "float32", "B", 1))
+    pools_out = tuple(pool.model_copy(update={"name": f"{pool.name}_out"}) for pool in pools)
+    graph = _save(folder / "step.onnx", nodes, constants, inputs, (*outputs, *pools_out))
+    states = tuple(
+        StateSpec(name=name, dtype="float32", shape=(1,), pool_input=f"{name}_pool", pool_output=f"{name}_pool_out")
+        for name in ("seen", "total")
+    )
+    return _manifest({"step": graph}, ImportedSpec(original="original.onnx"), states)
 
 
 def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> onnx.NodeProto:

@@ -9,7 +9,7 @@ from unittest import mock
 
 from export.manifest import Manifest
 from service.engine import engine as engine_module
-from service.engine.engine import Engine, GraphRunner
+from service.engine.engine import Engine
 from service.engine.interface import (
     AnyRequest,
     Cancelled,
@@ -27,6 +27,7 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
+from service.engine.runs import GraphRunner
 from service.engine.slots import NUM_RESERVED
 from service.runtime.opening import open_runner
 from service.runtime.runner import Runner, RunnerConfig

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from export.manifest import GraphKind
-from service.engine.engine import Engine, Plan
+from service.engine.engine import Engine
 from service.engine.interface import (
     Cancelled,
     Decode,
@@ -27,6 +27,7 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
+from service.engine.runs import Plan
 from service.engine.schedule import ScheduleLimits
 from service.errors import DeadlineExceeded, InternalFailure, SessionNotFound
 from service.runtime.runner import Runner

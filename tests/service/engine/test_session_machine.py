@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from service.engine.engine import Engine, Plan
+from service.engine.engine import Engine
 from service.engine.interface import (
     AnyRequest,
     CloseSession,
@@ -30,6 +30,7 @@ from service.engine.interface import (
     StepSession,
 )
 from service.engine.limits import EngineLimits
+from service.engine.runs import Plan
 from service.engine.schedule import ScheduleLimits
 from tests.service.engine.follower import Follower
 from tests.service.engine.reference import CHUNKS_PAY, STATE_BYTES, TOP_K, State

@@ -9,6 +9,7 @@ import pytest
 
 from export.manifest import DType, storage
 from service.engine import engine as engine_module
+from service.engine import run_watch, tensor_runs
 from service.engine.interface import (
     Cancelled,
     CloseSession,
@@ -28,6 +29,7 @@ from service.errors import InternalFailure, InvalidInput, ShuttingDown, WrongTas
 from service.measuring.invariance import probe_invariance
 from service.measuring.profile import measure
 from tests.service.engine.harness import Harness, open_tiny, running
+from tests.service.engine.scripted import Gate, ScriptedRunner
 from tests.service.engine.test_runners import ByHand
 from tests.service.tensor_models import (
     INITIAL_TOTAL,
@@ -37,6 +39,7 @@ from tests.service.tensor_models import (
     write_identity,
     write_lookup,
     write_padded,
+    write_patient,
 )
 
 Array = npt.NDArray[np.float32]
@@ -284,8 +287,53 @@ def test_a_run_that_does_not_end_is_ended(tmp_path: Path) -> None:
             shared = {"trips": np.array(trips)}
             return harness.submit(RunTensors(harness.new_id(), {"x": x}, shared, 1, ("y",)))
 
-        assert isinstance(harness.error(run(2**50)), InternalFailure)
+        for _ in range(2):
+            error = harness.error(run(2**50))
+            assert isinstance(error, InvalidInput) and "with which a run ends within 0.2 s" in str(error)
         assert tensors(harness, run(3)).tensors["y"].tolist() == [[1.0]]
+        assert harness.engine._run_s["run"] < 0.2  # else whoever has less time than that would be refused
+
+
+@pytest.mark.slow
+def test_who_shares_a_run_with_a_step_that_does_not_end_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_watch, "_LOOK_S", 0.05)
+    monkeypatch.setattr(tensor_runs, "_LEAST_S", 0.1)
+    runner = ScriptedRunner(open_tiny(tmp_path, write_patient(tmp_path)))
+    gate = Gate()
+    runner.before = lambda *_: gate.stop()
+    limits = EngineLimits(session_slots=20, max_sessions=20, max_run_s=1.5)
+    with running(runner, limits) as harness:
+
+        def step(session: int, turns: int) -> RequestId:
+            inputs = {"turns": np.array([turns])}
+            return harness.submit(StepTensors(harness.new_id(), session, inputs, {}, 1, ("seen", "total")))
+
+        for session in range(1, 8):
+            harness.open(session)
+        first = [step(1, 1)]
+        gate.wait_inside()
+        first += [step(session, session) for session in range(2, 8)]
+        gate.let_go()
+        gate.wait_inside()  # all but the first share this run
+        second = [step(session, 2**50 if session == 5 else 1) for session in range(1, 8)]
+        gate.let_go()
+        gate.wait_inside()
+        gate.open()
+        for session, request in enumerate(first, start=1):
+            assert tensors(harness, request).tensors["total"].tolist() == [[session]]
+        for session, request in enumerate(second, start=1):
+            if session == 5:
+                assert isinstance(harness.error(request), InvalidInput)
+                continue
+            outputs = tensors(harness, request).tensors
+            assert (outputs["seen"].item(), outputs["total"].item()) == (2, session + 1)
+        assert [ended.session for ended in harness.ended] == [5]
+        assert ("step", 7) in runner.calls
+        assert harness.engine._run_s["step"] < 0.2 * limits.max_run_s
+        for session in (1, 2, 3, 4, 6, 7):
+            assert harness.close(session) == 2
 
 
 def test_closing_ends_a_run_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
