@@ -11,6 +11,7 @@ from importing.analysis.padding import TIME
 from importing.analysis.proof import NotRows, prove_rows
 from importing.analysis.rows import Guess, fixed_axes, guesses
 from importing.analysis.sizes import Search, is_shared
+from importing.analysis.trace import Joined
 from importing.analysis.walk import Conditions, Original, Walk, initial_row
 from importing.compare import difference, is_close
 from importing.errors import ImportRefused
@@ -73,10 +74,14 @@ def analyse(
         except (NotRows, RunFailed) as reason:
             notes.append(f"its rows could not be told apart: {reason}")
             continue
-        meeting = rows_meet(original, conditions, functools.partial(search.draw_step, conditions, 1))
-        if meeting is None or company == "insisted":
+        meeting = None
+        if company != "insisted":
+            varied = search.varied(conditions)
+            meeting = rows_meet(original, varied, functools.partial(search.draw_step, rows=1), output_axes)
+        if meeting is None:
             return _conclude(original, search, conditions, output_axes, (), lengths)
-        notes.append(f"its rows meet: {meeting} (--batched if that makes no difference)")
+        sure = "meet" if isinstance(meeting, Joined) else "may meet"
+        notes.append(f"its rows {sure}: {meeting.reason} (--batched if that makes no difference)")
         if guess.likely:
             break  # these are the rows; what else might pass for them is not
     if company == "insisted":

@@ -1,72 +1,113 @@
 """Whether rows of a batch meet in a graph, as its operators say."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
-from importing.analysis.operators import REDUCERS, RULES, WHOLE, Look
-from importing.analysis.trace import UNKNOWN, Flow, Joined, Place, Trace, inherited, run_and_keep
+import numpy as np
+import onnx
+
+from importing.analysis.following import follow
+from importing.analysis.trace import (
+    CONSTANT,
+    SHARED,
+    Coverage,
+    Flow,
+    Joined,
+    Place,
+    Trace,
+    Unknown,
+    inlined,
+    run_and_keep,
+)
 from importing.analysis.walk import Conditions, Original, Step, Walk, stack
+from importing.signature import Array
 
-_ROWS: Final = 7  # a prime that is no size of layers, which reshapes would take for the rows
-_NO_VALUES: Final = frozenset({"Shape", "Size"})  # of what they read, whose sizes are those of the batch
-_DOMAINS: Final = frozenset({"", "ai.onnx", "com.microsoft"})
+# Two numbers, since what one of them takes for the rows may be another size; primes, which few sizes are multiples of.
+_ROWS: Final = (7, 11)
+_MOST_CONDITIONS: Final = 12
+Meeting = Joined | Unknown  # rows meet, or nobody knows whether they do
 
 
-def rows_meet(original: Original, conditions: Conditions, draw: Callable[[], Step]) -> str | None:
-    """Find an operator that joins rows in what the model gives.
+def rows_meet(
+    original: Original,
+    conditions: Iterable[Conditions],
+    draw: Callable[[Conditions], Step],
+    axes: Mapping[str, int] | None = None,
+) -> Meeting | None:
+    """Find an operator that joins rows in what the model gives, or that may.
 
     Args:
         original: The model.
-        conditions: How it is run.
+        conditions: Under which it runs; further ones are asked for only where a branch was not seen under those before.
         draw: Gives inputs of a step of one row.
+        axes: By own output, which axis has the rows as runs told.
 
     Returns:
-        Which one, and how; None where nothing that is known of the graph speaks against company.
+        Which one, and how; None where every row is its own.
     """
-    feeds = Walk(original, conditions, _ROWS).feeds(stack([draw() for _ in range(_ROWS)]))
-    kept = run_and_keep(original.model, feeds)
-    if kept is None:
-        return None
-    model, arrays = kept
-    trace = Trace(arrays, _ROWS)
-    for name, axis in conditions.guess.axes.items():
-        if axis is not None:
-            trace.flows[name] = Place(axis)
-    opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
-    for node in model.graph.node:
-        _follow(Look(node, trace, opset))
-    flows = (trace.flow(value.name) for value in original.signature.outputs)
-    return next((flow.reason for flow in flows if isinstance(flow, Joined)), None)
+    model = inlined(original.model)
+    coverage = Coverage({}, set())
+    for index, each in enumerate(conditions):
+        if index and (coverage.missing() is None or index >= _MOST_CONDITIONS):
+            break
+        if (found := _meet(original, model, each, lambda each=each: draw(each), coverage, axes or {})) is not None:  # type: ignore[misc]
+            return found
+    missing = coverage.missing()
+    return None if missing is None else Unknown(missing)
 
 
-def _follow(look: Look) -> None:
-    """Say where the outputs of a node have their rows."""
-    node, trace = look.node, look.trace
-    flow = inherited(trace, node)
-    if flow is None or (node.op_type in _NO_VALUES and not (isinstance(flow, Joined) and flow.in_size)):
-        return
-    if not isinstance(flow, Place | Joined) and (node.op_type in WHOLE or _reduces_all(look)):
-        flow = look.joined("computes over all of what has rows somewhere")
-    flows: list[Flow] = [flow] * len(node.output)
-    if isinstance(flow, Place):
-        rule = RULES.get(node.op_type) if node.domain in _DOMAINS else None
-        known = all(name in trace.arrays for name in (*node.input, *node.output) if name)
-        found = rule(look) if rule is not None and known else UNKNOWN
-        flows = list(found) if isinstance(found, (list, tuple)) else [found] * len(node.output)  # type: ignore[list-item]
-    for name, each in zip(node.output, flows, strict=True):
-        if name:
-            trace.flows[name] = each if not isinstance(each, Place) or _fits(trace, name, each) else UNKNOWN
+def _meet(
+    original: Original,
+    model: onnx.ModelProto,
+    conditions: Conditions,
+    draw: Callable[[], Step],
+    coverage: Coverage,
+    axes: Mapping[str, int],
+) -> Meeting | None:
+    """The same under one set of conditions."""
+    traces = []
+    for count in _ROWS:
+        feeds = Walk(original, conditions, count).feeds(stack([draw() for _ in range(count)]))
+        arrays = run_and_keep(model, feeds)
+        if arrays is None:
+            return Unknown("values between its operators could not be looked at")
+        trace = Trace(arrays, count, model.opset_import, coverage)
+        for value in original.signature.inputs:
+            axis = conditions.guess.axes[value.name]
+            trace.flows[value.name] = None if axis is None else Place(axis)
+            trace.levels[value.name] = SHARED if axis is None else CONSTANT
+        follow(trace, model.graph.node)
+        traces.append(trace)
+    expected = {**axes, **{p.output: conditions.guess.axes[p.input] for p in original.pairs}}
+    for trace in traces:
+        flows = [_expected(trace, value.name, expected.get(value.name)) for value in original.signature.outputs]
+        for kind in (Joined, Unknown):
+            for flow in flows:
+                if isinstance(flow, kind):
+                    return flow
+    return _overlooked(*traces)
 
 
-def _reduces_all(look: Look) -> bool:
-    """Whether a reduction leaves nothing of any axis."""
-    if look.node.op_type not in REDUCERS or look.attribute("noop_with_empty_axes", 0):
+def _expected(trace: Trace, name: str, axis: int | None) -> Flow:
+    """Where an output has its rows; where it must have them, on an axis of their own."""
+    flow = trace.flow(name)
+    if isinstance(flow, Joined | Unknown):
+        return flow
+    if not isinstance(flow, Place) or flow != Place(flow.axis if axis is None else axis):
+        return Unknown(f"output {name} has its rows elsewhere than they were seen")
+    return flow
+
+
+def _overlooked(one: Trace, other: Trace) -> Unknown | None:
+    """Something that is said to have nothing to do with rows, and that is another in a run of more of them."""
+    for name, flow in one.flows.items():
+        seen = name in one.arrays and name in other.arrays
+        if flow is None and other.flow(name) is None and seen and not _same(one.arrays[name], other.arrays[name]):
+            return Unknown(f"{name} depends on their number in a way that was not followed")
+    return None
+
+
+def _same(one: Array, other: Array) -> bool:
+    if one.shape != other.shape:
         return False
-    given = look.attribute("axes")
-    return not given and not (len(look.node.input) > 1 and look.node.input[1])
-
-
-def _fits(trace: Trace, name: str, place: Place) -> bool:
-    """Whether a value can have its rows there; an output that is left over may be shaped otherwise."""
-    shape = trace.shape(name)
-    return 0 <= place.axis < len(shape) and shape[place.axis] == place.outer * trace.num_rows * place.inner
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind in "fc"))

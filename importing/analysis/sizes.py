@@ -127,6 +127,23 @@ class Search:
                 return other
         return None
 
+    def varied(self, conditions: Conditions) -> Iterator[Conditions]:
+        """These conditions, then others: each value that a shared input may have, with sizes that work."""
+        yield conditions
+        for value in self._original.own_inputs:
+            if value.name not in conditions.shared or not conditions.shared[value.name].size:
+                continue
+            for number in self._shared_values(value):
+                if number == conditions.shared[value.name].flat[0]:
+                    continue
+                for sizes in itertools.chain([conditions.sizes], self._sizes(self.free_names(conditions.guess))):
+                    shared = {**conditions.shared, value.name: _fill(value, sizes, number)}
+                    if self._spent():
+                        return
+                    if self.works(other := Conditions(conditions.guess, conditions.batched, sizes, shared)):
+                        yield other
+                        break
+
     def draw_step(
         self, conditions: Conditions, rows: int, scale: float = 1.0, unusual: bool = False
     ) -> dict[str, Array]:
