@@ -59,3 +59,21 @@ def _name_of(driver: ctypes.CDLL, status: int) -> str:
     if driver.cuGetErrorName(status, ctypes.byref(name)) or name.value is None:
         return f"CUDA error {status}"
     return f"{name.value.decode(errors='replace')}, CUDA error {status}"
+
+
+def name_of_gpu(device_id: int) -> str | None:
+    """What the driver calls a GPU; None where it is not there, or no driver is.
+
+    Args:
+        device_id: Counted from 0.
+    """
+    try:
+        driver = ctypes.CDLL(_DRIVER)
+    except OSError:
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), device_id):
+        return None
+    if driver.cuDeviceGetName(name, len(name), device):
+        return None
+    return name.value.decode(errors="replace")

@@ -6,7 +6,7 @@ Graphs that update pools run thousands of times a second in few shapes; for thos
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from export.manifest import DType, GraphSpec, Manifest, storage
 from service.runtime.errors import RunnerError
+from service.runtime.pools import Pools
 from service.runtime.prepared import MOST_BYTES_EACH, Prepared, Shelf
 from service.runtime.values import BFLOAT16, copy_of, decoded, element_type, encoded
 
@@ -35,41 +36,51 @@ class Graph:
         session: Of ONNX Runtime.
         spec: What it should take and give.
         manifest: Of the bundle.
-        pools: By input name.
+        pools: All of the bundle.
+        options: Of runs that are given none.
 
     Attributes:
+        read: Pool inputs that the graph has.
         updated: By pool input that the graph updates, the output with the update.
+        fed: Its other inputs.
+        initial: Names of those that are zeros unless given.
+        unsized: Names of outputs whose sizes only the run tells: ONNX Runtime allocates them.
     """
 
     def __init__(
-        self, session: ort.InferenceSession, spec: GraphSpec, manifest: Manifest, pools: Mapping[str, ort.OrtValue]
+        self,
+        session: ort.InferenceSession,
+        spec: GraphSpec,
+        manifest: Manifest,
+        pools: Pools,
+        options: ort.RunOptions | None = None,
     ) -> None:
         check_signature(spec, session)
         self.spec = spec
         self._session = session
         self._pools = pools
+        self._usual = options
         given = {tensor.name for tensor in spec.inputs}
         returned = {tensor.name for tensor in spec.outputs}
         pairs: dict[str | None, str | None] = {state.pool_input: state.pool_output for state in manifest.states}
         pairs |= {memory.pool_input: memory.pool_output for memory in manifest.memories}
-        self._read = [name for name in pairs if name is not None and name in given]
-        self.updated = {name: out for name in self._read if (out := pairs[name]) is not None and out in returned}
+        self.read = [name for name in pairs if name is not None and name in given]
+        self.updated = {name: out for name in self.read if (out := pairs[name]) is not None and out in returned}
         self._dtypes = {tensor.name: tensor.dtype for tensor in spec.inputs}
-        self._fed = [tensor for tensor in spec.inputs if tensor.name not in pools]
+        self.fed = [tensor for tensor in spec.inputs if tensor.name not in pools.names]
         self._outputs = {tensor.name: tensor for tensor in spec.outputs}
         # Initial states: inputs of the sequence graph that are zeros unless given.
-        self._initial = {s.sequence_input for s in manifest.states if s.sequence_input is not None}
+        self.initial = {s.sequence_input for s in manifest.states if s.sequence_input is not None}
         # By lane, so that no two threads share one.
         self._bindings: dict[int, OrderedDict[tuple[str, ...], ort.IOBinding]] = {}
         self._buffers: dict[tuple[int, str], Array] = {}
         self._prepared: dict[int, Shelf] = {}
         self._zeros: dict[str, Array] = {}  # by dtype, as many as were needed at a time
-        self._has_text = any(tensor.dtype == "string" for tensor in (*self._fed, *spec.outputs))
+        self._has_text = any(tensor.dtype == "string" for tensor in (*self.fed, *spec.outputs))
         if self._has_text and self.updated:
             raise RunnerError(f"{spec.file}: expected no text beside states, which are bound, got tensors of text")
-        known = {d for tensor in self._fed for d in tensor.shape} | {d for t in spec.outputs for d in t.shape[:1]}
-        # Outputs whose sizes only the run tells: ONNX Runtime allocates them.
-        self._unsized = {
+        known = {d for tensor in self.fed for d in tensor.shape} | {d for t in spec.outputs for d in t.shape[:1]}
+        self.unsized = {
             tensor.name for tensor in spec.outputs if any(isinstance(d, str) and d not in known for d in tensor.shape)
         }
 
@@ -81,10 +92,11 @@ class Graph:
         options: ort.RunOptions | None = None,
     ) -> dict[str, Array]:
         """Run once; see `Runner.run`."""
+        options = options or self._usual
         if self._has_text:
             return self._run_text(inputs, outputs, options)
-        if not self.updated or not _OVERWRITTEN.isdisjoint(outputs) or not self._unsized.isdisjoint(outputs):
-            return self._run_anew(inputs, outputs, lane, options)
+        if not self.updated or not _OVERWRITTEN.isdisjoint(outputs) or not self.unsized.isdisjoint(outputs):
+            return self.run_anew(inputs, outputs, lane, options)
         shelf = self._prepared.get(lane)
         if shelf is None:
             shelf = self._prepared[lane] = Shelf()
@@ -92,7 +104,7 @@ class Graph:
         prepared = shelf.find(key)
         if prepared is None:
             # Running it proves that the inputs are right; the next batch of the same shape has only to fill them in.
-            results = self._run_anew(inputs, outputs, lane, options)
+            results = self.run_anew(inputs, outputs, lane, options)
             if sum(array.nbytes for array in (*inputs.values(), *results.values())) <= MOST_BYTES_EACH:
                 shelf.put(key, self._prepare(inputs, results, outputs))
             return results
@@ -130,15 +142,47 @@ class Graph:
             for name, array in zip(outputs, results, strict=True)
         }
 
-    def _run_anew(
+    def run_anew(
         self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int, options: ort.RunOptions | None
     ) -> dict[str, Array]:
-        binding = self._binding(lane, outputs)
-        if unknown := inputs.keys() - {tensor.name for tensor in self._fed}:
-            raise RunnerError(f"inputs: expected {[t.name for t in self._fed]}, got also {sorted(unknown)}")
-        sizes: dict[str, int] = {}
+        """Run once with bindings that are made, or made anew, for it."""
+        binding = self._binding(lane, outputs) if self._pools.in_place else self._bind(outputs)
+        sizes = self.sizes(inputs)
         held: list[Array] = []  # until it has run
-        for tensor in self._fed:
+        for tensor in self.fed:
+            array = inputs.get(tensor.name)
+            if array is None:
+                shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+                binding.bind_cpu_input(tensor.name, self._zero(tensor.dtype, math.prod(shape)).reshape(shape))
+            else:
+                # What came over a wire may not be.
+                held.append(np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED")))
+                self._feed(binding, tensor.name, held[-1].reshape(array.shape))
+        results: dict[str, Array] = {}
+        for name in outputs:
+            tensor = self._outputs[name]
+            if name in self.unsized:
+                binding.bind_output(name, "cpu")
+                continue
+            shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
+            result = results[name] = self._space(lane, name, shape, tensor.dtype)
+            binding.bind_output(name, "cpu", 0, element_type(tensor.dtype), shape, result.ctypes.data)
+        self._session.run_with_iobinding(binding, options)
+        if not self.unsized.isdisjoint(outputs):
+            values = dict(zip((*self.updated.values(), *outputs), binding.get_outputs(), strict=True))
+            results |= {name: copy_of(values[name]) for name in outputs if name in self.unsized}
+        return results
+
+    def sizes(self, inputs: Mapping[str, Array]) -> dict[str, int]:
+        """Sizes of what the inputs leave free, by symbol.
+
+        Raises:
+            RunnerError: The inputs are not those of the graph.
+        """
+        if unknown := inputs.keys() - {tensor.name for tensor in self.fed}:
+            raise RunnerError(f"inputs: expected {[t.name for t in self.fed]}, got also {sorted(unknown)}")
+        sizes: dict[str, int] = {}
+        for tensor in self.fed:
             array = inputs.get(tensor.name)
             if array is None:
                 continue
@@ -149,28 +193,19 @@ class Graph:
                 expected = dimension if isinstance(dimension, int) else sizes.setdefault(dimension, size)
                 if size != expected:
                     raise RunnerError(f"input {tensor.name}: expected {dimension} = {expected}, got {array.shape}")
-            held.append(np.require(array, requirements=("C_CONTIGUOUS", "ALIGNED")))  # what came over a wire may not be
-            self._feed(binding, tensor.name, held[-1].reshape(array.shape))
-        for tensor in self._fed:
-            if tensor.name not in inputs:
-                if tensor.name not in self._initial:
-                    raise RunnerError(f"inputs: expected {tensor.name}, got {sorted(inputs)}")
-                shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
-                binding.bind_cpu_input(tensor.name, self._zero(tensor.dtype, math.prod(shape)).reshape(shape))
-        results: dict[str, Array] = {}
-        for name in outputs:
-            tensor = self._outputs[name]
-            if name in self._unsized:
-                binding.bind_output(name, "cpu")
-                continue
-            shape = [sizes[d] if isinstance(d, str) else d for d in tensor.shape]
-            result = results[name] = self._space(lane, name, shape, tensor.dtype)
-            binding.bind_output(name, "cpu", 0, element_type(tensor.dtype), shape, result.ctypes.data)
-        self._session.run_with_iobinding(binding, options)
-        if not self._unsized.isdisjoint(outputs):
-            values = dict(zip((*self.updated.values(), *outputs), binding.get_outputs(), strict=True))
-            results |= {name: copy_of(values[name]) for name in outputs if name in self._unsized}
-        return results
+        for tensor in self.fed:
+            if tensor.name not in inputs and tensor.name not in self.initial:
+                raise RunnerError(f"inputs: expected {tensor.name}, got {sorted(inputs)}")
+        return sizes
+
+    def check_outputs(self, outputs: Collection[str]) -> None:
+        """See that outputs may be asked for.
+
+        Raises:
+            RunnerError: There are no such outputs but pools.
+        """
+        if unknown := set(outputs) - self._outputs.keys() | set(outputs) & set(self.updated.values()):
+            raise RunnerError(f"outputs: expected some of {list(self._outputs)} but pools, got {sorted(unknown)}")
 
     def _binding(self, lane: int, outputs: tuple[str, ...]) -> ort.IOBinding:
         """The binding of a lane for these outputs; the least recently used of many are let go."""
@@ -210,17 +245,13 @@ class Graph:
             else ort.OrtValue.ortvalue_from_numpy(array)
             for name, array in {**inputs, **pools}.items()
         }
-        values = self._session.run_with_ort_values(names, feeds)
+        values = self._session.run_with_ort_values(names, feeds, self._usual)
         return {name: copy_of(value) for name, value in zip(self.updated, values, strict=True)}
 
     def _bind(self, outputs: tuple[str, ...]) -> ort.IOBinding:
-        if unknown := set(outputs) - self._outputs.keys() | set(outputs) & set(self.updated.values()):
-            raise RunnerError(f"outputs: expected some of {list(self._outputs)} but pools, got {sorted(unknown)}")
+        self.check_outputs(outputs)
         binding = self._session.io_binding()
-        for name in self._read:
-            binding.bind_ortvalue_input(name, self._pools[name])
-        for name, out in self.updated.items():
-            binding.bind_ortvalue_output(out, self._pools[name])
+        self._pools.bind(binding, self.read, self.updated)
         return binding
 
 

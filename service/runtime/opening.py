@@ -3,11 +3,12 @@
 | provider | CUDA not built in | built in, does not work | too little memory | works |
 |---|---|---|---|---|
 | cpu | CPU | CPU | CPU | CPU |
-| auto | CPU | CPU, a warning | CPU, a warning | CUDA, or the CPU where that was measured to be quicker |
+| auto | CPU | CPU, a warning | CPU, a warning | CUDA |
 | cuda | an error, whatever the bundle | the same | an error of this bundle | CUDA |
 
 A bundle that works on CUDA but for its recurrence, which ONNX Runtime leaves on the CPU, is served with a warning under
-auto and refused under cuda (see `service.runtime.placement`).
+auto and refused under cuda (see `service.runtime.placement`). What was measured to be quicker on the CPU comes here as
+cpu (see `service.placing`).
 """
 
 import os
@@ -23,14 +24,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 
-def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig, quicker_on_cpu: bool = False) -> Runner:
+def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig) -> Runner:
     """Open a bundle on the provider that the config asks for.
 
     Args:
         folder: The bundle.
         manifest: Of it, verified.
         config: How it is to be run.
-        quicker_on_cpu: Whether it was measured to be, on this machine; counts where the config leaves the choice open.
 
     Raises:
         ProviderUnavailable: CUDA was insisted on and does not work.
@@ -38,7 +38,7 @@ def open_runner(folder: Path, manifest: Manifest, config: RunnerConfig, quicker_
             too little memory or leaves the recurrence to the CPU.
         Exception: What ONNX Runtime raises for a file that is no model (its types are many).
     """
-    if config.provider == "cpu" or (config.provider == "auto" and quicker_on_cpu):
+    if config.provider == "cpu":
         return Runner(folder, manifest, config, CPU)
     available = ort.get_available_providers()
     if CUDA not in available:

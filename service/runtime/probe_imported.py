@@ -4,37 +4,42 @@ Random states could be impossible ones (an integer state may be a position), so 
 itself makes of its initial state. What it does not change shows nothing, and needs no proof.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphSpec, Manifest
+from export.manifest import Manifest
 from service.measuring.likely import likely_rows, shared_inputs
-from service.runtime.probe import NUM_ROWS, ProbeFailure
+from service.runtime.probe import (
+    BYSTANDER,
+    NUM_ROWS,
+    SCRATCH,
+    Probed,
+    ProbedPools,
+    ProbeFailure,
+    changed_rows,
+    poison,
+    run_poisoned,
+)
 
 Array = npt.NDArray[Any]
 _FIRST: Final = 2  # row that is not reserved
+# Reads and writes of a turn. Four rows where there may be as many, a batch that is not padded: padded it might be
+# computed in another order.
+_ALONE: Final = (((3,), (2,)), ((4,), (3,)))
+_TOGETHER: Final = (((3, 2, 0, 0), (2, 3, 4, SCRATCH)), ((4, 3, 0, 0), (3, 4, 2, SCRATCH)))
 
 
-class Probed(Protocol):
-    """A graph bound to the real pools that can also be run on copies."""
-
-    spec: GraphSpec
-    updated: dict[str, str]
-
-    def run(self, inputs: Mapping[str, Array], outputs: tuple[str, ...]) -> dict[str, Array]:
-        """Run on the real pools."""
-
-    def run_apart(self, inputs: Mapping[str, Array], pools: Mapping[str, Array]) -> dict[str, Array]:
-        """Run on copies; give the updated pools by their input's name."""
-
-
-def probe_imported(
-    graph: Probed, manifest: Manifest, read_pool: Callable[[str], Array], write_pool: Callable[[str, Array], None]
-) -> None:
+def probe_imported(graph: Probed, manifest: Manifest, pools: ProbedPools, num_turns: int = 1) -> None:
     """Prove the graph, leaving all pools as they were found.
+
+    Args:
+        graph: To be proved.
+        manifest: Of its bundle.
+        pools: That it is bound to.
+        num_turns: 1 or 2 runs.
 
     Raises:
         ProbeFailure: It reads or writes a row that it should not, or does not update in place.
@@ -43,33 +48,40 @@ def probe_imported(
         return
     assert manifest.imported is not None
     generator = np.random.default_rng(0)
-    alone = manifest.imported.max_rows == 1
+    most = manifest.imported.max_rows
+    turns = _ALONE if most is not None and most < len(_TOGETHER[0][0]) else _TOGETHER
 
     def inputs(reads: tuple[int, ...], writes: tuple[int, ...]) -> dict[str, Array]:
         places = {"read_slots": np.array(reads, dtype=np.int64), "write_slots": np.array(writes, dtype=np.int64)}
         made = likely_rows(manifest, len(reads), generator)
         return {**made, **shared_inputs(manifest), **places}
 
-    found = {name: read_pool(name) for name in graph.updated}
-    pools = {name: pool[:NUM_ROWS].copy() for name, pool in found.items()}
+    found = {name: pools.whole(name) for name in graph.updated}
+    states = {name: pool[:NUM_ROWS].copy() for name, pool in found.items()}
     for row in range(_FIRST, NUM_ROWS):  # a state of its own in each row
         for _ in range(row - 1):
-            pools |= graph.run_apart(inputs((row,), (row,)), pools)
-    for name, rows in pools.items():
-        pool = read_pool(name)
-        pool[:NUM_ROWS] = rows
-        write_pool(name, pool)
-    before = {name: read_pool(name) for name in pools}
-    step = inputs((3,), (2,)) if alone else inputs((3, 2, 0), (2, 3, 4))
-    expected = graph.run_apart(step, pools)
-    graph.run(step, ())
-    written = step["write_slots"]
+            states |= graph.run_apart(inputs((row,), (row,)), states)
+    for reads, writes in turns[:num_turns]:
+        _probe(graph, pools, inputs(reads, writes), {name: rows.copy() for name, rows in states.items()}, list(writes))
+    for name, pool in found.items():
+        pools.replace(name, pool)
+
+
+def _probe(
+    graph: Probed, pools: ProbedPools, inputs: Mapping[str, Array], states: Mapping[str, Array], written: list[int]
+) -> None:
+    expected = graph.run_apart(inputs, states)
+    before: dict[str, Array] = {}
+    for name, rows in states.items():
+        before[name] = pools.whole(name)
+        before[name][:NUM_ROWS] = rows
+        poison(before[name][BYSTANDER : BYSTANDER + 1])
+        pools.replace(name, before[name])
+    run_poisoned(graph, inputs)
     for name, pool in before.items():
-        got = read_pool(name)
-        untouched = np.delete(np.arange(len(pool)), written)
-        if changed := [row for row in untouched if pool[row].tobytes() != got[row].tobytes()]:
-            raise ProbeFailure(f"{name}: expected only rows {written.tolist()} to change, got row {changed[0]} too")
+        got = pools.whole(name)
+        if changed := changed_rows(pool, got, written):
+            raise ProbeFailure(f"{name}: expected only rows {written} to change, got row {changed[0]} too")
         for row in written:
-            if expected[name][row].tobytes() != got[row].tobytes():
+            if row != SCRATCH and expected[name][row].tobytes() != got[row].tobytes():
                 raise ProbeFailure(f"{name}: expected in place the same as on a copy, got another row {row}")
-        write_pool(name, found[name])

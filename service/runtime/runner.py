@@ -2,7 +2,8 @@
 
 A runner opens the graphs of one bundle and owns its state and memory pools. Each pool is bound as a graph's input and
 as its output, the same buffer, so that a step rewrites the rows it was told to write and copies nothing else. That
-ONNX Runtime really does so is proved on the actual buffers when the runner opens (see `service.runtime.probe`).
+ONNX Runtime really does so is proved on the actual buffers when the runner opens (see `service.runtime.probe`). On a
+GPU the pools lie there, and so do inputs and outputs of a step (see `service.runtime.device`).
 
 Several threads may run graphs at the same time, each in its own lane, as long as no row that one writes is read or
 written by another; scratch rows, which nobody reads, excepted.
@@ -15,27 +16,33 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from export.bundle import load_initial_states
-from export.manifest import GraphKind, Manifest, MemorySpec, StateSpec, storage
-from service.runtime import probe, scratch
-from service.runtime.errors import RunEnded, RunnerError
+from export.manifest import GraphKind, Manifest, storage
+from service.runtime import scratch
+from service.runtime.device.capture import run_options
+from service.runtime.device.cuda import CudaMemory
+from service.runtime.device.gate import GATE
+from service.runtime.device.graph import DeviceGraph
+from service.runtime.device.loading import OnDevice
+from service.runtime.device.memory import DeviceMemory
+from service.runtime.errors import RunEnded
 from service.runtime.graph import Graph
-from service.runtime.placement import working_nodes
-from service.runtime.probe_imported import probe_imported
+from service.runtime.nodes import read_nodes
+from service.runtime.placement import place
+from service.runtime.pools import HostPools, Pools, pool_sizes, write_initial_states
+from service.runtime.proof import prove
 from service.runtime.providers import CPU, Provider, open_session
-from service.runtime.values import make_value
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 Array = npt.NDArray[Any]
-INITIAL_ROW: Final = 0  # of the state pools
+_OPEN = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -75,53 +82,92 @@ class Runner:
         config: Pool sizes and threads.
         provider: The ONNX Runtime provider to run on.
         warnings: What the operator should know already.
+        memory: Of the device that the provider runs on; None: that of the GPU, or host memory for the CPU.
     """
 
     def __init__(
-        self, folder: Path, manifest: Manifest, config: RunnerConfig, provider: str, warnings: tuple[str, ...] = ()
+        self,
+        folder: Path,
+        manifest: Manifest,
+        config: RunnerConfig,
+        provider: str,
+        warnings: tuple[str, ...] = (),
+        memory: DeviceMemory | None = None,
     ) -> None:
         self.manifest = manifest
         self.provider = provider
         self.num_slots = config.num_slots
         self.num_memory_rows = config.num_memory_rows if manifest.memories else 0
-        # Sessions first: they tell whether the provider works at all.
-        sessions = {
-            kind: open_session(folder / spec.file, provider, config.threads, tf32=config.tf32)
-            for kind, spec in manifest.graphs.items()
-        }
-        self._new_options: Callable[[], ort.RunOptions] = ort.RunOptions
-        self._options: dict[int, ort.RunOptions] = {}  # by lane
-        self._pools: dict[str, ort.OrtValue] = {}
-        # On the CPU a pool is a NumPy array, which ONNX Runtime uses where it lies: its rows can be indexed.
-        self._arrays: dict[str, Array] = {}
-        for spec, rows in _pool_sizes(manifest, config):
-            assert spec.pool_input is not None
-            zeros = np.zeros((max(rows, probe.NUM_ROWS), *spec.shape), dtype=storage(spec.dtype))
-            value = make_value(zeros, spec.dtype, provider)
-            self._pools[spec.pool_input] = value
-            if provider == CPU and value.data_ptr() == zeros.ctypes.data:
-                self._arrays[spec.pool_input] = zeros
         self._state_pools = {s.name: s.pool_input for s in manifest.states if s.pool_input is not None}
         self._memory_pools = {m.name: m.pool_input for m in manifest.memories}
-        self._graphs = {
-            kind: Graph(sessions[kind], spec, manifest, self._pools) for kind, spec in manifest.graphs.items()
-        }
+        self._options: dict[int, ort.RunOptions] = {}  # by lane
+        self._device: OnDevice | None = None
+        self._graphs: dict[GraphKind, Graph | DeviceGraph]
+        self._pools: Pools
+        sizes = pool_sizes(manifest, config.num_slots, config.num_memory_rows)
+
+        def open_graph(kind: GraphKind, captured: bool) -> ort.InferenceSession:
+            return open_session(
+                folder / manifest.graphs[kind].file,
+                provider,
+                config.threads,
+                device_id=config.device_id,
+                cuda_graphs=captured,
+                tf32=config.tf32,
+            )
+
+        if memory is None and provider == CPU:
+            # Sessions first: they tell whether the provider works at all.
+            sessions = {kind: open_graph(kind, False) for kind in manifest.graphs}
+            self._pools = HostPools(sizes)
+            self._graphs = {
+                kind: Graph(sessions[kind], spec, manifest, self._pools) for kind, spec in manifest.graphs.items()
+            }
+            write_initial_states(folder, manifest, self._pools)
+            for kind, graph in self._graphs.items():
+                prove(f"graph {kind} on {provider}", graph, manifest, self._pools)
+        else:
+
+            def open_memory() -> DeviceMemory:
+                return memory or CudaMemory(config.device_id)
+
+            self._device = OnDevice(folder, manifest, provider, sizes, open_graph, open_memory, config.cuda_graphs)
+            sessions, self._pools, self._graphs = self._device.sessions, self._device.pools, {**self._device.graphs}
+            warnings += self._device.warnings
+        self._usual_options: Callable[[], ort.RunOptions] = run_options if self._device else ort.RunOptions
+        self._new_options = self._usual_options
         self.warnings = warnings
         if provider != CPU:
-            self.warnings += tuple(
-                f"graph {kind}: {len(nodes)} nodes run on the CPU ({', '.join(nodes[:4])})"
-                for kind, session in sessions.items()
-                if (nodes := working_nodes(session.get_provider_graph_assignment_info(), CPU))
-            )
-        if initial := load_initial_states(folder, manifest):
-            self.write_rows([INITIAL_ROW], {name: array[None] for name, array in initial.items()})
-        for kind, graph in self._graphs.items():
-            self._prove_in_place(kind, graph)
+            for kind, spec in manifest.graphs.items():
+                assignment = sessions[kind].get_provider_graph_assignment_info()
+                placement = place(assignment, read_nodes(folder / spec.file), spec, manifest, CPU)
+                if config.provider == "cuda":
+                    placement.insist(kind)
+                self.warnings += tuple(placement.warnings(kind))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether runs update the pools where they lie; otherwise each copies them."""
+        return self._pools.in_place
+
+    @property
+    def captured(self) -> Mapping[GraphKind, Sequence[int]]:
+        """By graph, the rows of the batches that are replayed as CUDA graphs."""
+        return self._device.captured if self._device else {}
+
+    @property
+    def uncaptured(self) -> str:
+        """Why no batch is replayed; empty if some are."""
+        return self._device.uncaptured if self._device else "it runs on the CPU"
+
+    def memory_report(self) -> Mapping[str, int]:
+        """Bytes on a device and locked for it, by what for; nothing where there is none."""
+        return self._device.sizes if self._device else {}
 
     @property
     def indexes_rows(self) -> bool:
         """Whether rows are read and written where they lie, and not by way of the whole pool."""
-        return len(self._arrays) == len(self._pools)
+        return self._pools.indexes_rows
 
     @property
     def state_bytes(self) -> int:
@@ -154,7 +200,10 @@ class Runner:
         if options is None or options.terminate:
             options = self._options[lane] = self._new_options()
         try:
-            return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
+            if self._device is None:
+                return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
+            with GATE.shared():
+                return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
         except Exception:
             if options.terminate:
                 raise RunEnded("the run was ended before it came to an end by itself") from None
@@ -177,14 +226,13 @@ class Runner:
         try:
             yield
         finally:
-            self._new_options = ort.RunOptions
+            self._new_options = self._usual_options
             self._options.clear()
 
     def close(self) -> None:
         """Let go of graphs and pools, whoever still holds this object; a run under way is not disturbed."""
-        self._graphs.clear()
-        self._pools.clear()
-        self._arrays.clear()
+        self._graphs = {}
+        self._pools, self._device = HostPools(()), None
 
     def read_rows(self, rows: Sequence[int]) -> dict[str, Array]:
         """Copy rows of the state pools out.
@@ -215,45 +263,19 @@ class Runner:
         """Set rows of the attention memory; as `write_rows`."""
         self._write(self._memory_pools, rows, tensors)
 
-    def _read(self, pools: Mapping[str, str], rows: Sequence[int]) -> dict[str, Array]:
-        index = np.asarray(rows, dtype=np.int64)
-        return {name: self._pool_array(pool)[index] for name, pool in pools.items()}
-
-    def _write(self, pools: Mapping[str, str], rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
-        index = np.asarray(rows, dtype=np.int64)
-        for name, values in tensors.items():
-            array = self._pool_array(pools[name])
-            array[index] = values
-            if pools[name] not in self._arrays:
-                self._pools[pools[name]].update_inplace(array)
-
-    def _pool_array(self, pool: str) -> Array:
-        """The pool itself where it lies in host memory, a copy elsewhere."""
-        array = self._arrays.get(pool)
-        return np.array(self._pools[pool].numpy()) if array is None else array
-
     def read_pool(self, name: str) -> Array:
         """Copy a pool out, for proofs and tests: slow on a GPU."""
-        return self._pool_array(name).copy()
+        with self._gate():
+            return self._pools.whole(name)
 
-    def _write_pool(self, name: str, value: Array) -> None:
-        if name in self._arrays:
-            self._arrays[name][...] = value
-        else:
-            self._pools[name].update_inplace(value)
+    def _read(self, pools: Mapping[str, str], rows: Sequence[int]) -> dict[str, Array]:
+        with self._gate():
+            return self._pools.read(pools, rows)
 
-    def _prove_in_place(self, kind: GraphKind, graph: Graph) -> None:
-        try:
-            if self.manifest.imported is None:
-                probe.probe_graph(graph, self.read_pool, self._write_pool)
-            else:
-                probe_imported(graph, self.manifest, self.read_pool, self._write_pool)
-        except probe.ProbeFailure as failure:
-            raise RunnerError(f"graph {kind} on {self.provider}: {failure}") from None
+    def _write(self, pools: Mapping[str, str], rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
+        with self._gate():
+            self._pools.write(rows, {pools[name]: values for name, values in tensors.items()})
 
-
-def _pool_sizes(manifest: Manifest, config: RunnerConfig) -> list[tuple[StateSpec | MemorySpec, int]]:
-    states: list[tuple[StateSpec | MemorySpec, int]] = [
-        (state, config.num_slots) for state in manifest.states if state.pool_input is not None
-    ]
-    return states + [(memory, config.num_memory_rows) for memory in manifest.memories]
+    def _gate(self) -> contextlib.AbstractContextManager[None]:
+        """To be held around whatever uses a device."""
+        return GATE.shared() if self._device else _OPEN

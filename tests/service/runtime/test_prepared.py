@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 
 from service.runtime import graph, prepared
+from service.runtime.graph import Graph
 from service.runtime.prepared import Prepared, Shelf
+from service.runtime.runner import Runner
 from tests.service.engine.harness import open_tiny
 from tests.service.tensor_models import write_accumulator
+
+
+def graph_of(runner: Runner) -> Graph:
+    step = runner._graphs["step"]
+    assert isinstance(step, Graph)
+    return step
 
 
 def made(num_bytes: int) -> Prepared:
@@ -32,12 +40,12 @@ def test_what_was_used_last_is_kept_within_both_bounds(monkeypatch: pytest.Monke
 def test_batches_beyond_the_bound_are_run_and_not_kept(tmp_path: Path, width: int) -> None:
     runner = open_tiny(tmp_path, write_accumulator(tmp_path))
     slots = np.array([2], np.int64)
-    before = len(runner._graphs["step"]._prepared[0])
+    before = len(graph_of(runner)._prepared[0])
     for turn in range(3):
         inputs = {"values": np.ones((1, width), np.float32), "scale": np.array(1, np.float32)}
         out = runner.run("step", {**inputs, "read_slots": slots, "write_slots": slots}, ("total",))
         assert out["total"].tolist() == [[width * (turn + 1)]]
-    assert len(runner._graphs["step"]._prepared[0]) == before + (width == 2)
+    assert len(graph_of(runner)._prepared[0]) == before + (width == 2)
 
 
 def test_the_sets_of_outputs_that_are_remembered_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,4 +56,4 @@ def test_the_sets_of_outputs_that_are_remembered_are_bounded(tmp_path: Path, mon
     for outputs in (("total",), ("count",), ("total", "count"), ("twice",), ("twice", "total")):
         out = runner.run("step", {**inputs, "read_slots": slots, "write_slots": slots}, outputs)
         assert set(out) == set(outputs)
-        assert len(runner._graphs["step"]._bindings[0]) <= 2
+        assert len(graph_of(runner)._bindings[0]) <= 2

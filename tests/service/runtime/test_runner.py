@@ -234,6 +234,33 @@ def test_a_graph_that_changes_another_row_is_refused(tmp_path: Path) -> None:
         open_runner(tmp_path, manifest, CONFIG)
 
 
+@pytest.mark.parametrize(("of_the_sum", "message"), [("state", "got a difference of nan"), ("row", "got .*indice")])
+def test_a_graph_that_looks_at_rows_that_it_is_not_told_to_is_refused(
+    tmp_path: Path, of_the_sum: str, message: str
+) -> None:
+    """What it takes from there is nothing as long as they hold numbers: only poison shows it."""
+    manifest = tiny.write_language_model(tmp_path, TABLE)
+    model = onnx.load(tmp_path / "step.onnx")
+    [scatter] = [node for node in model.graph.node if node.op_type == "ScatterND"]
+    sum_up = helper.make_node("ReduceSum", ["hash_pool"], ["sum"], keepdims=0)
+    nothing = helper.make_node("Mul", ["sum", "zero"], ["nothing"])
+    if of_the_sum == "state":
+        use = [helper.make_node("Add", [scatter.input[2], "nothing"], ["new"])]
+    else:
+        use = [
+            helper.make_node("Cast", ["nothing"], ["late"], to=onnx.TensorProto.INT64),
+            helper.make_node("Add", [scatter.input[1], "late"], ["rows"]),
+        ]
+    index = list(model.graph.node).index(scatter)
+    scatter.input[2 if of_the_sum == "state" else 1] = use[-1].output[0]
+    for node in reversed([sum_up, nothing, *use]):
+        model.graph.node.insert(index, node)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, dtype=np.float32), "zero"))
+    onnx.save(model, tmp_path / "step.onnx")
+    with pytest.raises(RunnerError, match=message):
+        open_runner(tmp_path, manifest, CONFIG)
+
+
 def test_a_graph_that_does_not_write_is_refused(tmp_path: Path) -> None:
     manifest = tiny.write_language_model(tmp_path, TABLE)
     same = helper.make_node("Identity", ["hash_pool"], ["hash_pool_out"])
@@ -248,7 +275,8 @@ def test_a_graph_that_reads_a_pool_after_writing_it_is_refused(tmp_path: Path) -
     model = edit_step(
         tmp_path,
         "hash_pool_out",
-        helper.make_node("ReduceSum", ["hash_pool_out"], ["sum"], keepdims=0),
+        helper.make_node("Gather", ["hash_pool_out", "write_slots"], ["written"]),
+        helper.make_node("ReduceSum", ["written"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
         helper.make_node("Cast", ["nothing"], ["late"], to=onnx.TensorProto.INT64),
         helper.make_node("Add", ["read_slots", "late"], ["rows"]),

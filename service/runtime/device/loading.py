@@ -1,0 +1,174 @@
+"""A bundle brought onto a device: its pools and graphs, proved there, its steps captured where they can be."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from export.manifest import GraphKind, Manifest
+from service.runtime.device.capture import capture, run_options, why_not
+from service.runtime.device.gate import GATE
+from service.runtime.device.graph import DeviceGraph
+from service.runtime.device.memory import DeviceMemory
+from service.runtime.device.pools import DevicePools
+from service.runtime.device.resident import Resident, can_reside
+from service.runtime.device.staging import Staging
+from service.runtime.errors import first_line
+from service.runtime.graph import Graph
+from service.runtime.pools import PoolSize, write_initial_states
+from service.runtime.probe import ProbeFailure
+from service.runtime.proof import prove
+
+# Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+import onnxruntime as ort
+
+_STEP: Final[GraphKind] = "step"
+_TURNS: Final = 2  # runs of a proof
+_log = logging.getLogger(__name__)
+Open = Callable[[GraphKind, bool], ort.InferenceSession]
+
+
+class OnDevice:
+    """See the module docstring.
+
+    Args:
+        folder: The bundle.
+        manifest: Of it.
+        provider: That of ONNX Runtime which the sessions run on.
+        sizes: Of its pools.
+        open_graph: Opens the session of a graph; the flag says whether its runs are to be captured.
+        open_memory: Gives the memory of the device; called when a session has shown that the device works.
+        cuda_graphs: Whether steps are captured where they can be.
+
+    Attributes:
+        graphs: Proved.
+        pools: What they are bound to.
+        captured: Rows of the batches that are replayed, by graph.
+        uncaptured: Why there are none; empty if there are.
+        warnings: What the operator should know.
+
+    Raises:
+        ProbeFailure: A graph reads or writes rows that it should not.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        provider: str,
+        sizes: list[PoolSize],
+        open_graph: Open,
+        open_memory: Callable[[], DeviceMemory],
+        cuda_graphs: bool,
+    ) -> None:
+        self._manifest, self._provider = manifest, provider
+        self._open = open_graph
+        self._captured_bytes = 0
+        self._most_rows = max((size.shape[0] for size in sizes), default=1)
+        self.warnings: tuple[str, ...] = ()
+        self.captured: dict[GraphKind, list[int]] = {}
+        self.uncaptured = ""
+        with GATE.shared():
+            wants = self._wants(cuda_graphs)
+            self.sessions = {kind: self._session(kind, wants and kind == _STEP) for kind in manifest.graphs}
+            self._memory = open_memory()
+            self.pools = DevicePools(sizes, self._memory)
+            self._lanes: dict[int, Staging] = {}
+            self.graphs = {kind: self._graph(kind) for kind in manifest.graphs}
+            write_initial_states(folder, manifest, self.pools)
+            self._prove_all()
+        if wants and not self.uncaptured and not self._memory.captures:
+            self.uncaptured = "the device knows no such thing"
+        if wants and not self.uncaptured:
+            self._capture()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes that this takes besides weights and what ONNX Runtime computes in, by what for."""
+        lanes = list(self._lanes.values())
+        return {
+            "pools": self.pools.num_bytes,
+            "inputs and outputs": sum(lane.device_bytes for lane in lanes),
+            "page-locked host memory": self.pools.host_bytes + sum(lane.host_bytes for lane in lanes),
+            "captured runs": self._captured_bytes,
+        }
+
+    def _wants(self, cuda_graphs: bool) -> bool:
+        """Whether steps are to be captured, as far as can be told before anything is opened."""
+        spec = self._manifest.graphs.get(_STEP)
+        if not cuda_graphs:
+            self.uncaptured = "switched off"
+        elif spec is None:
+            self.uncaptured = "there is no step graph"
+        else:
+            self.uncaptured = why_not(spec, self._manifest)
+        return not self.uncaptured
+
+    def _session(self, kind: GraphKind, captured: bool) -> ort.InferenceSession:
+        if captured:
+            try:
+                return self._open(kind, True)
+            except Exception as error:  # of many types, one of which is that this graph cannot be captured
+                session = self._open(kind, False)
+                self._do_without(first_line(error))
+                return session
+        return self._open(kind, False)
+
+    def _do_without(self, reason: str) -> None:
+        self.uncaptured = reason
+        self.warnings += (f"graph {_STEP}: runs without CUDA graphs: {reason}",)
+
+    def _graph(self, kind: GraphKind) -> DeviceGraph:
+        options = run_options()
+        session = self.sessions[kind]
+        graph = Graph(session, self._manifest.graphs[kind], self._manifest, self.pools, options)
+        resident = (
+            Resident(session, graph, self._manifest, self.pools, self._memory, self._lanes)
+            if can_reside(graph)
+            else None
+        )
+        return DeviceGraph(graph, resident, self.pools, options)
+
+    def _prove_all(self) -> None:
+        try:
+            for kind in self.graphs:
+                self._prove(kind)
+        except ProbeFailure as failure:
+            _log.warning("model %s: %s", self._manifest.name, failure)
+            self.pools.double()
+            for kind in self.graphs:
+                self._prove(kind)
+            self.warnings += (f"two of each pool, one copied to the other at each run: {failure}",)
+            self.uncaptured = self.uncaptured or "pools change places"
+
+    def _prove(self, kind: GraphKind) -> None:
+        prove(f"graph {kind} on {self._provider}", self.graphs[kind], self._manifest, self.pools, _TURNS)
+
+    def _capture(self) -> None:
+        """Capture the steps, and prove what is replayed; if anything goes wrong, open the graph again without."""
+        resident = self.graphs[_STEP].resident
+        if resident is None:
+            self.uncaptured = "its tensors cannot stay on the device"
+        elif resident.reads_host:
+            self.uncaptured = "it has inputs that ONNX Runtime wants in host memory"
+        if resident is None or self.uncaptured:
+            return
+        free = self._memory.free_bytes()
+        spec = self._manifest.graphs[_STEP]
+        try:
+            captures = capture(resident, spec, self._manifest, self._most_rows, GATE)
+            resident.replays = captures
+            with GATE.shared():
+                self._prove(_STEP)
+        except Exception as error:  # of many types
+            self._do_without(first_line(error))
+            with GATE.shared():
+                self.sessions[_STEP] = self._open(_STEP, False)
+                self.graphs[_STEP] = self._graph(_STEP)
+                self._prove(_STEP)
+            return
+        self.captured = {_STEP: captures.rows}
+        left = self._memory.free_bytes()
+        self._captured_bytes = 0 if free is None or left is None else max(free - left, 0)
