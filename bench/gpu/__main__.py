@@ -68,9 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         work = stack.enter_context(tempfile.TemporaryDirectory(prefix="carryover-gpu-"))
         outcomes = _run_all(options, Path(work), console)
-    if options.out:
-        options.out.write_text(json.dumps(content(outcomes, options), indent=1) + "\n", encoding="utf-8")
-    return _summary(outcomes, console)
+    return summarise(outcomes, console)
 
 
 def _run_all(options: argparse.Namespace, work: Path, console: Console) -> list[Outcome]:
@@ -84,6 +82,8 @@ def _run_all(options: argparse.Namespace, work: Path, console: Console) -> list[
         order = Order(part, options.provider, options.smoke, str(work), str(Path(models).absolute()), budget_s)
         outcomes.append(run(order))
         _show(outcomes[-1], console)
+        if options.out:  # after each part: whoever ends this early has what there is
+            options.out.write_text(json.dumps(content(outcomes, options), indent=1) + "\n", encoding="utf-8")
     return outcomes
 
 
@@ -96,13 +96,15 @@ def _show(outcome: Outcome, console: Console) -> None:
         console.print(f"DOES NOT HOLD: {line}", style="bold red", highlight=False)
 
 
-def _summary(outcomes: Sequence[Outcome], console: Console) -> int:
+def summarise(outcomes: Sequence[Outcome], console: Console) -> int:
+    """Print how the parts went; returns the exit status."""
     rows: list[Row] = [
         {
             "part": one.part,
             "s": one.used_s,
             "of s": one.budget_s,
             "came to its end": "no: " + one.fault if one.fault else "yes",
+            "rows without figures": len(one.found.empty_rows),
             "does not hold": len(one.found.broken),
         }
         for one in outcomes
@@ -112,7 +114,7 @@ def _summary(outcomes: Sequence[Outcome], console: Console) -> int:
     for one in outcomes:
         for note in one.found.broken:
             console.print(f"DOES NOT HOLD: {one.part}: {note}", style="bold red", highlight=False)
-    return int(any(one.fault or one.found.broken for one in outcomes))
+    return int(any(one.fault or one.found.broken or one.found.empty_rows for one in outcomes))
 
 
 def content(outcomes: Sequence[Outcome], options: argparse.Namespace) -> dict[str, object]:

@@ -76,6 +76,11 @@ class Found:
     notes: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
+    @property
+    def empty_rows(self) -> list[dict[str, Cell]]:
+        """Those that say why they have no figures."""
+        return [row for rows in self.tables.values() for row in rows if NOTE in row]
+
 
 def read(path: Path) -> Found:
     """Read what a part has found so far; nothing where there is no file. A last line that is cut off is left out."""

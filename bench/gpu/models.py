@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, cast, get_args
 
+from bench.gpu import config_models
 from bench.gpu.journal import NOTE
 from bench.gpu.plan import TOP_K, Context, Size
 from bench.report import Row
@@ -39,6 +40,11 @@ def timed(models: Path) -> Path:
 def compared(models: Path) -> Path:
     """The repository of the small ones."""
     return models / "compared"
+
+
+def configured(models: Path) -> Path:
+    """The repository of the models that the configs train."""
+    return models / "configured"
 
 
 def bundle(repository: Path, name: str) -> Path:
@@ -104,6 +110,7 @@ def make(context: Context) -> None:
             context.journal.attempt(TABLE, head, one)
     for precision in (one for one in _COMPARED if one in known):
         context.journal.attempt(TABLE, {"models": f"small ones in {precision}"}, partial(_small, context, precision))
+    context.journal.attempt(TABLE, {"models": "those of the configs"}, partial(_configured, context))
 
 
 def _small(context: Context, precision: str) -> Row:
@@ -112,6 +119,15 @@ def _small(context: Context, precision: str) -> Row:
     for name, config in models.items():
         _publish(context, compared(context.models), f"{name}-{precision}", config, precision, _WORDS, 4)
     return {"number": len(models), "s": context.budget.used - before}
+
+
+def _configured(context: Context) -> Row:
+    """All that the configs train."""
+    before = context.budget.used
+    for name in config_models.SIZES:
+        context.budget.need(1.0)
+        config_models.publish(configured(context.models), name)
+    return {"number": len(config_models.SIZES), "s": context.budget.used - before}
 
 
 def _publish(

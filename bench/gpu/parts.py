@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ PARTS: Final = {
     "wire": Part("bench.gpu.wire", "show", "steps/s through gRPC"),
     "crossover": Part("bench.gpu.crossover", "show", "processor or card, for the models that the configs train"),
 }
+PROGRAM: Final = (sys.executable, "-m", "bench.gpu.part")
 _SOFT: Final = 0.85  # of a part's seconds, after which it begins no measurement
 _GRACE_S: Final = 2.0  # between asking a process to end and ending it
 
@@ -91,11 +93,16 @@ class Outcome:
     fault: str = ""
 
 
-def run(order: Order) -> Outcome:
-    """Run a part to its end, or to the end of its time; then it and all that it has started are ended."""
+def run(order: Order, program: Sequence[str] = PROGRAM) -> Outcome:
+    """Run a part to its end, or to the end of its time; then it and all that it has started are ended.
+
+    Args:
+        order: What it is told.
+        program: To which the order is given.
+    """
     began = time.monotonic()
     errors = Path(order.work) / f"{order.part}.stderr"
-    command = [sys.executable, "-m", "bench.gpu.part", json.dumps(asdict(order))]
+    command = [*program, json.dumps(asdict(order))]
     fault = ""
     with errors.open("wb") as stderr:
         process = subprocess.Popen(

@@ -17,10 +17,10 @@ from bench.gpu.plan import Context
 from bench.gpu.raw import open_raw
 from bench.gpu.steps import OUTPUTS
 from bench.report import Row
+from service.runtime.device.memory import ALIGNMENT
 
 TABLE: Final = "bytes between host and device, a step"
 _STEPS: Final = 10
-_ALIGNMENT: Final = 256  # of each tensor in a block that is copied as one
 
 
 def show(context: Context) -> None:
@@ -52,16 +52,21 @@ def _row(context: Context, name: str, rows: int) -> Row:
         state_bytes = opened.runner.state_bytes
     asked = sum(array.nbytes for array in fed.values())
     answered = sum(array.nbytes for array in given.values())
-    beyond = max(0.0, up - asked - _ALIGNMENT * len(fed)) + max(0.0, down - answered - _ALIGNMENT * len(given))
+    more = beyond(up, asked, len(fed)) + beyond(down, answered, len(given))
     return {
         "up": up,
         "tokens and indices": asked,
         "down": down,
         "results": answered,
-        "beyond": beyond,
+        "beyond": more,
         "state of these sessions": rows * state_bytes,
         "copies in the graph": copies_in_graph(folder, context.provider, rows, context.work),
     }
+
+
+def beyond(moved: float, asked: float, num_tensors: int) -> float:
+    """Bytes that moved and that neither the tensors themselves nor their alignment explain."""
+    return max(0.0, moved - asked - ALIGNMENT * num_tensors)
 
 
 def copies_in_graph(folder: Path, provider: str, rows: int, work: Path) -> int:
