@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from service.engine.limits import EngineLimits
 from service.settings import Settings, SettingsError, load_settings
 
 
@@ -78,6 +79,12 @@ def test_numbers_paths_and_empty_files_are_read(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("CARRYOVER_REPOSITORY", "some/where")
     settings = load_settings(written(tmp_path, "empty.yaml", ""))
     assert (settings.drain_timeout_s, settings.repository) == (2.5, Path("some/where"))
+
+
+def test_the_longest_run_of_an_imported_model_is_half_a_minute_or_as_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings().max_run_s == EngineLimits(session_slots=0, max_sessions=0).max_run_s == 30.0
+    monkeypatch.setenv("CARRYOVER_MAX_RUN_S", "0.5")
+    assert load_settings().max_run_s == 0.5
 
 
 def test_names_and_policies_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +165,9 @@ def test_other_variables_of_ours_are_left_alone(monkeypatch: pytest.MonkeyPatch)
             "CARRYOVER_VERSION_POLICIES: lm: expected latest N, specific N,N or all, got 'latest 0'",
         ),
         ({"CARRYOVER_LOAD_MODELS": "lm"}, "load_models: expected model_control explicit with it, got fixed"),
+        ({"CARRYOVER_MAX_RUN_S": "0"}, "CARRYOVER_MAX_RUN_S: expected greater than 0, got '0'"),
+        ({"CARRYOVER_MAX_RUN_S": "3601"}, "CARRYOVER_MAX_RUN_S: expected less than or equal to 3600, got '3601'"),
+        ({"CARRYOVER_MAX_RUN_S": "nan"}, "CARRYOVER_MAX_RUN_S"),
         ({"CARRYOVER_SHARED_MEMORY": "maybe"}, "CARRYOVER_SHARED_MEMORY: expected auto, true or false, got 'maybe'"),
         ({"CARRYOVER_TLS_PRIVATE_KEY": "key.pem"}, "tls_certificate and tls_private_key: expected both or neither"),
     ],

@@ -17,7 +17,7 @@ from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1 import carryover_pb2_grpc as pb_grpc
 
 ROOT = Path(__file__).resolve().parents[3]
-TASKS = {"g2p": pb.TASK_ENCODER_DECODER, "pos": pb.TASK_TAGGER, "lm": pb.TASK_LANGUAGE_MODEL}
+TASKS = {"g2p": pb.TASK_ENCODER_DECODER, "pos": pb.TASK_TAGGER, "lm": pb.TASK_LANGUAGE_MODEL, "vad": pb.TASK_TENSORS}
 
 
 class Scripted(pb_grpc.CarryoverServicer):
@@ -66,8 +66,16 @@ class Scripted(pb_grpc.CarryoverServicer):
         warnings = ["LSTM runs on the CPU"]
         int8, metrics = pb.PRECISION_INT8, {"dev/wer": 0.25}
         model = pb.Model(ref=ref, task=TASKS["g2p"], precision=int8, metrics=metrics, warnings=warnings)
+        sessions = pb.Model(
+            ref=pb.ModelRef(name="vad", version=1),
+            task=TASKS["vad"],
+            precision=pb.PRECISION_FP32,
+            provider="CPUExecutionProvider",
+            limits=pb.ModelLimits(max_sessions=1790),
+            load=pb.ModelLoad(sessions=3),
+        )
         refused = pb.RefusedModel(model=pb.ModelRef(name="old", version=1), reason=pb.REFUSAL_REASON_GRAPHS)
-        return pb.ListModelsResponse(models=[model], refused=[refused])
+        return pb.ListModelsResponse(models=[model, sessions], refused=[refused])
 
     def Session(
         self, request_iterator: Iterator[pb.SessionRequest], context: grpc.ServicerContext
@@ -244,6 +252,25 @@ def test_what_the_server_refuses_is_one_line(
     assert call(server, *arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert told in line
+
+
+def test_a_model_that_takes_tensors_is_not_called_with_text(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(server, "vad", "some text") == 1
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.splitlines() == [
+        "carryover: expected a model that reads text, got 'vad', which was imported and takes tensors: it is called "
+        "over the Open Inference Protocol (docs/oip.md)"
+    ]
+    assert server[0].requests == []
+
+
+def test_models_tells_how_many_sessions_there_are_and_may_be(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["models", "--server", server[1]]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    at, measured = head.index("sessions"), head.index("measured")
+    assert {line.split()[0]: line[at:measured].strip() for line in lines[:2]} == {"g2p": "none", "vad": "3 of 1790"}
 
 
 def test_models_lists_what_a_server_serves_and_refused(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

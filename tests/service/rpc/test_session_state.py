@@ -1,12 +1,15 @@
 """Sessions that start from a given state, states taken out, and lists of sessions."""
 
+import asyncio
 from typing import Any
 
 import grpc.aio
 import pytest
 
 from protos.carryover.v1 import carryover_pb2 as pb
-from service.errors import InternalFailure, Overloaded
+from service.errors import InternalFailure, InvalidInput, Overloaded
+from service.rpc.session_state import find_start
+from tests.service.oip.world import make_world
 from tests.service.rpc.streams import Stream, number, opening
 from tests.service.rpc.world import World, wait_until
 
@@ -131,6 +134,22 @@ async def test_a_list_that_an_engine_refuses_is_an_error_and_counts_no_more(worl
     assert len((await stream.ask(list=pb.ListSessions())).listed.sessions) == 2
     await stream.call.done_writing()
     assert await stream.call.read() is grpc.aio.EOF  # nothing is left in flight
+
+
+async def test_an_imported_model_is_not_stepped_in_tokens_and_the_refusal_says_what_it_is_stepped_by() -> None:
+    models = make_world(asyncio.get_running_loop()).models
+    with pytest.raises(InvalidInput) as caught:
+        find_start(models, pb.OpenSession(model=pb.ModelRef(name="sums")))
+    assert str(caught.value) == (
+        "open.model: expected a model that can be stepped in tokens, got 'sums', "
+        "an imported one: see the Open Inference Protocol"
+    )
+
+
+@pytest.mark.parametrize("model", ["g2p", "bitagger"])
+async def test_a_model_without_steps_of_tokens_opens_no_session(world: World, model: str) -> None:
+    error = await Stream(world).fails(open=opening(model))
+    assert error.message == f"open.model: expected a model that can be stepped in tokens, got '{model}', which cannot"
 
 
 async def test_nothing_is_opened_or_forked_while_the_service_ends(world: World) -> None:
