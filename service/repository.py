@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,8 +12,10 @@ from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
 from service.devices.opening import open_others
+from service.measuring.host import describe_host
 from service.measuring.invariance import batch_sizes, probe_invariance
 from service.measuring.profile import HostProfile, load_or_measure
+from service.measuring.variant import open_quickest
 from service.runtime.errors import ProviderUnavailable, first_line
 from service.runtime.opening import open_runner
 from service.runtime.runner import Runner, RunnerConfig
@@ -20,6 +23,7 @@ from service.runtime.runner import Runner, RunnerConfig
 RefusalKind = Literal["bundle", "graphs"]
 
 _log = logging.getLogger(__name__)
+_TRIAL_SLOTS, _TRIAL_MEMORY_ROWS = 16, 64  # measurements touch the initial state and scratch rows alone
 _GENERATING_ROLES = {"encoder_decoder": "target", "language_model": "tokens"}
 # Outputs as wide as a vocabulary: graph, output, role. An encoder_decoder gives its best targets alone.
 _VOCABULARY_OUTPUTS: Final[Mapping[Task, tuple[tuple[GraphKind, str, str], ...]]] = {
@@ -108,7 +112,7 @@ def open_bundle(
     Args:
         path: Where it lies.
         config: How to run it.
-        opened: Called with the runner before it is measured, which may take a while: closing it ends that.
+        opened: Called with each runner before it is measured, which may take a while: closing it ends that.
         others: How to run it on further devices. What was measured on the first one is taken to hold for all.
 
     Returns:
@@ -121,10 +125,8 @@ def open_bundle(
     try:
         manifest, tokenizers, crf = _read(path)
         kind = "graphs"
-        runner = open_runner(path.folder, manifest, config)
+        runner = _open(path.folder, manifest, config, opened)
         try:
-            if opened is not None:
-                opened(runner)
             model = _measured(path.folder, runner, tokenizers, crf, config)
             return replace(model, others=open_others(path.folder, runner, others)) if others else model
         except BaseException:
@@ -136,6 +138,25 @@ def open_bundle(
         expected = isinstance(error, BundleError)
         _log.debug("%s is refused", path.folder, exc_info=not expected)
         return RefusedBundle(path.name, path.version, kind, first_line(error))
+
+
+def _open(folder: Path, manifest: Manifest, config: RunnerConfig, opened: Callable[[Runner], None] | None) -> Runner:
+    """Open the graphs; where there are several of a step, those that are the quickest here."""
+
+    def open_with(config: RunnerConfig, manifest: Manifest) -> Runner:
+        runner = open_runner(folder, manifest, config)
+        try:
+            if opened is not None:
+                opened(runner)
+        except BaseException:
+            runner.close()
+            raise
+        return runner
+
+    settings = f"tf32 {config.tf32}, CUDA graphs {config.cuda_graphs}"
+    host = f"{describe_host(config.provider, config.threads)}, {settings}"
+    trial = replace(config, num_slots=_TRIAL_SLOTS, num_memory_rows=_TRIAL_MEMORY_ROWS)
+    return open_quickest(folder, manifest, host, config.threads, partial(open_with, config), partial(open_with, trial))
 
 
 def _measured(

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from service.measuring.profile import FOLDER
+from service.measuring.host import FOLDER
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 

@@ -6,13 +6,7 @@ so a short measurement tells, about a second a model. It is kept in the bundle's
 a folder that cannot be written to just means that the next start measures again.
 """
 
-import hashlib
-import importlib.metadata
-import json
 import logging
-import os
-import platform
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,11 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from export.manifest import GraphKind
 from service.engine.cost import Costs, RowCost
 from service.engine.schedule import ScheduleLimits
-from service.measuring.timing import TimedRunner, Timing
+from service.measuring.host import FOLDER, describe_host, key, write
+from service.measuring.timing import CPU, TimedRunner, Timing
 
-FOLDER: Final = "host-profiles"
 _BUDGET_S: Final = 0.5  # of each of at most three series
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_DEVICE_ROWS: Final = (*_ROWS, 512, 1024, 2048, 4096)  # a GPU is hardly busy with as many as a core can take
 _CHUNKS: Final = (8, 2, 4, 16)  # in order of interest, as the budget may not do for all
 _CHUNK_ROWS: Final = (1, 4, 16, 64)
 _MOST_CHUNK_TOKENS: Final = 256  # rows times steps beyond which no chunk is timed
@@ -103,8 +98,8 @@ def load_or_measure(folder: Path, runner: TimedRunner, threads: int = 1) -> Host
         runner: Opened on it, and not in use yet.
         threads: Intra-op threads of the runner.
     """
-    host = _describe_host(runner.provider, threads)
-    path = folder / FOLDER / f"{_key(host, runner)}.json"
+    host = describe_host(runner.provider, threads)
+    path = folder / FOLDER / f"{key(host, runner.manifest)}.json"
     try:
         return HostProfile.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -113,7 +108,7 @@ def load_or_measure(folder: Path, runner: TimedRunner, threads: int = 1) -> Host
         _log.warning("%s: expected a host profile, got %s: measuring again", path, str(error).splitlines()[0])
     profile = measure(runner, host=host, threads=threads)
     try:
-        _write(path, profile)
+        write(path, profile)
     except OSError as error:
         _log.info("%s: the host profile is not kept: %s", path, error.strerror)
     return profile
@@ -125,7 +120,8 @@ def measure(
     """Time the graphs of a model; see `HostProfile` for what is found and `Timing` for how."""
     graphs, imported = runner.manifest.graphs, runner.manifest.imported
     most = imported.max_rows if imported is not None else None
-    sizes = tuple(rows for rows in _ROWS if most is None or rows <= most)
+    tried = _ROWS if runner.provider == CPU else _DEVICE_ROWS
+    sizes = tuple(rows for rows in tried if most is None or rows <= most)
     timing = Timing(runner, threads, _BUDGET_S, clock)
     profile = HostProfile(host=host, measured_at=datetime.now(UTC).isoformat(timespec="seconds"))
     if "step" in graphs:
@@ -194,49 +190,3 @@ def _paying_chunks(timing: Timing, steps: Mapping[int, float]) -> dict[int, dict
         if any(length * step(rows) >= _CHUNK_GAIN * seconds for rows, seconds in series.items()):
             chunks[length] = series
     return dict(sorted(chunks.items()))
-
-
-def _describe_host(provider: str, threads: int) -> str:
-    return ", ".join(
-        (
-            _processor(),
-            f"{os.cpu_count()} cores",
-            f"onnxruntime {_runtime_version()}",
-            provider,
-            f"{threads} threads",
-        )
-    )
-
-
-def _processor() -> str:
-    """The model of the processor as exactly as the system tells it."""
-    try:
-        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return f"{platform.machine()} {platform.processor()}"
-    found = [re.search(rf"^{name}\s*: (.*)$", told, re.MULTILINE) for name in ("model name", "cpu family", "model")]
-    flags = re.search(r"^flags\s*: (.*)$", told, re.MULTILINE)
-    digest = hashlib.sha256(" ".join(sorted(flags[1].split())).encode()).hexdigest()[:8] if flags else ""
-    return " ".join([match[1].strip() for match in found if match] + [digest]).strip() or platform.machine()
-
-
-def _runtime_version() -> str:
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return "unknown"
-
-
-def _key(host: str, runner: TimedRunner) -> str:
-    files = {name: entry.sha256 for name, entry in sorted(runner.manifest.files.items())}
-    return hashlib.sha256(json.dumps([host, files]).encode()).hexdigest()[:16]
-
-
-def _write(path: Path, profile: HostProfile) -> None:
-    """Write so that whoever reads meanwhile sees all or nothing."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(profile.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from export.bundle import load_manifest
 from export.manifest import GraphKind, GraphSpec, Manifest, StateSpec, TensorSpec
 from service.engine.schedule import ScheduleLimits
-from service.measuring.profile import FOLDER, HostProfile, load_or_measure, measure
+from service.measuring.host import FOLDER
+from service.measuring.profile import HostProfile, load_or_measure, measure
 from service.runtime.opening import open_runner
 from service.runtime.providers import CPU
 from service.runtime.runner import RunnerConfig
@@ -128,6 +129,15 @@ def test_a_graph_that_is_quickest_in_small_batches_is_still_run_in_large_ones() 
     profile = ClockedRunner(cost, "step").measure()
     assert max(profile.step_seconds) == 256
     assert profile.max_rows == 128
+
+
+def test_a_gpu_is_tried_with_more_rows() -> None:
+    runner = ClockedRunner(linear(1e-3, 1e-7), "step")
+    runner.provider = "CUDAExecutionProvider"
+    profile = runner.measure()
+    assert max(profile.step_seconds) == 4096
+    assert profile.max_rows == 4096
+    assert max(ClockedRunner(linear(1e-3, 1e-7), "step").measure().step_seconds) == 256
 
 
 def test_chunks_are_kept_as_far_as_they_beat_as_many_steps() -> None:

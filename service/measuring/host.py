@@ -1,0 +1,81 @@
+"""What is measured of a model on a host is kept beside it: in the bundle's folder, a file for each kind of host."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel
+
+from export.manifest import Manifest
+
+FOLDER: Final = "host-profiles"
+_DRIVER: Final = Path("/proc/driver/nvidia/gpus")
+_WITHOUT_CARDS: Final = ("CPUExecutionProvider", "cpu")
+
+
+def describe_host(provider: str, threads: int) -> str:
+    """Say what figures are true of.
+
+    Args:
+        provider: Of ONNX Runtime, or as the settings ask for one.
+        threads: Intra-op threads.
+    """
+    return ", ".join(
+        (
+            _processor(),
+            f"{os.cpu_count()} cores",
+            f"onnxruntime {_runtime_version()}",
+            provider,
+            f"{threads} threads",
+            *(() if provider in _WITHOUT_CARDS else _cards()),
+        )
+    )
+
+
+def _processor() -> str:
+    """The model of the processor as exactly as the system tells it."""
+    try:
+        told = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    found = [re.search(rf"^{name}\s*: (.*)$", told, re.MULTILINE) for name in ("model name", "cpu family", "model")]
+    flags = re.search(r"^flags\s*: (.*)$", told, re.MULTILINE)
+    digest = hashlib.sha256(" ".join(sorted(flags[1].split())).encode()).hexdigest()[:8] if flags else ""
+    return " ".join([match[1].strip() for match in found if match] + [digest]).strip() or platform.machine()
+
+
+def _cards() -> list[str]:
+    """The GPUs that the driver tells of."""
+    told = sorted(_DRIVER.glob("*/information"))
+    found = [re.search(r"^Model:\s*(.*)$", path.read_text(errors="replace"), re.MULTILINE) for path in told]
+    return [match[1].strip() for match in found if match]
+
+
+def _runtime_version() -> str:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def key(host: str, manifest: Manifest) -> str:
+    """Name what was measured of a bundle's files, as they are run, on a host."""
+    files = {name: entry.sha256 for name, entry in sorted(manifest.files.items())}
+    # Of the graphs as they are nothing is said: what was measured before there were variants stays true.
+    run = [graph.file for _, graph in sorted(manifest.graphs.items()) if graph.file in graph.variants.values()]
+    return hashlib.sha256(json.dumps([host, files, *([run] if run else [])]).encode()).hexdigest()[:16]
+
+
+def write(path: Path, profile: BaseModel) -> None:
+    """Write so that whoever reads meanwhile sees all or nothing."""
+    path.parent.mkdir(exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(profile.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,186 @@
+"""Which of a model's step graphs is the quickest on this host: measured when it is first opened, and kept beside it.
+
+A bundle exported for CUDA holds its step, and the chunk that goes with it, several times over, out of different
+operators (`export.manifest.Variant`). None is the quickest everywhere: that depends on the provider, the width of the
+layers, and the rows of a batch.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from export.manifest import Manifest, Variant, variants, with_variant
+from service.measuring.host import FOLDER, key, write
+from service.measuring.profile import Rows, Seconds
+from service.measuring.timing import CPU, TimedRunner, Timing
+from service.runtime.errors import first_line
+
+# "node" is the graph as it is, with the recurrent nodes of ONNX.
+Candidate = Literal["node", "primitive", "folded"]
+_NODE: Final[Candidate] = "node"
+_ROWS: Final = (1, 4, 16, 64, 256)
+_GPU_ROWS: Final = (*_ROWS, 1024, 4096)
+_BUDGET_S: Final = 0.5  # of each candidate
+_GAIN: Final = 1.03  # that a variant must bring: less is noise
+_log = logging.getLogger(__name__)
+
+
+class Choice(BaseModel):
+    """What was measured, and what was chosen.
+
+    Args:
+        host: Where, for who reads the file.
+        measured_at: UTC, ISO 8601.
+        provider: Of ONNX Runtime, on which it was measured.
+        variant: The quickest; None is the graph with recurrent nodes.
+        step_seconds: Of a step run, by candidate and rows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    host: str
+    measured_at: str
+    provider: str
+    variant: Variant | None
+    step_seconds: dict[Candidate, dict[Rows, Seconds]] = {}
+
+
+class Closable(TimedRunner, Protocol):
+    """What is needed of `service.runtime.runner.Runner`."""
+
+    def close(self) -> None:
+        """Let go of graphs and pools."""
+
+
+R = TypeVar("R", bound=Closable)
+
+
+def quickest(step_seconds: Mapping[Candidate, Mapping[int, float]]) -> Variant | None:
+    """Choose from what steps took.
+
+    Which batches there will be is not known, so that all that were measured count alike: the geometric mean over rows
+    decides, of those rows that all candidates were timed at. A variant has to gain three hundredths over the graph as
+    it is.
+
+    Args:
+        step_seconds: By candidate and rows, `node` among them.
+
+    Returns:
+        The variant; None where the graph as it is does as well.
+    """
+    rows = set.intersection(*(set(series) for series in step_seconds.values()))
+    if not rows:
+        return None
+    means = {
+        name: math.exp(sum(math.log(series[size]) for size in rows) / len(rows))
+        for name, series in step_seconds.items()
+    }
+    best = min(means, key=lambda name: means[name])
+    return None if best == _NODE or means[_NODE] < _GAIN * means[best] else best
+
+
+def open_quickest(
+    folder: Path,
+    manifest: Manifest,
+    host: str,
+    threads: int,
+    open_runner: Callable[[Manifest], R],
+    open_trial: Callable[[Manifest], R],
+    clock: Callable[[], float] | None = None,
+) -> R:
+    """Open a model as what steps quickest on this host. One without variants is just opened.
+
+    Args:
+        folder: The bundle.
+        manifest: Its own.
+        host: Where and with which settings it is run, in words: what was measured otherwise is measured again.
+        threads: Intra-op threads of the runners.
+        open_runner: Opens a manifest for good.
+        open_trial: The same with pools as small as can be, to be timed and closed.
+        clock: As of `Timing`.
+
+    Raises:
+        Exception: What opening the graph as it is raises. A variant that cannot be run is left out.
+    """
+    if not variants(manifest):
+        return open_runner(manifest)
+    path = folder / FOLDER / f"{key(host, manifest)}.variant.json"
+    kept = _read(path)
+    if kept is not None:
+        runner = open_runner(with_variant(manifest, kept.variant))
+        if runner.provider == kept.provider:
+            return runner
+        runner.close()  # the GPU is not what it was
+    choice = measure(manifest, host, threads, open_trial, clock)
+    _log.info("model %s version %d: steps as %s", manifest.name, manifest.version, choice.variant or "exported")
+    try:
+        write(path, choice)
+    except OSError as error:
+        _log.info("%s: the choice of a variant is not kept: %s", path, error.strerror)
+    return open_runner(with_variant(manifest, choice.variant))
+
+
+def measure(
+    manifest: Manifest,
+    host: str,
+    threads: int,
+    open_trial: Callable[[Manifest], R],
+    clock: Callable[[], float] | None = None,
+) -> Choice:
+    """Time the steps of a model in each variant; see `quickest` and, for how, `service.measuring.timing.Timing`."""
+    series: dict[Candidate, dict[int, float]] = {}
+    provider = ""
+    for variant in (None, *variants(manifest)):
+        try:
+            runner = open_trial(with_variant(manifest, variant))
+            try:
+                series[variant or _NODE] = _time_steps(runner, threads, clock)
+            finally:
+                runner.close()
+        except Exception as error:
+            if variant is None:
+                raise
+            _log.warning(
+                "model %s version %d: variant %s is left out: %s",
+                manifest.name,
+                manifest.version,
+                variant,
+                first_line(error),
+            )
+            continue
+        provider = provider or runner.provider
+    return Choice(
+        host=host,
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        provider=provider,
+        variant=quickest(series),
+        step_seconds=series,
+    )
+
+
+def _time_steps(runner: TimedRunner, threads: int, clock: Callable[[], float] | None) -> dict[int, float]:
+    """Seconds of a step run by rows, as far as the budget goes."""
+    timing = Timing(runner, threads, _BUDGET_S, clock)
+    series = {}
+    for rows in _ROWS if runner.provider == CPU else _GPU_ROWS:
+        seconds = timing.seconds("step", rows)
+        if seconds is None:
+            break
+        series[rows] = seconds
+    return series
+
+
+def _read(path: Path) -> Choice | None:
+    try:
+        return Choice.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        _log.warning("%s: expected a choice of a variant, got %s: measuring again", path, str(error).splitlines()[0])
+        return None
