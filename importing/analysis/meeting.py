@@ -99,12 +99,21 @@ def _expected(trace: Trace, name: str, axis: int | None) -> Flow:
 
 
 def _overlooked(one: Trace, other: Trace) -> Unknown | None:
-    """Something that is said to have nothing to do with rows, and that is another in a run of more of them."""
-    for name, flow in one.flows.items():
-        seen = name in one.arrays and name in other.arrays
-        if flow is None and other.flow(name) is None and seen and not _same(one.arrays[name], other.arrays[name]):
+    """Something that more rows are said to leave as it is, and that is another in a run of more of them."""
+    for name in one.flows.keys() & one.arrays.keys() & other.arrays.keys():
+        first, second = one.arrays[name], other.arrays[name]
+        place = one.flow(name)
+        if isinstance(place, Place) and other.flow(name) == place:
+            same = _but(first.shape, place.axis) == _but(second.shape, place.axis)
+        else:
+            same = place is not None or other.flow(name) is not None or _same(first, second)
+        if not same:
             return Unknown(f"{name} depends on their number in a way that was not followed")
     return None
+
+
+def _but(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
 
 
 def _same(one: Array, other: Array) -> bool:

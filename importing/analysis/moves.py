@@ -60,7 +60,10 @@ def tile(look: Look) -> Flow:
     """All of it again, so many times an axis."""
     repeats = look.counts(1)
     if look.rows:
-        return look.only() if repeats[look.only().axis] == 1 else look.joined("repeats the rows")
+        place = look.only()
+        if any(axis != place.axis for axis in _counted(repeats)):
+            return look.joined("makes as many as there are rows")
+        return place if _is_one(repeats[place.axis]) else look.joined("repeats the rows")
     sizes = repeats.copy()
     for axis, size in enumerate(look.shape(0)):
         sizes[axis] = repeats[axis] * size
@@ -76,15 +79,16 @@ def resize(look: Look) -> Flow:
     """Interpolates along axes; those of the rows must stay as they are."""
     place, rank = look.only(), len(look.shape(0))
     axes = [int(axis) % rank for axis in look.attribute("axes", range(rank))]
+    told = look.attribute("scales")
+    if told is None:
+        told = look.counts(next(index for index in (3, 2, 1) if look.given(index)))
+    if any(axes[index] != place.axis for index in _counted(told)):
+        return look.joined("makes as many as there are rows")
     if place.axis not in axes:
         return place
-    at = axes.index(place.axis)
-    if look.given(3):
-        return place if _is_all(look.counts(3)[at], place) else UNKNOWN
-    scales = look.attribute("scales")
-    if scales is None:
-        scales = look.counts(2 if look.given(2) else 1)
-    return place if scales[at] == 1 else look.joined("computes over the rows")
+    size = told[axes.index(place.axis)]
+    kept = _is_all(size, place) if look.given(3) else _is_one(size)
+    return place if kept else look.joined("computes over the rows")
 
 
 def gather(look: Look) -> Flow:
@@ -150,6 +154,9 @@ def cut(look: Look) -> Flow:
     starts, ends = (_bounds(look, name, index) for name, index in (("starts", 1), ("ends", 2)))
     axes = look.numbers("axes", 3) or list(range(len(starts)))
     axes = [axis % rank for axis in axes]
+    for axis, start, end in zip(axes, starts, ends, strict=True):
+        if axis != place.axis and (isinstance(start, Count) or isinstance(end, Count)):
+            return look.joined("takes as many as there are rows")
     if place.axis not in axes:
         return place
     at = axes.index(place.axis)
@@ -257,6 +264,10 @@ def _is_all(size: Any, place: Place) -> bool:
         return is_equal(size, ROWS * (place.outer * place.inner))
     except NotCounted:
         return False
+
+
+def _is_one(size: Any) -> bool:
+    return not isinstance(size, Count) and size == 1
 
 
 def _counted(sizes: Array) -> list[int]:
