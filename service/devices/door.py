@@ -9,24 +9,22 @@ leaves are out before those of the one where it goes on.
 """
 
 import itertools
-import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-from service.devices.balance import Evenness, is_uneven, shifts
+from service.devices.balance import Evenness
 from service.devices.descriptions import Gathering
-from service.devices.load import Kind, Load
+from service.devices.load import Kind
 from service.devices.moves import Moves
 from service.devices.pins import Pin, Pins
+from service.devices.spreading import Spreading
 from service.devices.sums import sum_run_stats, sum_stats
+from service.devices.unanswered import Unanswered, kind_of
 from service.engine.interface import (
     AnyRequest,
     Cancelled,
-    CloseSession,
-    Decode,
     DescribeSessions,
     EngineDoor,
     EngineStats,
@@ -34,35 +32,16 @@ from service.engine.interface import (
     Failed,
     Finished,
     ForkSession,
-    Generate,
     OpenSession,
     Publish,
     RequestId,
-    RunSequence,
     RunStats,
-    RunTensors,
     SessionDescription,
     SessionEnded,
     SessionId,
-    StepSession,
-    StepTensors,
     TokensDecided,
 )
-from service.errors import DeadlineExceeded, Overloaded, ServiceError, ShuttingDown
-
-log = logging.getLogger(__name__)
-
-AT_A_TIME: Final = 32  # sessions that are being moved
-_REST_S: Final = 1.0  # after a session could not be moved
-
-_KINDS: Final[Mapping[type[Any], Kind]] = {
-    RunSequence: Kind.WORK,
-    RunTensors: Kind.WORK,
-    Decode: Kind.WORK,
-    Generate: Kind.WORK,
-    StepSession: Kind.STEP,
-    StepTensors: Kind.STEP,
-}
+from service.errors import DeadlineExceeded, Overloaded, ServiceError, SessionNotFound, ShuttingDown
 
 
 class DeviceEngine(EngineDoor, Protocol):
@@ -78,14 +57,6 @@ class DeviceEngine(EngineDoor, Protocol):
 
 
 Make = Callable[[Publish, Callable[[], None]], DeviceEngine]
-
-
-class _Asked(NamedTuple):
-    """One request without an end: the device that has it (None: nobody yet) and the session that it is for."""
-
-    device: int | None
-    kind: Kind
-    pin: Pin | None
 
 
 class Devices:
@@ -112,21 +83,17 @@ class Devices:
         if len(makers) < 2:
             raise ValueError(f"makers: expected at least 2, one a device, got {len(makers)}")
         self._publish_events, self._on_stopped = publish, on_stopped
-        self._max_sessions, self._evenness, self._clock = max_sessions, evenness or Evenness(), clock
+        self._max_sessions, self._clock = max_sessions, clock
         self._lock = threading.Lock()
         self._events: list[Event] = []  # to be published before the lock is let go of
         self._own_ids = itertools.count(-1, -1)  # those of callers are positive
-        self._asked: dict[RequestId, _Asked] = {}
-        self._turning: dict[RequestId, OpenSession | ForkSession | CloseSession] = {}  # begin or end a session
         self._gathering: dict[RequestId, Gathering] = {}  # by our own requests
-        self._loads = [Load() for _ in makers]
         self._pins = Pins(len(makers))
+        self._unanswered = Unanswered(self._pins, len(makers), clock)
         self._engines = [make(self._hears(device), self._stopped) for device, make in enumerate(makers)]
         self._moves = Moves(self._engines, self._pins, lambda: next(self._own_ids), self._pass_on, self._refuse_late)
+        self._spreading = Spreading(self._pins, self._moves, evenness or Evenness(), clock)
         self._num_refused = 0  # here, less what one engine refused and another one took
-        self._evening = False  # sessions are being moved until they lie as evenly as can be
-        self._num_turned_back = 0
-        self._rest_until_s = -math.inf
         self._closing = self._told = False
 
     @property
@@ -167,7 +134,7 @@ class Devices:
                     self._open(request)
                 elif isinstance(request, DescribeSessions):
                     self._describe(request)
-                elif _KINDS.get(type(request)) == Kind.WORK:
+                elif kind_of(request) == Kind.WORK:
                     self._begin_work(request)
                 else:
                     self._ask_session(request)
@@ -177,12 +144,12 @@ class Devices:
     def cancel(self, request: RequestId) -> None:
         """Stop a request within one step; see `EngineDoor`."""
         with self._lock:
-            asked = self._asked.get(request)
+            asked = self._unanswered.get(request)
             if asked is None:
                 return
             if asked.device is not None:
                 self._engines[asked.device].cancel(request)
-            elif asked.pin is not None and asked.pin.move is not None and not self._is_close(request):
+            elif asked.pin is not None and asked.pin.move is not None and not self._unanswered.is_close(request):
                 asked.pin.move.held.drop(request)
                 self._settle(Cancelled(request))
                 self._flush()
@@ -190,7 +157,7 @@ class Devices:
     def has_begun(self, request: RequestId) -> bool:
         """Whether a request runs by now; see `EngineDoor`."""
         with self._lock:
-            asked = self._asked.get(request)
+            asked = self._unanswered.get(request)
         if asked is None:
             return True
         # Not under the lock here: an engine that publishes holds its own and waits for this one.
@@ -226,7 +193,7 @@ class Devices:
 
     def _begin_work(self, request: AnyRequest) -> None:
         """Give new work to the device with the least to do; to another one if that takes no more."""
-        devices = sorted(self._alive(), key=lambda device: self._loads[device].wait_s)
+        devices = sorted(self._alive(), key=self._wait_s)
         for num_tried, device in enumerate(devices, start=1):
             try:
                 self._send(device, request, None)
@@ -242,21 +209,23 @@ class Devices:
         if pin is not None:  # its engine says that it is open already
             self._send(pin.device, request, pin)
         elif self._has_room(request):
-            counts = {device: self._num_sessions(device) for device in self._alive()}
-            device = min(counts, key=lambda device: (counts[device], self._loads[device].wait_s))
+            device = min(self._alive(), key=lambda one: (self._spreading.num_sessions(one), self._wait_s(one)))
             try:
                 self._send(device, request, self._pins.add(request.session, device))
             except ServiceError:
-                self._pins.remove(request.session)
+                self._pins.discard(request.session)
                 raise
-            self._turning[request.id] = request
+            self._unanswered.begins(request)
 
     def _ask_session(self, request: Any) -> None:
         forks = isinstance(request, ForkSession)
         session = request.source if forks else request.session
         pin = self._pins.get(session)
-        if pin is None:  # any engine says that there is no such session
-            self._send(self._alive()[0], request, None)
+        if pin is None:
+            if self._closing:
+                raise _shut_down()
+            # Not for an engine to say: it may have the copy of a session that ended on its way there.
+            self._events.append(Failed(request.id, SessionNotFound(f"session {session}: expected an open session")))
             return
         if forks and not self._has_room(request):
             return
@@ -265,16 +234,13 @@ class Devices:
         else:
             pin.move.held.require_place()
             pin.move.held.add(request, None)
-            self._note(None, request, pin)
+            self._unanswered.note(None, request, pin)
         if forks and self._pins.get(request.session) is None:
             fork = self._pins.add(request.session, pin.device)
-            fork.num_unanswered += 1  # until the fork is answered
             if pin.move is not None:
                 fork.move = pin.move
                 pin.move.pins[request.session] = fork
-            self._turning[request.id] = request
-        elif isinstance(request, CloseSession):
-            self._turning[request.id] = request
+            self._unanswered.begins(request)
 
     def _has_room(self, request: OpenSession | ForkSession) -> bool:
         """Whether one more session may be opened; if not, the request fails as an engine would have it fail."""
@@ -295,7 +261,7 @@ class Devices:
             self._send(next(iter(parts), self._alive()[0]), request, None)
             return
         gathering = Gathering(request, len(parts))
-        self._note(None, request, None)
+        self._unanswered.note(None, request, None)
         for device, sessions in parts.items():
             own_id = next(self._own_ids)
             try:
@@ -308,20 +274,12 @@ class Devices:
     def _send(self, device: int, request: AnyRequest, pin: Pin | None) -> None:
         """Submit a request to a device, and note it; it is not noted if that raises."""
         self._engines[device].submit(request)
-        self._note(device, request, pin)
-        self._loads[device].begin(_KINDS.get(type(request), Kind.OTHER), self._clock())
-
-    def _note(self, device: int | None, request: AnyRequest, pin: Pin | None) -> None:
-        self._asked[request.id] = _Asked(device, _KINDS.get(type(request), Kind.OTHER), pin)
-        if pin is not None:
-            pin.num_unanswered += 1
+        self._unanswered.note(device, request, pin)
 
     def _pass_on(self, device: int, request: AnyRequest) -> None:
         """Submit a request that waited for its session to arrive."""
-        asked = self._asked[request.id]
         self._engines[device].submit(request)
-        self._asked[request.id] = asked._replace(device=device)
-        self._loads[device].begin(asked.kind, self._clock())
+        self._unanswered.give(request.id, device)
 
     def _refuse_late(self, request: AnyRequest, error: ServiceError) -> None:
         self._settle(Failed(request.id, error))
@@ -335,19 +293,20 @@ class Devices:
             with self._lock:
                 try:
                     for event in events:
-                        self._hear(event)
-                    self._loads[device].note(self._clock())
-                    self._even_out()
+                        self._hear(device, event)
+                    self._unanswered.loads[device].note(self._clock())
+                    if not self._closing:
+                        self._spreading.even_out(self._alive())
                 finally:
                     self._flush()
 
         return hear
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, device: int, event: Event) -> None:
         if isinstance(event, TokensDecided):
             self._events.append(event)
         elif isinstance(event, SessionEnded):
-            self._ended(event)
+            self._end_session(device, event)
         elif event.request > 0:
             self._settle(event)
         elif event.request in self._gathering:
@@ -359,30 +318,17 @@ class Devices:
 
     def _settle(self, event: Finished | Failed | Cancelled) -> None:
         """Take the end of a caller's request."""
-        device, kind, pin = self._asked.pop(event.request)
-        finished = isinstance(event, Finished)
-        if device is not None:
-            self._loads[device].end(kind, finished)
-        if pin is not None:
-            pin.num_unanswered -= 1
-        request = self._turning.pop(event.request, None)
-        if request is not None:
-            if finished == isinstance(request, CloseSession):  # closed, or not begun
-                self._unpin(request.session)
-            elif isinstance(request, ForkSession) and (fork := self._pins.get(request.session)) is not None:
-                fork.num_unanswered -= 1
+        self._unanswered.end(event)
         self._events.append(event)
 
-    def _ended(self, event: SessionEnded) -> None:
+    def _end_session(self, device: int, event: SessionEnded) -> None:
         pin = self._pins.get(event.session)
-        if pin is not None and pin.move is not None:
-            pin.move.ended = pin.move.ended or pin.move.session == event.session
-        self._unpin(event.session)
+        if pin is None or pin.device != device:  # a copy that nobody knows of: it is, or was, elsewhere
+            return
+        if pin.move is not None and pin.move.session == event.session:
+            pin.move.ended = True
+        self._pins.discard(event.session)
         self._events.append(event)
-
-    def _unpin(self, session: SessionId) -> None:
-        if self._pins.get(session) is not None:
-            self._pins.remove(session)
 
     def _gather(self, gathering: Gathering, part: Sequence[SessionDescription] | ServiceError) -> None:
         answer = gathering.add(part)
@@ -394,9 +340,6 @@ class Devices:
             events, self._events = self._events, []
             self._publish_events(events)
 
-    def _is_close(self, request: RequestId) -> bool:
-        return isinstance(self._turning.get(request), CloseSession)
-
     # --------------------------------------------------------------------------------------------- the devices, locked
 
     def _alive(self) -> list[int]:
@@ -404,29 +347,9 @@ class Devices:
         alive = [device for device, engine in enumerate(self._engines) if not engine.failed]
         return alive or list(range(len(self._engines)))
 
-    def _num_sessions(self, device: int) -> int:
-        """Sessions of a device when what moves has arrived."""
-        return self._pins.count(device) + self._moves.arriving(device)
-
-    def _even_out(self) -> None:
-        """Move idle sessions if they lie unevenly, until they lie as evenly as can be."""
-        if self._moves.num_turned_back > self._num_turned_back:  # there is no room, and will not be at once
-            self._num_turned_back = self._moves.num_turned_back
-            self._rest_until_s = self._clock() + _REST_S
-        if self._closing or self._clock() < self._rest_until_s:
-            return
-        devices = self._alive()
-        counts = [self._num_sessions(device) for device in devices]
-        if not (self._evening or is_uneven(counts, self._evenness)):
-            return
-        num_free = AT_A_TIME - len(self._moves)
-        planned = shifts(counts, num_free)
-        self._evening = bool(planned) or num_free <= 0
-        for source, to in planned:
-            session = self._pins.idle(devices[source])
-            if session is None:  # those that were looked at are busy: the next time
-                return
-            self._moves.start(session, devices[to])
+    def _wait_s(self, device: int) -> float:
+        """How long new work would take on a device."""
+        return self._unanswered.loads[device].wait_s
 
     def _stopped(self) -> None:
         """Tell of the first engine that a bug has ended; called on its thread."""

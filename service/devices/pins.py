@@ -56,9 +56,11 @@ class Pins:
         pin = self._pins[session] = self._on[device][session] = Pin(device)
         return pin
 
-    def remove(self, session: SessionId) -> None:
-        """Forget a session that is open no more."""
-        del self._on[self._pins.pop(session).device][session]
+    def discard(self, session: SessionId) -> None:
+        """Forget a session that is open no more, if it is here."""
+        pin = self._pins.pop(session, None)
+        if pin is not None:
+            del self._on[pin.device][session]
 
     def shift(self, session: SessionId, device: int) -> None:
         """A session lives on another device from now on."""

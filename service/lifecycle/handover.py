@@ -26,8 +26,9 @@ from service.engine.interface import (
     SessionId,
     SessionState,
 )
-from service.errors import Overloaded, ServiceError
+from service.errors import ServiceError
 from service.models import LiveModel
+from service.on_the_way import Held
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ class _Move:
         self._old = old
         self._session, self._sink = session, sink
         self._sessions = [session]  # and those that are forked from it meanwhile
-        self._waiting: list[tuple[AnyRequest, Sink]] = []
+        self._held: Held[Sink] = Held(MOST_WAITING, MOVE_S)
         self._new: Bridge | None = None
         old.watch_session(session, self)
         old.diversions[session] = self
@@ -167,22 +168,21 @@ class _Move:
         if self._new is not None:
             self._new.submit(request, sink)
             return
-        if len(self._waiting) >= MOST_WAITING:
-            raise Overloaded(f"expected at most {MOST_WAITING} requests of one session, got one more", MOVE_S)
+        self._held.require_place()
         if isinstance(request, ForkSession):
             self._sessions.append(request.session)
             self._old.diversions[request.session] = self
-        self._waiting.append((request, sink))
+        self._held.add(request, sink)
 
     def cancel(self, request: RequestId) -> None:
         """See `Diversion`."""
-        self._waiting = [one for one in self._waiting if one[0].id != request]
+        self._held.drop(request)
         if self._new is not None:
             self._new.cancel(request)
 
     def has_begun(self, request: RequestId) -> bool:
         """See `Diversion`."""
-        if any(waiting.id == request for waiting, _ in self._waiting):
+        if request in self._held:
             return False
         return self._new is None or self._new.has_begun(request)
 
@@ -221,9 +221,4 @@ class _Move:
             del self._old.diversions[session]
 
     def _go_on(self, bridge: Bridge) -> None:
-        while self._waiting:  # whoever hears of a failure may cancel others
-            request, sink = self._waiting.pop(0)
-            try:
-                bridge.submit(request, sink)
-            except ServiceError as error:
-                sink.take(Failed(request.id, error))
+        self._held.release(bridge.submit, lambda request, sink, error: sink.take(Failed(request.id, error)))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from service.devices.balance import Evenness
-from service.engine.engine import Plan
 from service.engine.interface import Priority
 from service.engine.limits import EngineLimits
+from service.engine.runs import Plan
 from service.engine.schedule import ScheduleLimits
 from tests.service.devices.world import DevicesFollower, World, watching
 from tests.service.engine.reference import CHUNKS_PAY, STATE_BYTES
@@ -57,7 +57,7 @@ class SessionsOnDevices(Sessions):
         max_chunk=st.sampled_from([1, 4]),
         least=st.sampled_from([1, 3, 1000]),
     )
-    def begin_engine(  # type: ignore[override]
+    def begin_engine(
         self,
         num_devices: int,
         num_lanes: int,

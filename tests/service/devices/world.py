@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from service.devices.balance import Evenness
 from service.devices.door import Devices
-from service.engine.engine import Engine, Plan
+from service.engine.engine import Engine
 from service.engine.interface import (
     AnyRequest,
     DescribeSessions,
@@ -25,8 +25,9 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.engine.limits import EngineLimits
+from service.engine.runs import Plan
 from service.engine.slots import Slot, SlotTable
-from tests.service.engine.follower import Follower, Following
+from tests.service.engine.follower import Follower
 from tests.service.engine.reference import STATE_BYTES, History
 from tests.service.engine.refusals import asked_session
 from tests.service.engine.watched import WatchedRunner
@@ -192,8 +193,3 @@ class World:
 
     def stats(self) -> EngineStats:
         return self.door.stats()
-
-
-def following(follower: Follower, session: SessionId) -> Following:
-    """A session that is open."""
-    return follower.open[session]

@@ -16,6 +16,7 @@ from service.engine.engine import Engine
 from service.engine.interface import (
     AnyRequest,
     CloseSession,
+    EngineDoor,
     ExportSession,
     ForkSession,
     Generate,
@@ -57,7 +58,7 @@ class Caller:
         follower: Who checks the answers.
     """
 
-    def __init__(self, number: int, engine: Engine, follower: Follower) -> None:
+    def __init__(self, number: int, engine: EngineDoor, follower: Follower) -> None:
         self.rng = random.Random(number)
         self.engine, self.follower = engine, follower
         self.last_id = number  # ids of callers differ by their remainder
