@@ -11,7 +11,7 @@ from bench.gpu import config_models, models
 from bench.gpu.opened import open_bundle, open_plain
 from bench.gpu.plan import Context
 from bench.report import Cell, Row
-from service.measuring.crossover import host_of, measure, slots_for
+from service.measuring.crossover import measure, slots_for
 
 TABLE: Final = "rows/s, processor and card, by rows that are ready at a time"
 _MEMORY_ROWS: Final = 256  # those of a measurement are few: all rows read the same
@@ -33,8 +33,8 @@ def _row(context: Context, name: str) -> Row:
         open_plain(folder, slots, memory_rows=_MEMORY_ROWS) as plain,
         open_bundle(folder, context.provider, slots, memory_rows=_MEMORY_ROWS) as device,
     ):
-        host = host_of(1, context.provider)
-        found = measure(plain.runner, device.runner, sizes, context.size.crossover_seconds, runners, host)
+        seconds = context.size.crossover_seconds
+        found = measure(plain.runner, device.runner, sizes, seconds, runners, host=context.provider)
     row: dict[str, Cell] = {"graph": found.graph}
     for rows in sizes:
         row |= {f"{rows}, cores": found.cpu[rows].rows_per_s, f"{rows}, card": found.cuda[rows].rows_per_s}

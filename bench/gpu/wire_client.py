@@ -8,7 +8,7 @@ import grpc.aio
 import numpy as np
 
 from bench.tokens import token
-from bench.wire import Wire
+from bench.wire import Wire, first_of
 from protos.carryover.v1 import carryover_pb2 as pb
 from protos.carryover.v1.carryover_pb2_grpc import CarryoverStub
 
@@ -43,7 +43,10 @@ def step_all(load: Load, timeout_s: float) -> tuple[float, float, float]:
         RuntimeError: A command was refused.
         TimeoutError: It did not end in time.
     """
-    return asyncio.run(asyncio.wait_for(_step_all(load), timeout_s))
+    try:
+        return asyncio.run(asyncio.wait_for(_step_all(load), timeout_s))
+    except ExceptionGroup as group:  # all sessions may have met the same
+        raise first_of(group) from None
 
 
 async def _step_all(load: Load) -> tuple[float, float, float]:
