@@ -84,7 +84,7 @@ async def run(server: Infers, folder: Path, words: list[bytes], **options: objec
     """Ask the words over and over."""
     requests = [pb.ModelInferRequest(model_name="m", raw_input_contents=[word]).SerializeToString() for word in words]
     write_messages(folder / "requests", requests)
-    given: dict[str, object] = {"templates": folder / "requests", "seconds": 0.3, "warmup": 0.1, **options}
+    given: dict[str, object] = {"templates": folder / "requests", "seconds": 1, "warmup": 0.1, **options}
     async with serving(server) as address:
         return await asyncio.to_thread(drive, "infer-stream", 60.0, address=address, **given)
 

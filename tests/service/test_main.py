@@ -263,7 +263,7 @@ async def test_64_at_once_a_third_cancelled_answer_as_one_at_a_time(repository: 
             assert cancelled <= doomed.keys()
             assert len(cancelled) >= 5
             assert all(together[i] == alone[i] for i in range(64) if i not in cancelled)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 load = (await client.model("tiny")).load
                 while (load.waiting, load.running) != (0, 0):
                     load = (await client.model("tiny")).load
@@ -274,7 +274,7 @@ async def test_64_at_once_a_third_cancelled_answer_as_one_at_a_time(repository: 
 
 @pytest.mark.slow
 async def test_a_server_that_stops_under_load_answers_or_refuses_every_call(repository: Path) -> None:
-    with running(repository, drain_timeout_s=5) as server:
+    with running(repository, drain_timeout_s=60) as server:
         async with AsyncClient(server.address) as client:
             expected = await ask(client, "abcabc")
             outcomes: list[object] = []
@@ -292,7 +292,7 @@ async def test_a_server_that_stops_under_load_answers_or_refuses_every_call(repo
                 await asyncio.sleep(0.001)
             before = time.monotonic()
             status, log = await asyncio.to_thread(server.stop)
-            assert time.monotonic() - before < 5
+            assert time.monotonic() - before < 50, "it waits for what is in flight, not for the drain timeout"
             await asyncio.gather(*callers)
     errors = [outcome for outcome in outcomes if isinstance(outcome, CarryoverError)]
     assert len(errors) == 16

@@ -123,7 +123,7 @@ async def test_tls_connects_those_who_trust_the_certificate_and_no_others(certif
 
         assert await asyncio.to_thread(act)
         for stranger in (None, Tls(root_certificates=trusted), Tls(server_name="carryover.test")):
-            async with AsyncClient(world.address, tls=stranger, timeout_s=5) as client:
+            async with AsyncClient(world.address, tls=stranger, timeout_s=60) as client:
                 with pytest.raises(Unavailable):
                     await client.is_serving()
 

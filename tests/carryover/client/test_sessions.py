@@ -257,13 +257,13 @@ async def test_an_opening_that_is_not_waited_for_is_closed_again(world: World) -
             await client.sessions()  # what was sent before it is done
             await wait_until(lambda: set(engine.sessions) == known)
 
-        await abandoned(client.session("lm", timeout_s=0.2).open())
+        await abandoned(client.session("lm", timeout_s=0.5).open())
         await abandoned(client.session("lm").open(), cancel=True)
-        await abandoned(source.fork(timeout_s=0.2))
+        await abandoned(source.fork(timeout_s=0.5))
         await abandoned(source.fork(), cancel=True)
         engine.hold = True
         with pytest.raises(errors.DeadlineExceeded):
-            await client.session("lm", session_id="mine", timeout_s=0.2).open()
+            await client.session("lm", session_id="mine", timeout_s=0.5).open()
         engine.hold = False
         for request in list(engine.held):
             engine.release(request)
@@ -284,7 +284,7 @@ async def test_a_blocking_opening_that_is_not_waited_for_is_closed_again(world: 
         with client.session("lm"):
             engine.hold = True
             with pytest.raises(errors.DeadlineExceeded):
-                client.session("lm", timeout_s=0.2)
+                client.session("lm", timeout_s=0.5)
             asyncio.run_coroutine_threadsafe(let_go(), loop).result()
             assert len(client.sessions()) == 1
 

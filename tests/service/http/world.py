@@ -24,7 +24,7 @@ from tests.service.engine.harness import open_tiny
 from tests.service.oip.world import Entry, FakeControl
 from tests.service.tensor_models import write_accumulator, write_identity
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 SUM = "sum"
 
 

@@ -49,7 +49,7 @@ async def test_it_is_full_of_commands_until_their_answers_have_gone() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     outbox.sent(1, 1)
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 60)
     assert not outbox.full
 
 
@@ -77,7 +77,7 @@ async def test_a_writer_is_woken_by_what_comes_and_a_closed_outbox_drops_it() ->
     waiting = asyncio.create_task(outbox.news())
     await asyncio.sleep(0)
     outbox.answer(first, b"1")
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 60)
     assert outbox.close() == [second]
     outbox.answer(second, b"2")
     outbox.tell(b"3")

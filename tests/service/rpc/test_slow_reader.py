@@ -116,5 +116,5 @@ async def test_one_that_reads_slowly_is_not_cut_off() -> None:
 async def test_the_end_of_the_service_does_not_wait_for_it() -> None:
     async with serving(**settings(drain_timeout_s=0.05)) as world, not_reading(world):
         await wait_until(lambda: steps_taken(world) >= MAX_IN_FLIGHT)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await world.server.stop() is False

@@ -128,7 +128,7 @@ def lowercased(model: LiveModel, role: str) -> LiveModel:
     return replace(model, tokenizers={**model.tokenizers, role: replace(model.tokenizers[role], lowercase=True)})
 
 
-async def wait_until(condition: Any, timeout_s: float = 5.0) -> None:
+async def wait_until(condition: Any, timeout_s: float = 60.0) -> None:
     """Give the event loop turns until something holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():

@@ -279,7 +279,7 @@ def test_versions_are_replaced_under_load_without_a_failed_request(models: Path,
 
 
 def test_sequences_go_on_with_a_version_that_may_take_them_over(models: Path, fresh: Fresh) -> None:
-    with explicit(models, retire_timeout_s=0.5) as (server, door):
+    with explicit(models, retire_timeout_s=10) as (server, door):
         over, faults, reached = threading.Event(), list[str](), [0] * 3
 
         def drive(place: int) -> None:

@@ -16,7 +16,7 @@ from service.oip.inference.answer import Answer
 from service.oip.messages import InferResponse
 from tests.service.oip.world import IDLE_TIMEOUT_S, World, accumulator, make_world, outputs_of, step, tensor
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ async def test_the_deadline_of_the_call_is_that_of_the_work(world: World) -> Non
     (request,) = world.same.submitted
     assert isinstance(request, RunTensors)
     assert request.deadline_s is not None
-    assert 0 < request.deadline_s - time.monotonic() <= 30
+    assert 0 < request.deadline_s - time.monotonic() < 31  # gRPC rounds up
     await world.stub.ModelInfer(step(1, 1, start=True))
     (stepped,) = [request for request in world.sums.submitted if isinstance(request, StepTensors)]
     assert stepped.deadline_s is None
@@ -165,7 +165,7 @@ async def test_a_deadline_that_passes_frees_the_work(world: World) -> None:
     world.same.hold = True
     code, _ = await refusal(world.stub.ModelInfer(run([1, 2, 3]), timeout=0.1))
     assert code is grpc.StatusCode.DEADLINE_EXCEEDED
-    async with asyncio.timeout(ABORT_TIMEOUT_S + 5):
+    async with asyncio.timeout(ABORT_TIMEOUT_S + 60):
         await wait_until(lambda: not world.server.in_flight)
     assert not world.same.held
 
