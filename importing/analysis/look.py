@@ -11,7 +11,10 @@ from importing.analysis.counts import Count
 from importing.analysis.trace import SHARED, Counted, Flow, Joined, Place, Trace
 from importing.signature import Array
 
-_COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})  # their values are counted by their size
+# Of what these give there is as much as of what they read, or one for each of some axes, whatever they join.
+_ALIKE: Final = frozenset({"Add", "CumSum", "Div", "Mul", "Sub", "ArgMax", "ArgMin", "LayerNormalization"}) | frozenset(
+    {"Hardmax", "LogSoftmax", "LpNormalization", "Softmax", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
+)
 Flows = Flow | Sequence[Flow]  # of all outputs alike, or of each
 
 
@@ -96,7 +99,7 @@ class Look:
 
     def joined(self, what: str) -> Joined:
         """Rows meet here."""
-        return Joined(f"{self.node.op_type} ({self.called}) {what}", self.node.op_type in _COUNTING)
+        return Joined(f"{self.node.op_type} ({self.called}) {what}", self.node.op_type not in _ALIKE)
 
     @property
     def called(self) -> str:

@@ -133,7 +133,7 @@ class Search:
         for value in self._original.own_inputs:
             if value.name not in conditions.shared or not conditions.shared[value.name].size:
                 continue
-            for number in self._shared_values(value):
+            for number in self._likely_values(value):
                 if number == conditions.shared[value.name].flat[0]:
                     continue
                 for sizes in itertools.chain([conditions.sizes], self._sizes(self.free_names(conditions.guess))):
@@ -189,6 +189,9 @@ class Search:
     def _shared_values(self, value: Value) -> list[float]:
         if value.name in self._given_shared:
             return [self._given_shared[value.name]]
+        return self._likely_values(value)
+
+    def _likely_values(self, value: Value) -> list[float]:
         kind = "bool" if value.dtype == "bool" else "int" if "int" in value.dtype else "float"
         numbers = dict.fromkeys([*self._hints.get(value.name, ()), *_SHARED[kind]])
         return [number for number in numbers if has_number(value.dtype, number)][:_MOST_SHARED]

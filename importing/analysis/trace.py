@@ -47,7 +47,7 @@ class Joined:
 
     Args:
         reason: Which operator does it.
-        in_size: Whether how much there is of it depends on the rows too.
+        in_size: Whether how much there is of it may depend on the rows too.
     """
 
     reason: str

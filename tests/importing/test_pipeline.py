@@ -322,6 +322,74 @@ def test_rows_that_might_meet_are_run_one_at_a_time_unless_their_owner_insists(t
     assert insisted.max_rows is None
 
 
+def test_a_batch_whose_size_is_in_its_values_is_run_one_row_at_a_time(tmp_path: Path) -> None:
+    """Beside a column that is large, no comparison sees that the others are means over the batch."""
+    model = models.build(
+        [models.value("x", ["B", 2]), models.value("state", ["B", 2])],
+        [models.value("y", ["B", 2]), models.value("state_out", ["B", 2])],
+        [
+            models.node("Shape", ["x"], ["shape"]),
+            models.node("Gather", ["shape", "none"], ["number"]),
+            models.node("Cast", ["number"], ["divisor"], to=models.FLOAT),
+            models.node("Div", ["x", "divisor"], ["mean"]),
+            models.node("Add", ["mean", "column"], ["y"]),
+            models.node("Identity", ["state"], ["state_out"]),
+        ],
+        [models.constant("none", 0, np.int64), models.constant("column", [1e9, 0])],
+    )
+    imported = take(tmp_path, model, "state=state_out")
+    assert imported.manifest.imported is not None
+    assert imported.manifest.imported.max_rows == 1
+    assert "its rows meet: Div (mean) computes with the number of rows" in imported.layout.notes[0]
+
+
+def test_an_operator_without_a_rule_is_run_one_row_at_a_time_unless_its_owner_insists(tmp_path: Path) -> None:
+    model = models.cell(opset=18)
+    model.graph.node.append(models.node("CenterCropPad", ["y", "four"], ["cropped"], axes=[1]))
+    model.graph.initializer.append(models.constant("four", [4], np.int64))
+    model.graph.output[0].name = "cropped"
+    imported = take(tmp_path, model, "state=state_out")
+    assert imported.manifest.imported is not None
+    assert imported.manifest.imported.max_rows == 1
+    assert (
+        "its rows may meet: what CenterCropPad (cropped) does with them is not known (--batched"
+        in (imported.layout.notes[0])
+    )
+    insisted = take(tmp_path, model, "state=state_out", company="insisted").manifest.imported
+    assert insisted is not None
+    assert insisted.max_rows is None
+
+
+def test_a_branch_that_another_value_takes_is_looked_into(tmp_path: Path) -> None:
+    """At the rate that is said to work rows are as they came, at another one they are one."""
+    shape: models.Shape = ["B", models.INPUT]
+    one = models.node("Reshape", ["x", "one_row"], ["one"])
+    branches = {
+        "then_branch": onnx.helper.make_graph([one], "one", [], [onnx.ValueInfoProto(name="one")]),
+        "else_branch": onnx.helper.make_graph(
+            [models.node("Identity", ["x"], ["all"])], "all", [], [onnx.ValueInfoProto(name="all")]
+        ),
+    }
+    for branch in branches.values():
+        branch.output[0].type.tensor_type.elem_type = models.FLOAT
+    model = models.build(
+        [models.value("x", shape), models.value("state", shape), models.value("sr", [], models.INT64)],
+        [models.value("y", shape), models.value("stateN", shape)],
+        [
+            models.node("Equal", ["sr", "rate"], ["fits"]),
+            models.node("If", ["fits"], ["frames"], **branches),
+            models.node("ReduceMax", ["frames"], ["loudest"], axes=[1], keepdims=1),
+            models.node("Sub", ["x", "loudest"], ["y"]),
+            models.node("Add", ["state", "x"], ["stateN"]),
+        ],
+        [models.constant("rate", 8000, np.int64), models.constant("one_row", [1, -1], np.int64)],
+    )
+    imported = take(tmp_path, model, "state=stateN", examples={"sr": 16000})
+    assert imported.manifest.imported is not None
+    assert imported.manifest.imported.max_rows == 1
+    assert "its rows meet: ReduceMax (loudest)" in imported.layout.notes[0]
+
+
 def test_rows_that_do_meet_are_not_batched_whoever_insists(tmp_path: Path) -> None:
     with pytest.raises(ImportRefused, match=r"--batched: expected rows that can share a run, got others: .* as it is"):
         take(tmp_path, watching(1.0), company="insisted")
