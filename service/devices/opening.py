@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.runtime.errors import RunnerError
 from service.runtime.opening import open_runner
 from service.runtime.providers import CPU
 from service.runtime.runner import Runner, RunnerConfig
@@ -23,7 +24,7 @@ def open_others(folder: Path, first: Runner, configs: Sequence[RunnerConfig]) ->
         One a config; none where GPUs were asked for and the first runner is on the CPU, of which there is one.
 
     Raises:
-        ProviderUnavailable: A device does not work.
+        RunnerError: A device does not work as the first one does: nobody names a GPU to have it left out.
         Exception: As `open_runner`.
     """
     if configs and first.provider == CPU and configs[0].provider != "cpu":
@@ -33,6 +34,9 @@ def open_others(folder: Path, first: Runner, configs: Sequence[RunnerConfig]) ->
     try:
         for config in configs:
             opened.append(open_runner(folder, first.manifest, config))
+            if opened[-1].provider != first.provider:
+                got = "; ".join(opened[-1].warnings) or opened[-1].provider
+                raise RunnerError(f"device {config.device_id}: expected {first.provider} to work there too, got: {got}")
     except BaseException:
         for runner in opened:
             runner.close()

@@ -45,9 +45,7 @@ def runner_configs(settings: Settings) -> list[RunnerConfig]:
         return [config]
     if CPU_DEVICE in settings.devices:
         return [replace(config, provider="cpu")] * len(settings.devices)
-    first, *others = [replace(config, device_id=int(number)) for number in settings.devices]
-    # Where the first one works the others are insisted on: nobody names a GPU to have it left out.
-    return [first, *[replace(other, provider="cuda") for other in others]]
+    return [replace(config, device_id=int(number)) for number in settings.devices]
 
 
 def default_runners(provider: str, num_devices: int = 1) -> int:
