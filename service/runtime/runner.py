@@ -42,7 +42,6 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 Array = npt.NDArray[Any]
-_OPEN = contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,13 @@ class Runner:
 
     @property
     def captured(self) -> Mapping[GraphKind, Sequence[int]]:
-        """By graph, the rows of the batches that are replayed as CUDA graphs."""
+        """By graph, the rows of the batches that are replayed as CUDA graphs on some thread."""
         return self._device.captured if self._device else {}
+
+    def warm_up(self) -> None:
+        """Capture what the calling thread can replay; without this, each size is captured when a thread first runs it."""
+        if self._device:
+            self._device.warm_up()
 
     @property
     def uncaptured(self) -> str:
@@ -200,10 +204,7 @@ class Runner:
         if options is None or options.terminate:
             options = self._options[lane] = self._new_options()
         try:
-            if self._device is None:
-                return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
-            with GATE.shared():
-                return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
+            return self._graphs[kind].run(inputs, tuple(outputs), lane, options)
         except Exception:
             if options.terminate:
                 raise RunEnded("the run was ended before it came to an end by itself") from None
@@ -231,8 +232,9 @@ class Runner:
 
     def close(self) -> None:
         """Let go of graphs and pools, whoever still holds this object; a run under way is not disturbed."""
-        self._graphs = {}
-        self._pools, self._device = HostPools(()), None
+        with GATE.shared() if self._device else contextlib.nullcontext():
+            self._graphs = {}
+            self._pools, self._device = HostPools(()), None
 
     def read_rows(self, rows: Sequence[int]) -> dict[str, Array]:
         """Copy rows of the state pools out.
@@ -265,17 +267,10 @@ class Runner:
 
     def read_pool(self, name: str) -> Array:
         """Copy a pool out, for proofs and tests: slow on a GPU."""
-        with self._gate():
-            return self._pools.whole(name)
+        return self._pools.whole(name)
 
     def _read(self, pools: Mapping[str, str], rows: Sequence[int]) -> dict[str, Array]:
-        with self._gate():
-            return self._pools.read(pools, rows)
+        return self._pools.read(pools, rows)
 
     def _write(self, pools: Mapping[str, str], rows: Sequence[int], tensors: Mapping[str, Array]) -> None:
-        with self._gate():
-            self._pools.write(rows, {pools[name]: values for name, values in tensors.items()})
-
-    def _gate(self) -> contextlib.AbstractContextManager[None]:
-        """To be held around whatever uses a device."""
-        return GATE.shared() if self._device else _OPEN
+        self._pools.write(rows, {pools[name]: values for name, values in tensors.items()})

@@ -1,11 +1,16 @@
 """Steps that are launched as a whole: CUDA graphs, one for each size that batches are padded to.
 
-A captured run does the same to the same addresses each time; what lies there is the batch. Everything is captured when
-the bundle is opened, on the scratch row, since a capture runs the graph several times.
+A captured run does the same to the same addresses each time; what lies there is the batch. A capture runs the graph
+several times, so it is made on the scratch row. ONNX Runtime keeps what it captured for the thread that ran it, and on
+another thread would capture anew, there and then, on whatever rows it is given: so each thread captures for itself,
+when it first runs a batch of a size or when it is told to get ready.
+
+Source: ONNX Runtime, cuda_execution_provider.cc, `PerThreadContext`, https://github.com/microsoft/onnxruntime
 """
 
+import logging
 import os
-from collections.abc import Mapping
+import threading
 from typing import Any, Final
 
 import numpy as np
@@ -13,41 +18,73 @@ import numpy.typing as npt
 
 from export.manifest import GraphSpec, Manifest, storage
 from service.measuring.likely import likely_rows, shared_inputs
-from service.runtime.device.gate import Gate
 from service.runtime.device.layout import buckets
-from service.runtime.device.resident import SCRATCH_ROW, Bound, Resident
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 Array = npt.NDArray[Any]
+LANE: Final = 0  # the only one whose runs are captured
 MOST_ROWS: Final = 1024  # of a batch that is captured: beyond it the arithmetic takes longer than the launches
+SCRATCH_ROW: Final = 1  # of the state pools
 _NONE: Final = "-1"  # the graph id of a run that is not to be captured
+_log = logging.getLogger(__name__)
 
 
 class Captures:
-    """The runs of one graph that can be replayed."""
+    """What is captured of the runs of one graph, and what is to be.
 
-    def __init__(self) -> None:
-        self._options: dict[Bound, ort.RunOptions] = {}
-        self.rows: list[int] = []  # of their batches
+    Args:
+        spec: Of the graph.
+        manifest: Of the bundle.
+        sizes: Rows of the batches that are to be captured.
 
-    def add(self, resident: Resident, rows: int, inputs: Mapping[str, Array]) -> None:
-        """Capture a batch; one that is too large to stay on the device is left out.
+    Attributes:
+        sizes: The same, in order.
+        captured: Those that some thread has captured.
+        num_bytes: Of the device, that captures took.
+    """
 
-        Raises:
-            Exception: What ONNX Runtime raises when it cannot.
-        """
-        options = run_options(str(len(self._options) + 1))
-        bound = resident.capture(inputs, options)
-        if bound is not None:
-            self._options[bound] = options
-            self.rows.insert(0, rows)
+    def __init__(self, spec: GraphSpec, manifest: Manifest, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self.captured: set[int] = set()
+        self.num_bytes = 0
+        self._spec, self._manifest = spec, manifest
+        self._threads = threading.local()
+        self._failed = False
 
-    def options(self, bound: Bound) -> ort.RunOptions | None:
-        """Options that replay a run with this binding; None: it is not captured."""
-        return self._options.get(bound)
+    def options(self, rows: int) -> ort.RunOptions | None:
+        """Options with which the calling thread replays a batch of so many rows; None: it has not captured it."""
+        options: ort.RunOptions | None = self._here.get(rows)
+        return options
+
+    def wants(self, rows: int) -> bool:
+        """Whether the calling thread should capture a batch of so many rows before it runs one."""
+        return rows not in self._here and rows in self.sizes and not self._failed
+
+    def batch(self, rows: int) -> dict[str, Array]:
+        """Make a batch that reads the initial state and writes to scratch."""
+        return harmless(self._spec, self._manifest, rows)
+
+    def add(self, rows: int, options: ort.RunOptions, num_bytes: int) -> None:
+        """Note what the calling thread has captured, which took so many bytes of the device."""
+        self._here[rows] = options
+        self.captured.add(rows)
+        self.num_bytes += num_bytes
+
+    def give_up(self, reason: str) -> None:
+        """Capture nothing more; what is captured stays."""
+        self._failed = True
+        _log.warning("model %s: no more steps are captured: %s", self._manifest.name, reason)
+
+    @property
+    def _here(self) -> dict[int, ort.RunOptions]:
+        """By rows, what the calling thread has captured."""
+        if not hasattr(self._threads, "options"):
+            self._threads.options = {}
+        here: dict[int, ort.RunOptions] = self._threads.options
+        return here
 
 
 def run_options(graph_id: str = _NONE) -> ort.RunOptions:
@@ -55,6 +92,16 @@ def run_options(graph_id: str = _NONE) -> ort.RunOptions:
     options = ort.RunOptions()
     options.add_run_config_entry("gpu_graph_id", graph_id)
     return options
+
+
+def sizes_to_capture(pads: bool, most_rows: int) -> list[int]:
+    """Rows of the batches of a graph that are worth a capture.
+
+    Args:
+        pads: Whether its batches are padded.
+        most_rows: Of a batch that can be.
+    """
+    return buckets(min(most_rows, MOST_ROWS)) if pads else [1]
 
 
 def why_not(spec: GraphSpec, manifest: Manifest) -> str:
@@ -66,23 +113,8 @@ def why_not(spec: GraphSpec, manifest: Manifest) -> str:
     return f"its tensors have free sizes besides their rows ({', '.join(sorted(free))})" if free else ""
 
 
-def capture(resident: Resident, spec: GraphSpec, manifest: Manifest, most_rows: int, gate: Gate) -> Captures:
-    """Capture all batches of a graph up to so many rows.
-
-    Raises:
-        Exception: What ONNX Runtime raises when it cannot.
-    """
-    captures = Captures()
-    sizes = buckets(min(most_rows, MOST_ROWS)) if resident.pads else [1]
-    for rows in reversed(sizes):  # the largest first: the others lie in its buffers
-        inputs = _harmless(spec, manifest, rows)
-        with gate.alone():
-            captures.add(resident, rows, inputs)
-    return captures
-
-
-def _harmless(spec: GraphSpec, manifest: Manifest, rows: int) -> dict[str, Array]:
-    """Inputs of a batch that reads the initial state and writes to scratch."""
+def harmless(spec: GraphSpec, manifest: Manifest, rows: int) -> dict[str, Array]:
+    """Make inputs of a batch that reads the initial state and writes to scratch."""
     slots = {"read_slots": 0, "write_slots": SCRATCH_ROW}
     if manifest.imported is None:
         pools = {state.pool_input for state in manifest.states} | {memory.pool_input for memory in manifest.memories}

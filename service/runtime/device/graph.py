@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from service.runtime.device.gate import GATE
 from service.runtime.device.pools import DevicePools
 from service.runtime.device.resident import Resident
 from service.runtime.graph import Graph
@@ -50,7 +51,8 @@ class DeviceGraph:
 
     def run_apart(self, inputs: Mapping[str, Array], pools: Mapping[str, Array]) -> dict[str, Array]:
         """Run on copies of the pools, the plain way, and return the updated pools by their input's name."""
-        return self._graph.run_apart(inputs, pools)
+        with GATE.shared():
+            return self._graph.run_apart(inputs, pools)
 
     def _run(
         self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int, options: ort.RunOptions
@@ -59,8 +61,9 @@ class DeviceGraph:
             results = self.resident.run(inputs, outputs, lane, options)
             if results is not None:
                 return results
-        if not self.updated:
-            return self._graph.run(inputs, outputs, lane, options)
-        results = self._graph.run_anew(inputs, outputs, lane, options)
-        self._pools.turn(self.updated)
-        return results
+        with GATE.shared():
+            if not self.updated:
+                return self._graph.run(inputs, outputs, lane, options)
+            results = self._graph.run_anew(inputs, outputs, lane, options)
+            self._pools.turn(self.updated)
+            return results

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from export.manifest import GraphKind, Manifest
-from service.runtime.device.capture import capture, run_options, why_not
+from service.runtime.device.capture import Captures, run_options, sizes_to_capture, why_not
 from service.runtime.device.gate import GATE
 from service.runtime.device.graph import DeviceGraph
 from service.runtime.device.memory import DeviceMemory
@@ -45,7 +45,6 @@ class OnDevice:
     Attributes:
         graphs: Proved.
         pools: What they are bound to.
-        captured: Rows of the batches that are replayed, by graph.
         uncaptured: Why there are none; empty if there are.
         warnings: What the operator should know.
 
@@ -65,24 +64,31 @@ class OnDevice:
     ) -> None:
         self._manifest, self._provider = manifest, provider
         self._open = open_graph
-        self._captured_bytes = 0
+        self._captures: Captures | None = None
         self._most_rows = max((size.shape[0] for size in sizes), default=1)
         self.warnings: tuple[str, ...] = ()
-        self.captured: dict[GraphKind, list[int]] = {}
         self.uncaptured = ""
+        wants = self._wants(cuda_graphs)
+        self.sessions = {kind: self._session(kind, wants and kind == _STEP) for kind in manifest.graphs}
         with GATE.shared():
-            wants = self._wants(cuda_graphs)
-            self.sessions = {kind: self._session(kind, wants and kind == _STEP) for kind in manifest.graphs}
             self._memory = open_memory()
-            self.pools = DevicePools(sizes, self._memory)
-            self._lanes: dict[int, Staging] = {}
-            self.graphs = {kind: self._graph(kind) for kind in manifest.graphs}
-            write_initial_states(folder, manifest, self.pools)
-            self._prove_all()
-        if wants and not self.uncaptured and not self._memory.captures:
-            self.uncaptured = "the device knows no such thing"
+        self.pools = DevicePools(sizes, self._memory)
+        self._lanes: dict[int, Staging] = {}
+        self.graphs = {kind: self._graph(kind) for kind in manifest.graphs}
+        write_initial_states(folder, manifest, self.pools)
+        self._prove_all()
         if wants and not self.uncaptured:
             self._capture()
+
+    @property
+    def captured(self) -> dict[GraphKind, list[int]]:
+        """Rows of the batches that some thread replays, by graph."""
+        return {_STEP: sorted(self._captures.captured)} if self._captures else {}
+
+    def warm_up(self) -> None:
+        """Capture on the calling thread all that it will replay."""
+        if self._captures and (resident := self.graphs[_STEP].resident):
+            resident.warm_up(reversed(self._captures.sizes))  # the largest first: the others lie in its buffers
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -92,7 +98,7 @@ class OnDevice:
             "pools": self.pools.num_bytes,
             "inputs and outputs": sum(lane.device_bytes for lane in lanes),
             "page-locked host memory": self.pools.host_bytes + sum(lane.host_bytes for lane in lanes),
-            "captured runs": self._captured_bytes,
+            "captured runs": self._captures.num_bytes if self._captures else 0,
         }
 
     def _wants(self, cuda_graphs: bool) -> bool:
@@ -107,14 +113,15 @@ class OnDevice:
         return not self.uncaptured
 
     def _session(self, kind: GraphKind, captured: bool) -> ort.InferenceSession:
-        if captured:
+        with GATE.shared():
+            if not captured:
+                return self._open(kind, False)
             try:
                 return self._open(kind, True)
             except Exception as error:  # of many types, one of which is that this graph cannot be captured
                 session = self._open(kind, False)
                 self._do_without(first_line(error))
                 return session
-        return self._open(kind, False)
 
     def _do_without(self, reason: str) -> None:
         self.uncaptured = reason
@@ -147,28 +154,26 @@ class OnDevice:
         prove(f"graph {kind} on {self._provider}", self.graphs[kind], self._manifest, self.pools, _TURNS)
 
     def _capture(self) -> None:
-        """Capture the steps, and prove what is replayed; if anything goes wrong, open the graph again without."""
+        """Have steps captured, and prove what is replayed; if anything goes wrong, open the graph again without."""
         resident = self.graphs[_STEP].resident
-        if resident is None:
+        if not self._memory.captures:
+            self.uncaptured = "the device knows no such thing"
+        elif resident is None:
             self.uncaptured = "its tensors cannot stay on the device"
         elif resident.reads_host:
             self.uncaptured = "it has inputs that ONNX Runtime wants in host memory"
         if resident is None or self.uncaptured:
             return
-        free = self._memory.free_bytes()
         spec = self._manifest.graphs[_STEP]
+        sizes = sizes_to_capture(resident.pads, self._most_rows)
+        resident.captures = captures = Captures(spec, self._manifest, sizes)
         try:
-            captures = capture(resident, spec, self._manifest, self._most_rows, GATE)
-            resident.replays = captures
-            with GATE.shared():
-                self._prove(_STEP)
+            resident.warm_up(sizes[:1])
+            self._prove(_STEP)
         except Exception as error:  # of many types
             self._do_without(first_line(error))
-            with GATE.shared():
-                self.sessions[_STEP] = self._open(_STEP, False)
-                self.graphs[_STEP] = self._graph(_STEP)
-                self._prove(_STEP)
-            return
-        self.captured = {_STEP: captures.rows}
-        left = self._memory.free_bytes()
-        self._captured_bytes = 0 if free is None or left is None else max(free - left, 0)
+            self.sessions[_STEP] = self._session(_STEP, False)
+            self.graphs[_STEP] = self._graph(_STEP)
+            self._prove(_STEP)
+        else:
+            self._captures = captures

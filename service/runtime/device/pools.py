@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import storage
+from service.runtime.device.gate import GATE
 from service.runtime.device.memory import Block, DeviceMemory, Transfer
 from service.runtime.pools import PoolSize
 from service.runtime.values import element_type
@@ -69,8 +70,9 @@ class DevicePools:
 
     def __init__(self, sizes: Iterable[PoolSize], memory: DeviceMemory) -> None:
         self._memory = memory
-        self._pools = {size.name: _Pool(size, memory) for size in sizes}
-        self._staging = memory.pinned(0)
+        with GATE.shared():
+            self._pools = {size.name: _Pool(size, memory) for size in sizes}
+            self._staging = memory.pinned(0)
         self._lock = threading.RLock()
         self.in_place = True
 
@@ -96,8 +98,9 @@ class DevicePools:
 
     def double(self) -> None:
         """From now on let graphs read one buffer and write another."""
-        for pool in self._pools.values():
-            pool.add(self._memory)
+        with GATE.shared():
+            for pool in self._pools.values():
+                pool.add(self._memory)
         self.in_place = False
 
     @property
@@ -131,7 +134,7 @@ class DevicePools:
         """Copy rows out: by what `pools` calls it, (len(rows), ...)."""
         chosen = {name: self._pools[pool] for name, pool in pools.items()}
         results = {name: np.empty((len(rows), *pool.row_shape), pool.dtype) for name, pool in chosen.items()}
-        with self._lock:
+        with self._lock, GATE.shared():
             for piece in self._pieces(chosen.values(), rows):
                 staged, transfers = self._stage(chosen, rows[piece])
                 self._memory.download(transfers)
@@ -146,7 +149,7 @@ class DevicePools:
             name: np.broadcast_to(np.asarray(values[name]), (len(rows), *pool.row_shape))
             for name, pool in chosen.items()
         }
-        with self._lock:
+        with self._lock, GATE.shared():
             for piece in self._pieces(chosen.values(), rows):
                 staged, transfers = self._stage(chosen, rows[piece])
                 for name, array in staged.items():
@@ -155,14 +158,14 @@ class DevicePools:
 
     def whole(self, pool: str) -> Array:
         """Copy a pool out."""
-        with self._lock:
+        with self._lock, GATE.shared():
             array = np.empty(self._pools[pool].shape, self._pools[pool].dtype)
             self._memory.download((Transfer.of(self._pools[pool].address, array),))
         return array
 
     def replace(self, pool: str, value: Array) -> None:
         """Set all of a pool."""
-        with self._lock:
+        with self._lock, GATE.shared():
             array = np.ascontiguousarray(np.broadcast_to(value, self._pools[pool].shape), self._pools[pool].dtype)
             self._memory.upload((Transfer.of(self._pools[pool].address, array),))
 

@@ -6,7 +6,7 @@ row of padding repeats the first row of the batch, whatever that means to the mo
 
 import os
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -14,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Manifest, storage
+from service.runtime.device.capture import LANE, SCRATCH_ROW, Captures, run_options
+from service.runtime.device.gate import GATE
 from service.runtime.device.layout import Layout, bucket, lay_out
 from service.runtime.device.memory import Block, Bytes, DeviceMemory, Transfer
 from service.runtime.device.pools import DevicePools
 from service.runtime.device.staging import Staging
+from service.runtime.errors import first_line
 from service.runtime.graph import Graph
 from service.runtime.values import element_type
 
@@ -26,7 +29,6 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 Array = npt.NDArray[Any]
-SCRATCH_ROW: Final = 1  # of the state pools
 _WRITES: Final = "write_slots"
 _UNBINDABLE: Final = frozenset({"bfloat16", "string"})
 _MOST_BYTES: Final = 2**28  # of the inputs or outputs of a batch
@@ -55,6 +57,7 @@ class Bound:
         given: Where outputs lie on the device.
         inputs: Their block.
         outputs: Their block.
+        rows: B, padding included.
     """
 
     binding: Any
@@ -63,6 +66,7 @@ class Bound:
     given: Layout
     inputs: Block
     outputs: Block
+    rows: int
 
 
 class Filled(NamedTuple):
@@ -74,13 +78,6 @@ class Filled(NamedTuple):
     upload: Sequence[Transfer]
     download: Sequence[Transfer]
     outputs: dict[str, Array]
-
-
-class Replays(Protocol):
-    """Runs that were captured."""
-
-    def options(self, bound: Bound) -> ort.RunOptions | None:
-        """Options that replay a run with this binding; None: it is not captured."""
 
 
 class Resident:
@@ -96,6 +93,7 @@ class Resident:
 
     Attributes:
         pads: Whether batches are padded: rows are known not to meet.
+        captures: Of its runs; None: none are captured.
     """
 
     def __init__(
@@ -116,7 +114,7 @@ class Resident:
         self.pads = rows_first and all(tensor.shape[:1] == ("B",) for tensor in outputs)
         if manifest.imported is not None:
             self.pads = self.pads and manifest.imported.max_rows is None
-        self.replays: Replays | None = None
+        self.captures: Captures | None = None
         # Memory that is host memory in truth is told apart from none.
         self._on_host = set[str]() if memory.name == "cpu" else inputs_on_host(session) & {t.name for t in graph.fed}
         self._bound: dict[int, OrderedDict[Hashable, Bound]] = {}
@@ -138,28 +136,58 @@ class Resident:
         filled = self._find(inputs, outputs, lane)
         if filled is None:
             return None
+        captures = self.captures if lane == LANE else None
+        if captures is not None:
+            if captures.wants(filled.bound.rows):
+                self._capture(captures, filled.bound.rows)
+            options = captures.options(filled.bound.rows) or options
+        with GATE.shared():
+            self._run(filled, inputs, options)
+            self._pools.turn(self._graph.updated)
+            if filled.download:
+                self._memory.download(filled.download)
+        return filled.outputs
+
+    def warm_up(self, sizes: Iterable[int]) -> None:
+        """Capture batches of some sizes that the calling thread has not captured yet.
+
+        Raises:
+            Exception: What ONNX Runtime raises, if nothing at all has been captured before.
+        """
+        for rows in sizes:
+            if self.captures is not None and self.captures.wants(rows):
+                self._capture(self.captures, rows)
+
+    def _run(self, filled: Filled, inputs: Mapping[str, Array], options: ort.RunOptions) -> None:
         for name, array in inputs.items():
             filled.inputs[name][...] = array
         for rows, first in filled.padding:
             rows[...] = first
         self._memory.upload(filled.upload)
-        replayed = None if self.replays is None else self.replays.options(filled.bound)
-        self._session.run_with_iobinding(filled.bound.binding, options if replayed is None else replayed)
-        self._pools.turn(self._graph.updated)
-        if filled.download:
-            self._memory.download(filled.download)
-        return filled.outputs
-
-    def capture(self, inputs: Mapping[str, Array], options: ort.RunOptions) -> Bound | None:
-        """Run a batch of a padded size in lane 0 under options that have it captured; None: it is too large."""
-        filled = self._find(inputs, (), 0)
-        if filled is None:
-            return None
-        for name, array in inputs.items():
-            filled.inputs[name][...] = array
-        self._memory.upload(filled.upload)
         self._session.run_with_iobinding(filled.bound.binding, options)
-        return filled.bound
+
+    def _capture(self, captures: Captures, rows: int) -> None:
+        """Capture a batch of a padded size on the calling thread; where that fails no more are captured.
+
+        Raises:
+            Exception: What ONNX Runtime raises, if nothing has been captured before.
+        """
+        batch = captures.batch(rows)
+        filled = self._find(batch, (), LANE)
+        if filled is None:
+            return
+        options = run_options(str(captures.sizes.index(rows) + 1))
+        try:
+            with GATE.alone():
+                free = self._memory.free_bytes()
+                self._run(filled, batch, options)
+                left = self._memory.free_bytes()
+        except Exception as error:  # of many types
+            if not captures.captured:
+                raise
+            captures.give_up(first_line(error))
+            return
+        captures.add(rows, options, 0 if free is None or left is None else max(free - left, 0))
 
     def _find(self, inputs: Mapping[str, Array], outputs: tuple[str, ...], lane: int) -> Filled | None:
         kept = self._filled.setdefault(lane, OrderedDict())
@@ -169,7 +197,8 @@ class Resident:
         if filled is not None:
             kept.move_to_end(key)
             return filled
-        filled = self._fill(inputs, outputs, lane, turns)
+        with GATE.shared():
+            filled = self._fill(inputs, outputs, lane, turns)
         if filled is not None:
             kept[key] = filled
             if len(kept) > _MOST_FILLED:
@@ -219,7 +248,8 @@ class Resident:
         bound = self._bind_anew(sizes, lane)
         if bound is not None:
             kept[key] = bound
-            loose = [key for key, old in kept.items() if self.replays is None or self.replays.options(old) is None]
+            captured = self.captures.sizes if self.captures and lane == LANE else ()
+            loose = [key for key, old in kept.items() if old.rows not in captured]
             if len(loose) > _MOST_BOUND:
                 del kept[loose[0]]
         return bound
@@ -251,7 +281,7 @@ class Resident:
         for name, place in given.places.items():
             element = element_type(self._outputs[name].dtype)
             binding.bind_output(name, kind, device_id, element, list(place.shape), outputs.address + place.offset)
-        return Bound(binding, fed, sent, given, inputs, outputs)
+        return Bound(binding, fed, sent, given, inputs, outputs, sizes.get("B", 0))
 
 
 def can_reside(graph: Graph) -> bool:

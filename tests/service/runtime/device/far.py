@@ -2,9 +2,10 @@
 
 As CUDA has it: memory of the host that is bound as an input is copied when it is bound, and never again, unless the
 graph wants that input on the host. A captured run does what it did, to the addresses that it had, whatever is bound;
-capturing runs the graph several times.
+capturing runs the graph several times, and is for the thread that does it: another captures for itself.
 """
 
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,10 +119,17 @@ class FarSession:
     def __init__(self, real: ort.InferenceSession, memory: FarMemory, captures: bool = False) -> None:
         self.real, self.memory, self.captures = real, memory, captures
         self.host_inputs: set[str] = set()
-        self.captured: dict[str, FarBinding] = {}
-        self.captured_addresses: dict[str, dict[str, int]] = {}
+        self._threads = threading.local()
         self.runs: list[tuple[str, FarBinding]] = []  # graph id, binding
         self.refuses_to_capture = False
+
+    @property
+    def captured(self) -> dict[str, tuple[FarBinding, dict[str, int]]]:
+        """By graph id, what the calling thread captured and the addresses at that time."""
+        if not hasattr(self._threads, "captured"):
+            self._threads.captured = {}
+        captured: dict[str, tuple[FarBinding, dict[str, int]]] = self._threads.captured
+        return captured
 
     def io_binding(self) -> FarBinding:
         return FarBinding(self)
@@ -138,16 +146,16 @@ class FarSession:
             self.real.run_with_iobinding(binding.real, options)
             return
         assert self.captures, "this session was not opened for it"
-        if self.refuses_to_capture:
+        if self.refuses_to_capture and graph_id not in self.captured:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
         if graph_id not in self.captured:
-            self.captured[graph_id] = binding
-            self.captured_addresses[graph_id] = dict(binding.addresses)
+            self.captured[graph_id] = binding, dict(binding.addresses)
             for _ in range(CAPTURING_RUNS):
                 self.real.run_with_iobinding(binding.real, options)
             return
-        assert binding.addresses == self.captured_addresses[graph_id]
-        self.real.run_with_iobinding(self.captured[graph_id].real, options)
+        replayed, addresses = self.captured[graph_id]
+        assert binding.addresses == addresses
+        self.real.run_with_iobinding(replayed.real, options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
