@@ -12,8 +12,9 @@ from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
 from service.devices.opening import open_others
+from service.measuring.company import bound, probe_company
 from service.measuring.host import describe_host
-from service.measuring.invariance import batch_sizes, probe_invariance
+from service.measuring.invariance import batch_sizes
 from service.measuring.profile import HostProfile, load_or_measure
 from service.measuring.variant import open_quickest
 from service.runtime.errors import ProviderUnavailable, first_line
@@ -39,7 +40,8 @@ class ServedModel:
     """One bundle, opened.
 
     Args:
-        manifest: Verified.
+        bundle: Its manifest, verified.
+        manifest: The same as it is run here: perhaps by other graphs, perhaps with fewer rows a run.
         tokenizers: By role.
         runner: For an engine to own.
         others: On further devices, for an engine each.
@@ -48,6 +50,7 @@ class ServedModel:
         variances: Where answers depend on who shares the batch; nothing is good.
     """
 
+    bundle: Manifest
     manifest: Manifest
     tokenizers: Mapping[str, Tokenizer]
     runner: Runner
@@ -127,7 +130,7 @@ def open_bundle(
         kind = "graphs"
         runner = _open(path.folder, manifest, config, opened)
         try:
-            model = _measured(path.folder, runner, tokenizers, crf, config)
+            model = _measured(path.folder, manifest, runner, tokenizers, crf, config)
             return replace(model, others=open_others(path.folder, runner, others)) if others else model
         except BaseException:
             runner.close()
@@ -160,16 +163,24 @@ def _open(folder: Path, manifest: Manifest, config: RunnerConfig, opened: Callab
 
 
 def _measured(
-    folder: Path, runner: Runner, tokenizers: Mapping[str, Tokenizer], crf: Crf | None, config: RunnerConfig
+    folder: Path,
+    bundle: Manifest,
+    runner: Runner,
+    tokenizers: Mapping[str, Tokenizer],
+    crf: Crf | None,
+    config: RunnerConfig,
 ) -> ServedModel:
     """What runs cost, and whether company changes answers."""
     profile = load_or_measure(folder, runner, config.threads)
+    if profile.most_rows is not None:
+        bound(runner, profile.most_rows, "runs of more fail")
     num_ids = {name: len(tokenizer.vocabulary) for name, tokenizer in tokenizers.items()}
     # The step graph of an encoder-decoder reads target ids as `tokens`; only a language model has `targets`.
     num_ids["tokens"] = num_ids["targets"] = num_ids.get("tokens") or num_ids.get("target", 0)
     with runner.shrinking():  # what measuring took goes back, too
-        variances = probe_invariance(runner, batch_sizes(profile.max_rows), num_ids)
-    return ServedModel(runner.manifest, tokenizers, runner, crf, profile, variances)
+        found = probe_company(runner, batch_sizes(profile.max_rows), num_ids)
+    variances = tuple(str(variance) for variance in found)
+    return ServedModel(bundle, runner.manifest, tokenizers, runner, crf, profile, variances)
 
 
 def _read(path: BundlePath) -> tuple[Manifest, Mapping[str, Tokenizer], Crf | None]:

@@ -122,6 +122,6 @@ class Chooser:
 async def _is_same(path: BundlePath, running: Running) -> bool:
     """Whether files that look different are the bundle that is served all the same."""
     try:
-        return await off_loop(lambda: load_manifest(path.folder)) == running.manifest
+        return await off_loop(lambda: load_manifest(path.folder)) == running.bundle
     except BundleError:
         return False

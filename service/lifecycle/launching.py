@@ -64,15 +64,17 @@ class Running:
         live: As the calls see it.
         engine: That of its bridge, or several behind one door.
         runners: Those of its engines, one a device; closed after them, whoever remembers the model.
+        bundle: The manifest as it lies in the repository.
     """
 
     live: LiveModel
     engine: Engine | Devices
     runners: tuple[Runner, ...]
+    bundle: Manifest
 
     @property
     def manifest(self) -> Manifest:
-        """Of its bundle."""
+        """Of its bundle, as it is run here."""
         return self.live.manifest
 
     @property
@@ -158,7 +160,7 @@ def launch(
         batch_invariant=not model.variances,
         max_batch_rows=batch.max_rows,
     )
-    return Running(live, engines[0], model.runners)
+    return Running(live, engines[0], model.runners, model.bundle)
 
 
 def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:
@@ -171,4 +173,5 @@ def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:
         limits = replace(limits, max_padded_tokens=settings.max_batch_tokens)
     if settings.max_chunk:
         limits = replace(limits, max_chunk=min(settings.max_chunk, limits.max_chunk))
-    return limits
+    imported = model.manifest.imported
+    return limits if imported is None or imported.max_rows is None else limits.cut(imported.max_rows)

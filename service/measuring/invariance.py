@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import GraphKind
+from export.manifest import DType, GraphKind, Manifest
 from service.measuring.rehearsal import PooledRunner, Rehearsal, Result, Row
+from service.measuring.variance import Variance, difference
 
 _NUM_WATCHED: Final = 3  # rows of a batch that are compared with themselves alone
 _LONGEST: Final = 8  # positions of a source or a sequence
@@ -39,7 +40,7 @@ def probe_invariance(
     num_ids: Mapping[str, int] | None = None,
     seed: int = 0,
     budget_s: float = 0.5,
-) -> tuple[str, ...]:
+) -> tuple[Variance, ...]:
     """Prove that the answers of a model do not depend on the batch.
 
     Args:
@@ -50,9 +51,9 @@ def probe_invariance(
         budget_s: Seconds; further rows are tried as long as they fit in.
 
     Returns:
-        What does not hold, one line for each output of a graph; nothing if all does.
+        What does not hold, one for each output of a graph; nothing if all does.
     """
-    findings = _Findings()
+    findings = _Findings(runner.manifest)
     rehearsal = Rehearsal(runner, num_ids or {}, np.random.default_rng(seed))
     start_s = time.monotonic()
     number, took_s = 0, 0.0
@@ -67,33 +68,38 @@ def probe_invariance(
             number, took_s = number + 1, time.monotonic() - start_s
     finally:
         rehearsal.restore()
-    return findings.lines()
+    return findings.found()
 
 
 class _Findings:
-    """What was different, gathered to a line for each output."""
+    """What was different, gathered for each output.
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[str, str], tuple[set[int], float]] = {}
+    Args:
+        manifest: Of the model.
+    """
 
-    def compare(self, what: str, size: int, expected: Result, got: Result) -> None:
-        """Note the outputs that differ in any bit; those that only one has are not looked at."""
+    def __init__(self, manifest: Manifest) -> None:
+        self._dtypes: dict[str, DType] = {t.name: t.dtype for spec in manifest.graphs.values() for t in spec.outputs}
+        self._dtypes |= {f"state:{state.name}": state.dtype for state in manifest.states}
+        self._dtypes |= {f"memory:{memory.name}": memory.dtype for memory in manifest.memories}
+        self._found: dict[tuple[str, str], Variance] = {}
+
+    def compare(self, what: str, size: int, alone: Sequence[Result], place: int, got: Result) -> None:
+        """Note the outputs of one of some rows that differ in any bit; those that only one has are not looked at."""
+        expected = alone[place]
         for name in expected.keys() & got.keys():
-            one, other = expected[name], got[name]
-            if one.shape == other.shape and _same(one, other):
+            if expected[name].shape == got[name].shape and _same(expected[name], got[name]):
                 continue
-            sizes, worst = self._found.setdefault((what, name), (set(), 0.0))
-            sizes.add(size)
-            if one.shape == other.shape and one.dtype != object:
-                worst = max(worst, float(np.abs(one.astype(np.float64) - other.astype(np.float64)).max()))
-            self._found[what, name] = sizes, worst
+            likes = [result[name] for result in alone]
+            most, is_far = difference(self._dtypes[name], expected[name], got[name], likes)
+            before = self._found.get((what, name), Variance(what, name, (), 0.0, False))
+            sizes = tuple(sorted({*before.sizes, size}))
+            variance = Variance(what, name, sizes, max(most, before.most), is_far or before.is_far)
+            self._found[what, name] = variance
 
-    def lines(self) -> tuple[str, ...]:
+    def found(self) -> tuple[Variance, ...]:
         """The findings, sorted."""
-        return tuple(
-            f"{what}: {name} differs in batches of {', '.join(map(str, sorted(sizes)))} by up to {worst:g}"
-            for (what, name), (sizes, worst) in sorted(self._found.items())
-        )
+        return tuple(self._found[key] for key in sorted(self._found))
 
 
 def _same(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
@@ -112,7 +118,7 @@ def _probe(
             continue
         mates = [_make(rehearsal, kind, longest, generator) for _ in range(size)]
         for place, got in _in_company(rehearsal, kind, watched, mates, generator):
-            findings.compare(kind, size, alone[place], got)
+            findings.compare(kind, size, alone, place, got)
 
 
 def _probe_chunks(
@@ -125,7 +131,7 @@ def _probe_chunks(
         for size in sorted({size for size in sizes if size * length <= _MOST_CHUNK_STEPS} | {largest} - {0}):
             mates = [rehearsal.make("chunk", length, _toss(generator)) for _ in range(size)]
             for place, got in _in_company(rehearsal, "chunk", watched, mates, generator):
-                findings.compare("chunk against steps", size, stepped[place], got)
+                findings.compare("chunk against steps", size, stepped, place, got)
 
 
 def _in_company(

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from export.manifest import GraphKind
 from service.engine.cost import Costs, RowCost
 from service.engine.schedule import ScheduleLimits
+from service.measuring.company import bounded, most_rows
 from service.measuring.host import FOLDER, describe_host, key, write
 from service.measuring.timing import CPU, TimedRunner, Timing
 
@@ -50,6 +51,7 @@ class HostProfile(BaseModel):
         step_seconds: Of a step run, by rows.
         chunk_seconds: Of a chunk run, by steps and rows, as far as it pays.
         time_step_seconds: Of a time step of a sequence or encode run, by rows.
+        most_rows: Of an imported model, beyond which runs fail; None: none of those that were timed did.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,6 +66,7 @@ class HostProfile(BaseModel):
     step_seconds: dict[Rows, Seconds] = {}
     chunk_seconds: dict[Rows, dict[Rows, Seconds]] = {}
     time_step_seconds: dict[Rows, Seconds] = {}
+    most_rows: Rows | None = None
 
     @model_validator(mode="after")
     def _usable(self) -> "HostProfile":
@@ -106,12 +109,25 @@ def load_or_measure(folder: Path, runner: TimedRunner, threads: int = 1) -> Host
         pass
     except (OSError, ValidationError) as error:
         _log.warning("%s: expected a host profile, got %s: measuring again", path, str(error).splitlines()[0])
-    profile = measure(runner, host=host, threads=threads)
+    profile = _measure_what_runs(runner, host, threads)
     try:
         write(path, profile)
     except OSError as error:
         _log.info("%s: the host profile is not kept: %s", path, error.strerror)
     return profile
+
+
+def _measure_what_runs(runner: TimedRunner, host: str, threads: int) -> HostProfile:
+    """Measure batches of an imported model of up to as many rows as it can be run on."""
+    try:
+        return measure(runner, host, threads)
+    except Exception:
+        imported = runner.manifest.imported
+        if imported is None or imported.max_rows == 1:
+            raise
+    most = most_rows(runner)
+    runner.manifest = bounded(runner.manifest, most)
+    return measure(runner, host, threads).model_copy(update={"most_rows": most})
 
 
 def measure(

@@ -201,6 +201,48 @@ def write_patient(folder: Path) -> Manifest:
     return _save_counters(folder, nodes, constants, spec("turns", "int64", "B"))
 
 
+def write_narrow(folder: Path, most: int) -> Manifest:
+    """Two states: `seen` (1,) counts steps, `total` (1,) adds x (B, 1) of the first rows; more than `most` fail."""
+    nodes = [
+        _node("Gather", ["seen_pool", "read_slots"], "old_seen"),
+        _node("Gather", ["total_pool", "read_slots"], "old_total"),
+        _node("Add", ["old_seen", "one"], "seen"),
+        _node("Add", ["old_total", "x"], "sum"),
+        _node("Slice", ["sum", "first", "most"], "total"),
+        _node("Unsqueeze", ["write_slots", "last"], "rows"),
+        _node("ScatterND", ["seen_pool", "rows", "seen"], "seen_pool_out"),
+        _node("ScatterND", ["total_pool", "rows", "total"], "total_pool_out"),
+    ]
+    constants = {
+        "last": np.array([-1], np.int64),
+        "first": np.array([0], np.int64),
+        "most": np.array([most], np.int64),
+        "one": np.array([1], np.float32),
+    }
+    return _save_counters(folder, nodes, constants, spec("x", "float32", "B", 1))
+
+
+def write_meeting(folder: Path) -> Manifest:
+    """Two states: `seen` (1,) counts steps, `total` (1,) adds x (B, 1) less the mean of all rows."""
+    nodes = [
+        _node("Gather", ["seen_pool", "read_slots"], "old_seen"),
+        _node("Gather", ["total_pool", "read_slots"], "old_total"),
+        _node("Add", ["old_seen", "one"], "seen"),
+        _node("ReduceMean", ["x", "first"], "mean", keepdims=1),
+        _node("Sub", ["x", "mean"], "rest"),
+        _node("Add", ["old_total", "rest"], "total"),
+        _node("Unsqueeze", ["write_slots", "last"], "rows"),
+        _node("ScatterND", ["seen_pool", "rows", "seen"], "seen_pool_out"),
+        _node("ScatterND", ["total_pool", "rows", "total"], "total_pool_out"),
+    ]
+    constants = {
+        "last": np.array([-1], np.int64),
+        "first": np.array([0], np.int64),
+        "one": np.array([1], np.float32),
+    }
+    return _save_counters(folder, nodes, constants, spec("x", "float32", "B", 1))
+
+
 def _save_counters(
     folder: Path, nodes: Sequence[onnx.NodeProto], constants: dict[str, Any], given: TensorSpec
 ) -> Manifest:

@@ -17,6 +17,7 @@ from service.repository import RefusedBundle, ServedModel, list_models, open_bun
 from service.runtime.errors import ProviderUnavailable
 from service.runtime.runner import Runner, RunnerConfig
 from tests.service import tiny_models as tiny
+from tests.service.tensor_models import write_accumulator, write_meeting, write_narrow
 
 CONFIG = RunnerConfig("cpu", 1, 16, 32)
 WORDS = Vocabulary((PAD, UNK, BOS, EOS, "a", "b", "c"), 4)
@@ -155,6 +156,46 @@ def test_what_a_model_costs_and_whether_company_changes_its_answers_is_known_whe
     models = [opened(tmp_path), opened(tmp_path, "tags")]
     assert all(model.profile.max_rows >= 1 for model in models)
     assert models[1].variances == ()
+
+
+def tensors(write: Callable[..., Manifest], *args: int) -> Write:
+    def write_both(folder: Path, table: npt.NDArray[np.float32]) -> Manifest:
+        manifest = write(folder, *args)
+        shutil.copy(folder / "step.onnx", folder / "original.onnx")
+        return manifest
+
+    return write_both
+
+
+def test_rows_that_meet_are_run_one_at_a_time_and_it_is_said(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "alone", 1, tensors(write_meeting))
+    add_bundle(tmp_path, "apart", 1, tensors(write_accumulator))
+    model = opened(tmp_path, "alone")
+    assert model.manifest.imported is not None and model.manifest.imported.max_rows == 1
+    assert model.runner.manifest is model.manifest and model.bundle.imported != model.manifest.imported
+    [warning] = model.warnings
+    assert warning.startswith(
+        "runs at most 1 row at a time, as rows influence each other (step: state:total differs in"
+    )
+    assert model.variances == ()  # of how it is run
+    other = opened(tmp_path, "apart")
+    assert (other.bundle, other.warnings, other.variances) == (other.manifest, (), ())
+
+
+def test_more_rows_than_a_model_can_be_run_on_are_not_run_and_it_is_said(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "narrow", 1, tensors(write_narrow, 11))
+    for _ in range(2):  # measured, and as it was kept
+        model = opened(tmp_path, "narrow")
+        assert model.manifest.imported is not None and model.manifest.imported.max_rows == 11
+        assert model.warnings == ("runs at most 11 rows at a time, as runs of more fail",)
+        assert model.profile.most_rows == 11 and max(model.profile.step_seconds) <= 11
+        assert model.bundle.imported is not None and model.bundle.imported.max_rows is None
+
+
+def test_a_model_that_cannot_be_run_at_all_is_refused_for_what_a_single_row_gives(tmp_path: Path) -> None:
+    add_bundle(tmp_path, "never", 1, tensors(write_narrow, 0))
+    [refusal] = refused(tmp_path)
+    assert refusal.kind == "graphs" and "ScatterND" in refusal.reason
 
 
 def write_scoring_language_model(folder: Path, table: npt.NDArray[np.float32]) -> Manifest:

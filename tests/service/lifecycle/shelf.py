@@ -92,6 +92,6 @@ def shelf_in(folder: Path) -> Iterator[Shelf]:
     with (
         mock.patch("service.lifecycle.opening.open_bundle", shelf.open),
         mock.patch("service.repository.load_or_measure", lambda *_: profile),
-        mock.patch("service.repository.probe_invariance", lambda *_: ()),
+        mock.patch("service.repository.probe_company", lambda *_: ()),
     ):
         yield shelf
