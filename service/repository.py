@@ -17,6 +17,7 @@ from service.measuring.host import describe_host
 from service.measuring.invariance import batch_sizes
 from service.measuring.profile import HostProfile, load_or_measure
 from service.measuring.variant import open_quickest
+from service.placing import place
 from service.runtime.errors import ProviderUnavailable, first_line
 from service.runtime.opening import open_runner
 from service.runtime.runner import Runner, RunnerConfig
@@ -109,6 +110,7 @@ def open_bundle(
     config: RunnerConfig,
     opened: Callable[[Runner], None] | None = None,
     others: Sequence[RunnerConfig] = (),
+    max_batch_rows: int = 0,
 ) -> ServedModel | RefusedBundle:
     """Open one version of a model, and see what it does on this machine before anybody relies on it.
 
@@ -117,6 +119,7 @@ def open_bundle(
         config: How to run it.
         opened: Called with each runner before it is measured, which may take a while: closing it ends that.
         others: How to run it on further devices. What was measured on the first one is taken to hold for all.
+        max_batch_rows: Rows of a run that the settings allow; 0: any.
 
     Returns:
         The model; or why it cannot be served, whatever is wrong with it.
@@ -128,7 +131,9 @@ def open_bundle(
     try:
         manifest, tokenizers, crf = _read(path)
         kind = "graphs"
-        runner = _open(path.folder, manifest, config, opened)
+        if not others:  # who names several GPUs wants them
+            config = place(path.folder, manifest, config, max_batch_rows)
+        runner = open_graphs(path.folder, manifest, config, opened)
         try:
             model = _measured(path.folder, manifest, runner, tokenizers, crf, config)
             return replace(model, others=open_others(path.folder, runner, others)) if others else model
@@ -143,8 +148,20 @@ def open_bundle(
         return RefusedBundle(path.name, path.version, kind, first_line(error))
 
 
-def _open(folder: Path, manifest: Manifest, config: RunnerConfig, opened: Callable[[Runner], None] | None) -> Runner:
-    """Open the graphs; where there are several of a step, those that are the quickest here."""
+def open_graphs(
+    folder: Path, manifest: Manifest, config: RunnerConfig, opened: Callable[[Runner], None] | None = None
+) -> Runner:
+    """Open the graphs; where there are several of a step, those that are the quickest here.
+
+    Args:
+        folder: The bundle.
+        manifest: Of it, verified.
+        config: How to run it.
+        opened: As of `open_bundle`.
+
+    Raises:
+        Exception: As `open_runner`.
+    """
 
     def open_with(config: RunnerConfig, manifest: Manifest) -> Runner:
         runner = open_runner(folder, manifest, config)

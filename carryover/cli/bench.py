@@ -1,34 +1,35 @@
-"""`carryover bench`: a short name for `python -m bench`, which lives in the checkout and not in the package."""
+"""`carryover bench`: what models and the service do on this machine."""
+
+from typing import TYPE_CHECKING
 
 import typer
+from typer.core import TyperGroup
 
+from carryover.cli import bench_compare, bench_crossover
 from carryover.cli.help import flow
 
-HELP = """Compare the service with raw ONNX Runtime in process: steps per second, p50 and p99, in one run.
+if TYPE_CHECKING:
+    from click import Context
 
-Everything after the name goes to `python -m bench`; `carryover bench --help` shows its options.
+HELP = """Measure on this machine: the CPU against the GPU, or the service against raw ONNX Runtime.
 
-\b
-Example:
-  carryover bench --seconds 2 --rounds 1
+Without the name of a command it is `compare`.
 """
+DEFAULT = "compare"
 
 
-def bench(context: typer.Context) -> None:
-    """Measure; see HELP."""
-    import runpy
-    import sys
-    from importlib.util import find_spec
+class Commands(TyperGroup):
+    """Commands of which one is meant where none is named."""
 
-    from carryover.cli.errors import CommandError
-
-    if find_spec("bench") is None:
-        raise CommandError("bench: expected the folder bench/ of a checkout, got an install without it")
-    sys.argv = ["carryover bench", *context.args]
-    runpy.run_module("bench", run_name="__main__")
+    def parse_args(self, ctx: "Context", args: list[str]) -> list[str]:
+        """Put the name in front where it is left out; `--help` alone is of the group."""
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else [DEFAULT, *args])
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
-    settings = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-    app.command(help=flow(HELP), context_settings=settings)(bench)
+    """Add the commands."""
+    group = typer.Typer(cls=Commands, help=flow(HELP))
+    for module in (bench_crossover, bench_compare):
+        module.register(group)
+    app.add_typer(group, name="bench")

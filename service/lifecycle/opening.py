@@ -54,10 +54,12 @@ class Opener:
 
     Args:
         configs: How graphs are to be run: on each device that is used.
+        max_batch_rows: Rows of a run that the settings allow; 0: any.
     """
 
-    def __init__(self, *configs: RunnerConfig) -> None:
+    def __init__(self, *configs: RunnerConfig, max_batch_rows: int = 0) -> None:
         self._config, *others = configs
+        self._max_batch_rows = max_batch_rows
         self._others = tuple(others)
         self._turn = asyncio.Lock()  # what a model costs is measured when it is opened: not two at a time
         self._measured: Runner | None = None
@@ -72,7 +74,9 @@ class Opener:
         """
         async with self._turn:
             self._check_open()
-            opened = await off_loop(lambda: open_bundle(path, self._config, self._begin, self._others), _let_go)
+            opened = await off_loop(
+                lambda: open_bundle(path, self._config, self._begin, self._others, self._max_batch_rows), _let_go
+            )
             self._measured = None
             if self._closed:
                 _let_go(opened)

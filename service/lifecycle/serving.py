@@ -64,7 +64,7 @@ class Serving:
         self._broken: dict[Path, Broken] = {}  # by folder
         self._unloaded: set[Key] = set()
         self._turns: dict[str, asyncio.Lock] = {}
-        self._opener = Opener(*runner_configs(settings))
+        self._opener = Opener(*runner_configs(settings), max_batch_rows=settings.max_batch_rows)
         self._chooser = Chooser(self._opener, self._launch, self._note_loading)
         self._closing = False
 

@@ -81,13 +81,7 @@ class Timing:
         """
         if self.spent:
             return None
-        manifest = self._runner.manifest
-        spec = manifest.graphs[kind]
-        if manifest.imported is None:
-            inputs = _inputs(kind, spec, manifest, rows, length)
-        else:
-            inputs = _imported_inputs(manifest, rows, length)
-        outputs = _outputs(spec, manifest)
+        inputs, outputs = usual_run(self._runner.manifest, kind, rows, length)
         self._runner.run(kind, inputs, outputs)  # the first run of a shape allocates
         least, spent = float("inf"), 0.0
         for _ in range(_MOST_RUNS):
@@ -98,6 +92,23 @@ class Timing:
             if spent > _ENOUGH_S or self.spent:
                 break
         return max(least, 1e-9)  # a clock may be too coarse to see a run of the smallest graphs
+
+
+def usual_run(
+    manifest: Manifest, kind: GraphKind, rows: int, length: int
+) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
+    """Make inputs of a run that reads the initial state and writes scratch rows, and name the outputs usually wanted.
+
+    Args:
+        manifest: Of the bundle.
+        kind: Which graph.
+        rows: B.
+        length: T, or S of an encode.
+    """
+    spec = manifest.graphs[kind]
+    if manifest.imported is None:
+        return _inputs(kind, spec, manifest, rows, length), _outputs(spec, manifest)
+    return _imported_inputs(manifest, rows, length), _outputs(spec, manifest)
 
 
 def _inputs(

@@ -74,13 +74,14 @@ class Shelf:
         config: RunnerConfig,
         opened: Callable[[Runner], None] | None = None,
         others: Sequence[RunnerConfig] = (),
+        max_batch_rows: int = 0,
     ) -> ServedModel | RefusedBundle:
         """As `open_bundle`."""
         self.opened.append((path.name, path.version))
         if go_on := self._held.pop((path.name, path.version), None):
             self._inside.release()
             assert go_on.wait(PATIENCE_S)
-        return open_bundle(path, config, opened, others)
+        return open_bundle(path, config, opened, others, max_batch_rows)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 
 from service.runtime import driver
-from service.runtime.driver import load_libraries, what_is_missing
+from service.runtime.driver import load_libraries, name_of_gpu, what_is_missing
 
 
 class FakeDriver:
@@ -110,3 +110,27 @@ def test_libraries_are_loaded_once_and_in_silence(
     assert "libcurand.so.10" in load_libraries()
     assert (loaded, severities) == ([1], [4])
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_gpu_is_called_what_the_driver_calls_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named(FakeDriver):
+        def cuDeviceGet(self, device: Any, number: int) -> int:
+            device._obj.value = 10 + number
+            return 0 if number < 2 else 101
+
+        def cuDeviceGetName(self, name: Any, size: int, device: Any) -> int:
+            name.value = f"NVIDIA H{device.value}"[: size - 1].encode()
+            return 0
+
+    set_driver(monkeypatch, Named())
+    assert [name_of_gpu(number) for number in range(3)] == ["NVIDIA H10", "NVIDIA H11", None]
+    set_driver(monkeypatch, Named(started=100))
+    assert name_of_gpu(0) is None
+
+
+def test_without_a_driver_no_gpu_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_such(name: str) -> ctypes.CDLL:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(driver.ctypes, "CDLL", no_such)
+    assert name_of_gpu(0) is None

@@ -50,7 +50,6 @@ def open_on(
     available: tuple[str, ...] = (CUDA, CPU),
     failure: Exception | None = None,
     fallen: str | None = None,
-    quicker_on_cpu: bool = False,
 ) -> tuple[str, tuple[str, ...]]:
     """Open on a machine where CUDA fails, or leaves something to the CPU; where, and what is said."""
 
@@ -69,7 +68,7 @@ def open_on(
     manifest = Manifest(
         name="m", version=1, task="tensors", precision="fp32", graphs={}, tokenizers={}, created="", files={}
     )
-    runner = open_runner(Path("m/1"), manifest, RunnerConfig(provider, num_slots=77), quicker_on_cpu)
+    runner = open_runner(Path("m/1"), manifest, RunnerConfig(provider, num_slots=77))
     return runner.provider, runner.warnings
 
 
@@ -94,14 +93,6 @@ def test_without_cuda_built_in_auto_says_nothing_and_cuda_what_to_install(monkey
 @pytest.mark.parametrize("provider", ["auto", "cuda"])
 def test_where_cuda_works_it_is_taken(monkeypatch: pytest.MonkeyPatch, provider: Provider) -> None:
     assert open_on(monkeypatch, provider) == (CUDA, ())
-
-
-def test_what_was_measured_to_be_quicker_on_the_cpu_runs_there_unless_cuda_is_insisted_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    assert open_on(monkeypatch, "auto", quicker_on_cpu=True) == (CPU, ())
-    assert open_on(monkeypatch, "cuda", quicker_on_cpu=True) == (CUDA, ())
-    assert open_on(monkeypatch, "cpu", quicker_on_cpu=False) == (CPU, ())
 
 
 def test_a_recurrence_on_the_cpu_is_a_warning_under_auto_and_an_error_under_cuda(
