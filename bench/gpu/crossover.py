@@ -7,7 +7,7 @@ import os
 from functools import partial
 from typing import Final
 
-from bench.gpu import config_models, models
+from bench.gpu import models
 from bench.gpu.opened import open_bundle, open_plain
 from bench.gpu.plan import Context
 from bench.report import Cell, Row
@@ -20,7 +20,7 @@ _LEAST_S: Final = 4.0  # of a model
 
 def show(context: Context) -> None:
     """The part."""
-    for name in config_models.SIZES:
+    for name in context.size.configs:
         context.journal.attempt(TABLE, {"config": name}, partial(_row, context, name))
 
 

@@ -15,13 +15,12 @@ from bench.gpu.plan import TOP_K, Context, Size
 from bench.report import Row
 from bench.untrained import Kind, publish_untrained
 from export.manifest import MANIFEST_FILE, DecodingDefaults, GraphKind, Manifest, Precision
-from models.config import Cell, EncoderDecoderConfig, LanguageModelConfig, ModelConfig, TaggerConfig
+from models.config import EncoderDecoderConfig, LanguageModelConfig, ModelConfig, TaggerConfig
 from models.symbols import SPECIALS
 
 TABLE: Final = "models"
 PRECISIONS: Final = ("fp32", "fp16")  # of the step models, in the order in which they are measured
-_COMPARED: Final = ("fp32", "fp16", "int8")
-_CELLS: Final[tuple[Cell, ...]] = ("lstm", "gru")
+COMPARED: Final = ("fp32", "fp16", "int8")
 _WORDS: Final = 40  # a vocabulary of the small ones, special symbols included
 _TAGS: Final = 9
 _UNASKED: Final[tuple[GraphKind, ...]] = ("chunk",)  # of the step models, which are large: sessions send step by step
@@ -68,13 +67,15 @@ def small_models(size: Size) -> dict[str, ModelConfig]:
     """One of each family and cell, and of what makes another graph of it."""
     wide, narrow = size.width, max(size.width // 3, 2)
     models: dict[str, ModelConfig] = {}
-    for cell in _CELLS:
+    for cell in size.cells:
         tagger = TaggerConfig(
             cell=cell, word_dim=wide, character_dim=narrow, character_hidden=narrow, hidden=wide, layers=2, dropout=0.0
         )
         models[f"tagger-{cell}"] = tagger
         models[f"tagger-{cell}-forward"] = tagger.model_copy(update={"bidirectional": False})
-        models[f"language-{cell}"] = LanguageModelConfig(cell=cell, dim=wide, hidden=wide, layers=2, dropout=0.0)
+        language = LanguageModelConfig(cell=cell, dim=wide, hidden=wide, layers=2, dropout=0.0)
+        models[f"language-{cell}"] = language
+        models[f"language-{cell}-tied"] = language.model_copy(update={"tied": True})
         for attention in ("additive", "multiplicative"):
             models[f"translator-{cell}-{attention}"] = EncoderDecoderConfig(
                 cell=cell,
@@ -86,7 +87,6 @@ def small_models(size: Size) -> dict[str, ModelConfig]:
                 decoder_layers=2,
                 dropout=0.0,
             )
-    models["language-lstm-tied"] = models["language-lstm"].model_copy(update={"tied": True})
     return models
 
 
@@ -98,7 +98,7 @@ def made(repository: Path) -> list[str]:
 def make(context: Context) -> None:
     """The part: the step models first, without which nothing is timed."""
     size, known = context.size, get_args(Precision)
-    for precision in dict.fromkeys((*PRECISIONS, *_COMPARED)):
+    for precision in dict.fromkeys((*PRECISIONS, *COMPARED)):
         if precision not in known:
             context.journal.row(TABLE, {"models": f"all in {precision}", NOTE: f"the export has {', '.join(known)}"})
     for hidden in size.hiddens:
@@ -108,7 +108,7 @@ def make(context: Context) -> None:
             head: Row = {"models": name}
             one = partial(_publish, context, timed(context.models), name, config, precision, size.vocabulary, TOP_K)
             context.journal.attempt(TABLE, head, one)
-    for precision in (one for one in _COMPARED if one in known):
+    for precision in (one for one in COMPARED if one in known):
         context.journal.attempt(TABLE, {"models": f"small ones in {precision}"}, partial(_small, context, precision))
     context.journal.attempt(TABLE, {"models": "those of the configs"}, partial(_configured, context))
 
@@ -124,10 +124,10 @@ def _small(context: Context, precision: str) -> Row:
 def _configured(context: Context) -> Row:
     """All that the configs train."""
     before = context.budget.used
-    for name in config_models.SIZES:
+    for name in context.size.configs:
         context.budget.need(1.0)
         config_models.publish(configured(context.models), name)
-    return {"number": len(config_models.SIZES), "s": context.budget.used - before}
+    return {"number": len(context.size.configs), "s": context.budget.used - before}
 
 
 def _publish(

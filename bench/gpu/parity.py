@@ -65,40 +65,48 @@ class Worst:
 
 
 def show(context: Context) -> None:
-    """The part."""
-    repository = models.compared(context.models)
-    names = models.made(repository)
-    if not names:
+    """The part: what has a limit first."""
+    repository, timed = models.compared(context.models), models.timed(context.models)
+    small = [repository / name / "1" for name in models.made(repository)]
+    if not small:
         raise FileNotFoundError("expected models to compare, got none: the table of models says why")
-    head: Row
-    for name in sorted(names, key=_by_precision):
-        folder = repository / name / "1"
-        for variant in (None, *variants(models.manifest_of(folder))):
-            head = {"model": name, "cells": variant or "node"}
-            row = context.journal.attempt(ANSWERS, head, partial(_answers, context, folder, variant))
-            worst = row["worst"] if row else None
-            limit = PARITY_LIMITS.get(name.rsplit("-", 1)[1])
-            if isinstance(worst, float) and limit is not None and not worst <= limit:
-                context.journal.broken(
-                    f"{name}, {head['cells']}: expected a difference of at most {limit:g}, got {worst:g}"
-                )
-    timed = models.timed(context.models)
-    for path in (*(repository / name / "1" for name in names), *(timed / name / "1" for name in models.made(timed))):
-        name = path.parent.name
-        for variant in (None, *variants(models.manifest_of(path))):
-            head = {"model": name, "cells": variant or "node"}
-            row = context.journal.attempt(NODES, head, partial(_nodes, context, path, variant))
-            if row and row["recurrent elsewhere"] != "none" and not name.endswith("int8"):
-                context.journal.broken(f"{name}, {head['cells']}: not on the card: {row['recurrent elsewhere']}")
+    large = [timed / name / "1" for name in models.made(timed)]
+    for precision in models.COMPARED:
+        for folder in (one for one in small if precision_of(one) == precision):
+            _show_answers(context, folder)
+        for folder in (one for one in (*small, *large) if precision_of(one) == precision):
+            _show_nodes(context, folder)
 
 
-def _by_precision(name: str) -> tuple[int, str]:
-    return ("fp32", "fp16", "int8").index(name.rsplit("-", 1)[1]), name
+def precision_of(folder: Path) -> str:
+    """As the name of a bundle has it."""
+    return folder.parent.name.rsplit("-", 1)[1]
+
+
+def _show_answers(context: Context, folder: Path) -> None:
+    name, limit = folder.parent.name, PARITY_LIMITS.get(precision_of(folder))
+    for variant in (None, *variants(models.manifest_of(folder))):
+        head: Row = {"model": name, "cells": variant or "node"}
+        row = context.journal.attempt(ANSWERS, head, partial(_answers, context, folder, variant))
+        worst = row["worst"] if row else None
+        if isinstance(worst, float) and limit is not None and not worst <= limit:
+            got = f"{name}, {head['cells']}: expected a difference of at most {limit:g}, got {worst:g}"
+            context.journal.broken(got)
+
+
+def _show_nodes(context: Context, folder: Path) -> None:
+    name = folder.parent.name
+    for variant in (None, *variants(models.manifest_of(folder))):
+        head: Row = {"model": name, "cells": variant or "node"}
+        row = context.journal.attempt(NODES, head, partial(_nodes, context, folder, variant))
+        if row and row["recurrent elsewhere"] != "none" and precision_of(folder) != "int8":
+            context.journal.broken(f"{name}, {head['cells']}: not on the card: {row['recurrent elsewhere']}")
 
 
 def _answers(context: Context, folder: Path, variant: Variant | None) -> Row:
     context.budget.need(1.0)
-    worst = compare(folder, context.provider, ROWS, variant)
+    captured = variant is None and precision_of(folder) == "fp32"
+    worst = compare(folder, context.provider, ROWS, variant, captured)
     return {
         "worst": worst.largest,
         **{part: worst.by_part.get(part) for part in ("sequence", "step", "chunk", "states", "memories")},
@@ -107,7 +115,9 @@ def _answers(context: Context, folder: Path, variant: Variant | None) -> Row:
     }
 
 
-def compare(folder: Path, provider: str, all_rows: Sequence[int], variant: Variant | None = None) -> Worst:
+def compare(
+    folder: Path, provider: str, all_rows: Sequence[int], variant: Variant | None = None, captured: bool = True
+) -> Worst:
     """Run a bundle on a provider and on the processor, plainly, and compare.
 
     Args:
@@ -115,13 +125,14 @@ def compare(folder: Path, provider: str, all_rows: Sequence[int], variant: Varia
         provider: Of ONNX Runtime.
         all_rows: Sizes of batches.
         variant: Of the step, on the provider; the processor runs the graphs as they are.
+        captured: Whether steps are captured on the provider, which takes a while.
     """
-    manifest = models.manifest_of(folder)
+    manifest, worst = models.manifest_of(folder), Worst()
     slots = max(all_rows) + inputs.FIRST_ROW
-    worst = Worst()
+    memory_rows = max(16, slots * inputs.SOURCE)
     with (
-        open_bundle(folder, provider, slots, memory_rows=max(16, slots * inputs.SOURCE), variant=variant) as device,
-        open_plain(folder, slots, memory_rows=max(16, slots * inputs.SOURCE)) as plain,
+        open_bundle(folder, provider, slots, memory_rows, cuda_graphs=captured, variant=variant) as device,
+        open_plain(folder, slots, memory_rows) as plain,
     ):
         for rows in all_rows:
             _course(manifest, device, plain, rows, np.random.default_rng(rows), worst)

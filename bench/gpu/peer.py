@@ -14,6 +14,7 @@ import torch
 from bench.gpu import models
 from bench.gpu.cards import Card
 from bench.gpu.figures import CAPTURED, CARD, EAGER, TORCH, row_of
+from bench.gpu.journal import NOTE, reason_of
 from bench.gpu.plan import Context, Size
 from bench.gpu.timing import seconds_each
 from bench.report import Cell, Row
@@ -68,9 +69,12 @@ def _row(context: Context, device: torch.device, hidden: int, precision: str, ro
     eager = seconds_each(steps.eager, context.size.seconds)
     found: dict[str, Cell] = {EAGER: eager * 1e6, CAPTURED: None, "eager steps/s": rows / eager}
     if device.type == "cuda":
-        steps.capture()
-        captured = seconds_each(steps.captured, context.size.seconds)
-        found |= {CAPTURED: captured * 1e6, "captured steps/s": rows / captured}
+        try:
+            steps.capture()
+            captured = seconds_each(steps.captured, context.size.seconds)
+            found |= {CAPTURED: captured * 1e6, "captured steps/s": rows / captured}
+        except RuntimeError as error:  # what is eager was measured all the same
+            found[NOTE] = reason_of(error)
         torch.cuda.empty_cache()
     return found
 

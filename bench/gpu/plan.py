@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from bench.gpu import config_models
 from bench.gpu.budget import Budget
 from bench.gpu.journal import Journal
+from models.config import Cell
 from service.runtime.providers import CPU, CUDA
 
 # Largest absolute difference from the processor, of every output and state, TF32 off; those of the export.
@@ -28,7 +30,9 @@ class Size:
         seconds: Of each measurement in process.
         wire_seconds: Of each measurement through gRPC, and of warming up a quarter.
         streams: Of gRPC, at most; they carry all sessions.
-        width: Of the layers of the models whose answers are compared.
+        cells: Of the models whose answers are compared.
+        width: Of their layers.
+        configs: Whose models are run on the processor and on the card.
         crossover_rows: Batch sizes at which the processor and the card are compared.
         crossover_seconds: Of each of those measurements.
         budgets: Seconds by part.
@@ -42,19 +46,21 @@ class Size:
     seconds: float = 0.4
     wire_seconds: float = 1.5
     streams: int = 32
+    cells: tuple[Cell, ...] = ("lstm", "gru")
     width: int = 96
+    configs: tuple[str, ...] = tuple(config_models.SIZES)
     crossover_rows: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
     crossover_seconds: float = 0.1
     budgets: Mapping[str, float] = field(
         default_factory=lambda: {
             "machine": 10,
             "models": 60,
-            "parity": 60,
+            "parity": 75,
             "residence": 25,
             "traffic": 20,
             "peer": 35,
             "steps": 75,
-            "wire": 140,
+            "wire": 125,
             "crossover": 45,
         }
     )
@@ -69,7 +75,9 @@ SMOKE: Final = Size(
     seconds=0.03,
     wire_seconds=0.3,
     streams=2,
+    cells=("gru",),
     width=6,
+    configs=("demo", "tagger_ewt"),
     crossover_rows=(1, 3),
     crossover_seconds=0.02,
 )

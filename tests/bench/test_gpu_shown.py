@@ -236,8 +236,12 @@ def test_alignment_explains_some_bytes_and_no_state() -> None:
     assert traffic.beyond(3 * 256 + 64 * 16384, 3 * 64 * 8, 3) == pytest.approx(64 * 16384 - 3 * 64 * 8)
 
 
+def copies(folder: Path, work: Path) -> int:
+    return traffic.copies_in_graph(folder, models.manifest_of(folder), CPU, 3, work)
+
+
 def test_nothing_is_copied_within_a_graph_on_one_provider(repository: Path, tmp_path: Path) -> None:
-    assert traffic.copies_in_graph(repository / "language-lstm" / "1", CPU, 3, tmp_path) == 0
+    assert copies(repository / "language-lstm" / "1", tmp_path) == 0
     assert list(tmp_path.iterdir()) == [], "the profile is gone"
 
 
@@ -258,7 +262,7 @@ def test_copies_between_providers_are_read_from_the_profile(
             return str(profile)
 
     monkeypatch.setattr(traffic, "open_raw", lambda *given, **named: Session())
-    assert traffic.copies_in_graph(repository / "language-lstm" / "1", CPU, 3, tmp_path) == 32
+    assert copies(repository / "language-lstm" / "1", tmp_path) == 32
 
 
 # --------------------------------------------------------------------------------------------------------------- wire
