@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from export.manifest import GraphKind, Manifest, storage
 from service.runtime import scratch
-from service.runtime.device.capture import run_options
 from service.runtime.device.cuda import CudaMemory
 from service.runtime.device.gate import GATE
 from service.runtime.device.graph import DeviceGraph
@@ -32,6 +31,7 @@ from service.runtime.device.memory import DeviceMemory
 from service.runtime.errors import RunEnded
 from service.runtime.graph import Graph
 from service.runtime.nodes import read_nodes
+from service.runtime.options import run_options
 from service.runtime.placement import place
 from service.runtime.pools import HostPools, Pools, pool_sizes, write_initial_states
 from service.runtime.proof import prove
@@ -133,8 +133,7 @@ class Runner:
             self._device = OnDevice(folder, manifest, provider, sizes, open_graph, open_memory, config.cuda_graphs)
             sessions, self._pools, self._graphs = self._device.sessions, self._device.pools, {**self._device.graphs}
             warnings += self._device.warnings
-        self._usual_options: Callable[[], ort.RunOptions] = run_options if self._device else ort.RunOptions
-        self._new_options = self._usual_options
+        self._new_options: Callable[[], ort.RunOptions] = run_options
         self.warnings = warnings
         if provider != CPU:
             for kind, spec in manifest.graphs.items():
@@ -155,7 +154,7 @@ class Runner:
         return self._device.captured if self._device else {}
 
     def warm_up(self) -> None:
-        """Capture what the calling thread can replay; without this, each size is captured when a thread first runs it."""
+        """Capture all that the calling thread can replay; otherwise a size is captured when it first runs there."""
         if self._device:
             self._device.warm_up()
 
@@ -227,7 +226,7 @@ class Runner:
         try:
             yield
         finally:
-            self._new_options = self._usual_options
+            self._new_options = run_options
             self._options.clear()
 
     def close(self) -> None:

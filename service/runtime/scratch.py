@@ -10,6 +10,8 @@ import functools
 import os
 from typing import Final
 
+from service.runtime.options import run_options
+
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
@@ -25,7 +27,7 @@ def share(options: ort.SessionOptions) -> None:
 
 def shrinking() -> ort.RunOptions:
     """Make options of runs behind each of which the arena is shrunk to what is in use."""
-    options = ort.RunOptions()
+    options = run_options()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 

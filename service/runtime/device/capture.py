@@ -28,7 +28,6 @@ Array = npt.NDArray[Any]
 LANE: Final = 0  # the only one whose runs are captured
 MOST_ROWS: Final = 1024  # of a batch that is captured: beyond it the arithmetic takes longer than the launches
 SCRATCH_ROW: Final = 1  # of the state pools
-_NONE: Final = "-1"  # the graph id of a run that is not to be captured
 _log = logging.getLogger(__name__)
 
 
@@ -85,13 +84,6 @@ class Captures:
             self._threads.options = {}
         here: dict[int, ort.RunOptions] = self._threads.options
         return here
-
-
-def run_options(graph_id: str = _NONE) -> ort.RunOptions:
-    """Make options of a run: by default one that is not to be captured, which otherwise every run would be."""
-    options = ort.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", graph_id)
-    return options
 
 
 def sizes_to_capture(pads: bool, most_rows: int) -> list[int]:

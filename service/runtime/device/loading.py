@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from export.manifest import GraphKind, Manifest
-from service.runtime.device.capture import Captures, run_options, sizes_to_capture, why_not
+from service.runtime.device.capture import Captures, sizes_to_capture, why_not
 from service.runtime.device.gate import GATE
 from service.runtime.device.graph import DeviceGraph
 from service.runtime.device.memory import DeviceMemory
@@ -16,6 +16,7 @@ from service.runtime.device.resident import Resident, can_reside
 from service.runtime.device.staging import Staging
 from service.runtime.errors import first_line
 from service.runtime.graph import Graph
+from service.runtime.options import run_options
 from service.runtime.pools import PoolSize, write_initial_states
 from service.runtime.probe import ProbeFailure
 from service.runtime.proof import prove

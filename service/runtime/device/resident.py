@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Manifest, storage
-from service.runtime.device.capture import LANE, SCRATCH_ROW, Captures, run_options
+from service.runtime.device.capture import LANE, SCRATCH_ROW, Captures
 from service.runtime.device.gate import GATE
 from service.runtime.device.layout import Layout, bucket, lay_out
 from service.runtime.device.memory import Block, Bytes, DeviceMemory, Transfer
@@ -22,6 +22,7 @@ from service.runtime.device.pools import DevicePools
 from service.runtime.device.staging import Staging
 from service.runtime.errors import first_line
 from service.runtime.graph import Graph
+from service.runtime.options import run_options
 from service.runtime.values import element_type
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
