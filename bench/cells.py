@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 
 from bench.report import Cell, Report, Row, plain, save, show
-from export.emit.builder import Cells, GraphBuilder
+from export.emit.builder import Array, Cells, GraphBuilder
 from export.emit.linear import Activation, emit_embedding
 from export.emit.pools import declare_state_pools, gather_states, scatter_states, state_spec
 from export.emit.primitive import variants_of
@@ -47,8 +47,8 @@ def emit_cells(cell: config.Cell, hidden: int, layers: int, precision: Precision
     """Emit the step; None where it would have no such variant."""
     rng = np.random.default_rng(0)
 
-    def draw(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return (rng.standard_normal(shape) / np.sqrt(hidden)).astype(np.float32)
+    def draw(*shape: int) -> Array:
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(hidden), np.float32)
 
     gates = (4 if cell == "lstm" else 3) * hidden
     weights = [
@@ -101,7 +101,7 @@ class Step:
         self._num_slots = num_slots
         self._pools = {spec.name: self._place(np.zeros((num_slots, *spec.shape), np.float32)) for spec in specs}
 
-    def _place(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ort.OrtValue:
+    def _place(self, array: Array) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(array, self._device, 0)
 
     def seconds(self, rows: int, budget_s: float) -> float:

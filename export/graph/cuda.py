@@ -5,9 +5,9 @@ product, and Elman layers of tanh; what else ONNX describes, it does not run.
 Source: https://github.com/microsoft/onnxruntime, onnxruntime/core/providers/cuda/rnn.
 """
 
-from collections.abc import Iterator
-
 import onnx
+
+from export.graph.walk import all_nodes
 
 _USUAL = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
 _PEEPHOLES = 7  # position among the inputs of an LSTM
@@ -19,18 +19,13 @@ def refused_by_cuda(model: onnx.ModelProto) -> list[str]:
     Returns:
         A line each: operator, name and reason; none is good.
     """
-    return [f"{node.op_type} {node.name}: {why}" for node in _nodes(model.graph) if (why := _refusal(node)) is not None]
+    return [
+        f"{node.op_type} {node.name}: {why}" for node in all_nodes(model.graph) if (why := refusal(node)) is not None
+    ]
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _nodes(body)
-
-
-def _refusal(node: onnx.NodeProto) -> str | None:
+def refusal(node: onnx.NodeProto) -> str | None:
+    """Why the CUDA provider leaves a node to the CPU; None if it is no recurrent node, or does not."""
     if node.op_type not in _USUAL or node.domain not in ("", "ai.onnx"):
         return None
     values = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}

@@ -14,7 +14,7 @@ from typing import Final, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from export.manifest import Manifest, Variant, variants, with_variant
+from export.manifest import GraphKind, Manifest, Variant, variants, with_variant
 from service.measuring.host import FOLDER, key, write
 from service.measuring.profile import Rows, Seconds
 from service.measuring.timing import CPU, TimedRunner, Timing
@@ -25,6 +25,7 @@ Candidate = Literal["node", "primitive", "folded"]
 _NODE: Final[Candidate] = "node"
 _ROWS: Final = (1, 4, 16, 64, 256)
 _GPU_ROWS: Final = (*_ROWS, 1024, 4096)
+_LENGTH: Final = 20  # time steps of what is padded: a sentence
 _BUDGET_S: Final = 0.5  # of each candidate
 _GAIN: Final = 1.03  # that a variant must bring: less is noise
 _log = logging.getLogger(__name__)
@@ -69,11 +70,13 @@ def quickest(step_seconds: Mapping[Candidate, Mapping[int, float]]) -> Variant |
     it is.
 
     Args:
-        step_seconds: By candidate and rows, `node` among them.
+        step_seconds: By candidate and rows, at least one; without `node` that one cannot be run.
 
     Returns:
         The variant; None where the graph as it is does as well.
     """
+    if _NODE not in step_seconds:
+        step_seconds = {_NODE: dict.fromkeys(next(iter(step_seconds.values())), math.inf), **step_seconds}
     rows = set.intersection(*(set(series) for series in step_seconds.values()))
     if not rows:
         return None
@@ -106,7 +109,8 @@ def open_quickest(
         clock: As of `Timing`.
 
     Raises:
-        Exception: What opening the graph as it is raises. A variant that cannot be run is left out.
+        Exception: What opening raises. A variant that cannot be run is left out, and so is the graph as it is where
+            only a variant can.
     """
     if not variants(manifest):
         return open_runner(manifest)
@@ -133,9 +137,14 @@ def measure(
     open_trial: Callable[[Manifest], R],
     clock: Callable[[], float] | None = None,
 ) -> Choice:
-    """Time the steps of a model in each variant; see `quickest` and, for how, `service.measuring.timing.Timing`."""
+    """Time the steps of a model in each variant; see `quickest` and, for how, `service.measuring.timing.Timing`.
+
+    Raises:
+        Exception: What opening the graph as it is raises, where no variant can be run either.
+    """
     series: dict[Candidate, dict[int, float]] = {}
     provider = ""
+    failure: Exception | None = None
     for variant in (None, *variants(manifest)):
         try:
             runner = open_trial(with_variant(manifest, variant))
@@ -144,17 +153,14 @@ def measure(
             finally:
                 runner.close()
         except Exception as error:
-            if variant is None:
-                raise
-            _log.warning(
-                "model %s version %d: variant %s is left out: %s",
-                manifest.name,
-                manifest.version,
-                variant,
-                first_line(error),
-            )
+            failure = failure or error
+            what = f"variant {variant}" if variant else "the graph as it is"
+            reason = first_line(error)
+            _log.warning("model %s version %d: %s is left out: %s", manifest.name, manifest.version, what, reason)
             continue
         provider = provider or runner.provider
+    if failure is not None and not series:
+        raise failure
     return Choice(
         host=host,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -165,11 +171,17 @@ def measure(
 
 
 def _time_steps(runner: TimedRunner, threads: int, clock: Callable[[], float] | None) -> dict[int, float]:
-    """Seconds of a step run by rows, as far as the budget goes."""
+    """Seconds of a run by rows, as far as the budget goes: of a step, or of an imported model that has none."""
     timing = Timing(runner, threads, _BUDGET_S, clock)
+    imported = runner.manifest.imported
+    kind: GraphKind = "step" if "step" in runner.manifest.graphs else "run"
+    length = _LENGTH if imported is not None and imported.lengths_input is not None else 1
+    most = imported.max_rows if imported is not None else None
     series = {}
     for rows in _ROWS if runner.provider == CPU else _GPU_ROWS:
-        seconds = timing.seconds("step", rows)
+        if most is not None and rows > most:
+            break
+        seconds = timing.seconds(kind, rows, length)
         if seconds is None:
             break
         series[rows] = seconds

@@ -7,13 +7,13 @@ import onnx
 import pytest
 
 from export.emit.builder import GraphBuilder
-from export.emit.cuda import refused_by_cuda
 from export.emit.emit import emit
 from export.emit.emitted import EmittedModel
 from export.emit.linear import Activation
 from export.emit.primitive import variants_of
 from export.emit.recurrent import emit_step
 from export.emit.weights import CellWeights
+from export.graph.cuda import refused_by_cuda
 from export.manifest import Precision, TensorSpec, Variant
 from models.config import Cell, EncoderDecoderConfig, LanguageModelConfig, ModelConfig, TaggerConfig
 from tests.export.emit.models import tiny
@@ -135,7 +135,7 @@ def test_a_gru_that_resets_before_its_product_steps_without_a_node_that_cuda_ref
     weights = CellWeights("gru", weight_ih, weight_hh, bias_ih, bias_hh, reset_after=False)
     models = []
     for cells in ("node", "primitive"):
-        graph = GraphBuilder("step", cells=cells)  # type: ignore[arg-type]
+        graph = GraphBuilder("step", cells=cells)
         inputs = Activation(graph.input("inputs", "float32", ("B", 5)), 5)
         (new,) = emit_step(graph, "gru", weights, [inputs], [graph.input("old", "float32", ("B", 6))])
         graph.output(new, "new", "float32", ("B", 6))

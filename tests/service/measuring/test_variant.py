@@ -126,6 +126,7 @@ def by_file(**seconds: float) -> Seconds:
         ({"node": {1: 1.0, 64: 10.0}, "primitive": {1: 2.0}}, None),
         ({"node": {1: 1.0, 64: 1.0}, "primitive": {1: 0.5}}, "primitive"),
         ({"node": {}, "primitive": {1: 0.5}}, None),
+        ({"primitive": {1: 0.5}, "folded": {1: 0.4}}, "folded"),
     ],
 )
 def test_the_quickest_over_all_rows_is_taken(
@@ -163,8 +164,20 @@ def test_a_variant_that_cannot_be_run_is_left_out_and_said(caplog: pytest.LogCap
     choice = host.measure(manifest_of("primitive", "folded"))
     assert choice.variant == "folded" and set(choice.step_seconds) == {"node", "folded"}
     assert "model m version 1: variant primitive is left out: no kernel for Gemm" in caplog.text
-    with pytest.raises(RuntimeError, match="no kernel"):
-        Host(by_file(primitive=1e-3), broken="step.onnx").measure(manifest_of("primitive"))
+
+
+def test_a_graph_that_cannot_be_run_as_it_is_may_still_have_a_variant(caplog: pytest.LogCaptureFixture) -> None:
+    host = Host(by_file(primitive=1e-3), broken="step.onnx")
+    assert host.measure(manifest_of("primitive")).variant == "primitive"
+    assert "the graph as it is is left out: no kernel for Gemm" in caplog.text
+    with pytest.raises(ValueError, match="the first that went wrong"):
+        measure(manifest_of("primitive"), "here", 1, _refuse)
+
+
+def _refuse(manifest: Manifest) -> FakeRunner:
+    raise ValueError(
+        "the first that went wrong" if manifest.graphs["step"].file == "step.onnx" else "what came after it"
+    )
 
 
 def test_a_model_without_variants_is_opened_and_nothing_is_measured(tmp_path: Path) -> None:
