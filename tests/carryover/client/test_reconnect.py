@@ -124,8 +124,7 @@ async def test_a_blocking_session_goes_on_after_an_outage_that_took_its_answer()
             """Take the server away before it answers, and let it have taken the step when it is back."""
             await wait_until(lambda: engine.held)
             await relay.stop()
-            for request in list(engine.held):
-                engine.release(request)
+            engine.release_all()
             engine.hold = False
             line = clients[0]._line
             broken = line._connection

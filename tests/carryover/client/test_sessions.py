@@ -1,7 +1,7 @@
 """What sessions can do beyond stepping, with both clients, and what they survive."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 import pytest
@@ -11,6 +11,7 @@ from carryover.client.aio import AsyncClient
 from carryover.client.sync import Client
 from carryover.client.types import ModelRef, StateInfo
 from service.engine.interface import Generate, OpenSession, Priority, StepSession
+from tests.carryover.client.calling import blocking
 from tests.carryover.client.relay import relayed
 from tests.service.rpc.world import World, wait_until
 
@@ -22,16 +23,6 @@ def only(world: World) -> int:
     """What the engine calls its one session."""
     (session,) = world.engines["lm"].sessions
     return session
-
-
-async def blocking(world: World, act: Callable[[Client], T]) -> T:
-    """Use the blocking client on a thread, while the server answers on this one."""
-
-    def run() -> T:
-        with Client(world.address, timeout_s=10, caller=ALICE) as client:
-            return act(client)
-
-    return await asyncio.to_thread(run)
 
 
 async def test_an_asyncio_session_forks_marks_rewinds_and_moves(world: World) -> None:
@@ -76,7 +67,7 @@ async def test_a_blocking_session_forks_marks_rewinds_and_moves(world: World) ->
                 client.session("lm", session_id="a")
             assert session.step(token_ids=[1])[0].token_ids == (10 % 3,)
 
-    await blocking(world, act)
+    await blocking(world, act, ALICE)
     opened = [r for r in world.engines["lm"].submitted if isinstance(r, OpenSession)]
     assert (opened[0].idle_timeout_s, opened[1].priority) == (9, Priority.HIGH)
     assert world.engines["lm"].sessions == {}
@@ -96,7 +87,7 @@ async def test_a_detached_session_is_gone_on_with_by_the_same_caller_alone(world
             assert resumed.step(token_ids=[5])[0].token_ids == (9 % 3,)
             resumed.detach()
 
-    await blocking(world, act)
+    await blocking(world, act, ALICE)
     async with AsyncClient(world.address) as stranger:
         assert stranger.caller != AsyncClient(world.address).caller
         assert await stranger.sessions() == []
@@ -121,7 +112,7 @@ async def test_a_session_that_was_taken_over_is_told_of_its_end_and_closed(world
         client.resume("b")
         first.detach()
 
-    await blocking(world, act)
+    await blocking(world, act, ALICE)
     assert world.engines["lm"].sessions == {}
 
 
@@ -154,7 +145,7 @@ async def test_a_resumed_session_steps_after_what_was_on_its_way() -> None:
             async def step() -> None:
                 await resumed.step(token_ids=[5])
 
-            await blocking(world, act)
+            await blocking(world, act, ALICE)
             resumed.detach()
 
 
@@ -162,7 +153,7 @@ async def test_what_is_still_open_when_a_client_closes_is_closed(world: World) -
     async with AsyncClient(world.address) as client:
         await client.session("lm").open()
     assert world.engines["lm"].sessions == {}
-    await blocking(world, lambda c: c.session("lm"))
+    await blocking(world, lambda c: c.session("lm"), ALICE)
     assert world.engines["lm"].sessions == {}
 
 
@@ -180,7 +171,7 @@ async def test_an_expired_session_knows_it_before_it_is_used(world: World) -> No
                 blocked.step(token_ids=[1])
             assert blocked.over is not None
 
-    await blocking(world, act)
+    await blocking(world, act, ALICE)
 
 
 async def test_what_is_asked_for_together_goes_as_one_message(world: World) -> None:
@@ -210,8 +201,7 @@ async def test_a_step_whose_connection_breaks_is_sent_again_and_taken_once() -> 
             await wait_until(lambda: engine.held)
             await relay.cut()
             await wait_until(lambda: sum(isinstance(r, StepSession) for r in engine.submitted) == 3)  # sent again
-            for request in list(engine.held):  # the first is taken, the second gets its answer
-                engine.release(request)
+            engine.release_all()  # the first is taken, the second gets its answer
             engine.hold = False
             (output,) = await stepping
             assert (output.token_ids, session.num_steps) == ((9 % 3, 10 % 3), 2)
@@ -252,8 +242,7 @@ async def test_an_opening_that_is_not_waited_for_is_closed_again(world: World) -
             with pytest.raises(asyncio.CancelledError if cancel else errors.DeadlineExceeded):
                 await task
             engine.hold = False
-            for request in list(engine.held):
-                engine.release(request)
+            engine.release_all()
             await client.sessions()  # what was sent before it is done
             await wait_until(lambda: set(engine.sessions) == known)
 
@@ -265,8 +254,7 @@ async def test_an_opening_that_is_not_waited_for_is_closed_again(world: World) -
         with pytest.raises(errors.DeadlineExceeded):
             await client.session("lm", session_id="mine", timeout_s=0.5).open()
         engine.hold = False
-        for request in list(engine.held):
-            engine.release(request)
+        engine.release_all()
         assert [info.id for info in await client.sessions()] == [source.id, "mine"]  # it may have been an older one
 
 
@@ -276,8 +264,7 @@ async def test_a_blocking_opening_that_is_not_waited_for_is_closed_again(world: 
 
     async def let_go() -> None:
         engine.hold = False
-        for request in list(engine.held):
-            engine.release(request)
+        engine.release_all()
         await wait_until(lambda: len(engine.sessions) == 1)
 
     def act(client: Client) -> None:
@@ -288,7 +275,7 @@ async def test_a_blocking_opening_that_is_not_waited_for_is_closed_again(world: 
             asyncio.run_coroutine_threadsafe(let_go(), loop).result()
             assert len(client.sessions()) == 1
 
-    await blocking(world, act)
+    await blocking(world, act, ALICE)
 
 
 async def test_a_fork_whose_connection_breaks_leaves_its_source_as_it_was() -> None:
@@ -306,8 +293,7 @@ async def test_a_fork_whose_connection_breaks_leaves_its_source_as_it_was() -> N
                 await session.fork(timeout_s=0.05)
             assert session.over is None
             engine.hold = False
-            for request in list(engine.held):
-                engine.release(request)
+            engine.release_all()
             assert (await session.step(token_ids=[5]))[0].token_ids == (9 % 3,)
 
 

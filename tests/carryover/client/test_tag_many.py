@@ -16,7 +16,7 @@ from carryover.client.types import TaggedSequence
 from protos.carryover.v1 import carryover_pb2 as pb
 from service.engine.interface import AnyRequest, RunSequence
 from service.errors import Overloaded
-from tests.carryover.client.test_clients import wait_here
+from tests.carryover.client.calling import wait_here
 from tests.service.rpc.world import WORDS, World, serving, wait_until
 
 Sentences = Iterable[list[str]]

@@ -1,7 +1,7 @@
 """Who may change what is served, when the repository is looked at, and what is told of it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -23,17 +23,11 @@ from service.lifecycle.errors import (
 )
 from service.lifecycle.serving import Serving
 from service.settings import Settings
-from tests.service.lifecycle.shelf import Shelf, shelf_in
+from tests.service.lifecycle.shelf import Shelf
 from tests.service.rpc.world import wait_until
 
 E = TypeVar("E", bound=ChangeError)
 TOKEN = "0123456789abcdef-admin"
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    with shelf_in(tmp_path / "repository") as made:
-        yield made
 
 
 @asynccontextmanager

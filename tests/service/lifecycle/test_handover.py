@@ -2,14 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from export.manifest import FileEntry, GraphSpec, Manifest, TensorSpec
 from service.bridge import next_id
 from service.engine.interface import (
     CloseSession,
@@ -25,28 +20,11 @@ from service.engine.interface import (
     StepSession,
 )
 from service.errors import Overloaded, SessionNotFound
-from service.lifecycle.handover import Handover, may_carry
-from service.models import LiveModel
+from service.lifecycle.handover import Handover
 from service.settings import Settings
-from tests.service.lifecycle.shelf import Shelf, shelf_in
-from tests.service.lifecycle.steps import close_session, open_session, read, step, step_of
-from tests.service.lifecycle.test_serving import first_total, look, serving_of, states
+from tests.service.lifecycle.told import Told
 from tests.service.rpc.fake_engine import FakeEngine
-from tests.service.rpc.world import make_manifest, make_model, wait_until
-
-
-@dataclass
-class Told:
-    """Who watches a session."""
-
-    models: list[LiveModel]
-    ends: list[SessionEnded]
-
-    def moved(self, model: LiveModel) -> None:
-        self.models.append(model)
-
-    def ended(self, event: SessionEnded) -> None:
-        self.ends.append(event)
+from tests.service.rpc.world import make_model, wait_until
 
 
 class Pair:
@@ -57,7 +35,7 @@ class Pair:
         self.old, self.old_engine = make_model("lm", "language_model", settings)
         self.new, self.new_engine = make_model("lm", "language_model", settings)
         self.handover = Handover(self.old, self.new)
-        self.told = Told([], [])
+        self.told = Told()
         self.session = next_id()
         self.old.bridge.watch_session(self.session, self.told)
 
@@ -138,7 +116,7 @@ async def test_a_session_that_cannot_be_opened_there_stays_and_loses_nothing() -
     assert await moving == 0
     await waiting
     assert pair.total(pair.old_engine) == (9, 2)
-    assert pair.told == Told([], [])
+    assert pair.told == Told()
     assert await pair.handover.round() == 1  # there is room the next time
     assert pair.total(pair.new_engine) == (9, 2)
 
@@ -195,13 +173,13 @@ async def test_a_session_that_is_given_up_on_the_way_is_watched_by_nobody(is_ful
     await moving
     await wait_until(lambda: not pair.old_engine.sessions and not pair.new_engine.sessions)
     assert pair.old.bridge.watched == pair.new.bridge.watched == []
-    assert pair.told == Told([], [])
+    assert pair.told == Told()
 
 
 async def test_a_session_that_is_forked_on_the_way_takes_the_fork_along() -> None:
     pair = Pair()
     await pair.open(4)
-    moving, fork, told = pair.start(), next_id(), Told([], [])
+    moving, fork, told = pair.start(), next_id(), Told()
     await pair.exporting()
     pair.old.bridge.watch_session(fork, told)
     forking = asyncio.ensure_future(pair.old.bridge.answers([ForkSession(next_id(), pair.session, fork)]))
@@ -324,105 +302,3 @@ async def test_stopping_on_the_way_leaves_the_session_where_it_was() -> None:
     await waiting
     assert pair.total(pair.old_engine) == (9, 2)
     assert not pair.old.bridge.diversions
-
-
-def changed(manifest: Manifest, **fields: Any) -> Manifest:
-    return manifest.model_copy(update=fields)
-
-
-OLD = changed(
-    make_manifest("lm", "language_model"),
-    files={"x.onnx": FileEntry(sha256="0" * 64, num_bytes=1), "tokens.json": FileEntry(sha256="1" * 64, num_bytes=1)},
-)
-NEW = changed(OLD, version=4, carry_sessions=True)
-STATE = OLD.states[0]
-OTHER_STEP = GraphSpec(file="x.onnx", inputs=(TensorSpec(name="y", dtype="float32", shape=("B",)),), outputs=())
-
-
-@pytest.mark.parametrize(
-    ("new", "expected"),
-    [
-        (NEW, True),
-        (changed(NEW, files={**NEW.files, "x.onnx": FileEntry(sha256="2" * 64, num_bytes=9)}), True),  # other weights
-        (changed(NEW, carry_sessions=False), False),
-        (changed(NEW, states=(STATE.model_copy(update={"shape": (2,)}),)), False),
-        (changed(NEW, states=(STATE.model_copy(update={"dtype": "float64"}),)), False),
-        (changed(NEW, states=(STATE.model_copy(update={"name": "sum"}),)), False),
-        (changed(NEW, states=(STATE, STATE.model_copy(update={"name": "sum"}))), False),
-        (changed(NEW, graphs={**NEW.graphs, "step": OTHER_STEP}), False),
-        (changed(NEW, graphs={"sequence": OTHER_STEP}), False),
-        (changed(NEW, files={**NEW.files, "tokens.json": FileEntry(sha256="2" * 64, num_bytes=1)}), False),
-        (changed(NEW, task="tagger"), False),
-    ],
-)
-def test_sessions_are_carried_where_nothing_but_the_weights_differs_and_the_manifest_allows_it(
-    new: Manifest, expected: bool
-) -> None:
-    assert may_carry(OLD, new) is expected
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    with shelf_in(tmp_path / "repository") as made:
-        yield made
-
-
-@pytest.mark.slow
-async def test_sessions_are_carried_through_version_after_version_under_load(shelf: Shelf) -> None:
-    """Every answer is exact and in order, whichever version takes the step; the old ones end by themselves."""
-    shelf.put("acc", 1, carry_sessions=True)
-    async with serving_of(shelf) as serving:
-        await look(serving, shelf)
-        first = serving.models.find("acc")
-        told = [Told([], []) for _ in range(8)]
-        sessions = [await open_session(first) for _ in told]
-        for session, one in zip(sessions, told, strict=True):
-            first.bridge.watch_session(session, one)
-        stop = asyncio.Event()
-
-        async def keep_stepping(session: int, model: LiveModel, at_a_time: int) -> int:
-            num_steps = 0
-            while not stop.is_set():
-                asked = [step_of(session, 1) for _ in range(at_a_time)]
-                for outputs in await model.bridge.answers(asked):
-                    num_steps += 1
-                    assert read(outputs) == (1000 + num_steps, num_steps)
-            return num_steps
-
-        steppers = [asyncio.create_task(keep_stepping(session, first, 1 + i)) for i, session in enumerate(sessions)]
-        for version in range(2, 8):
-            shelf.put("acc", version, carry_sessions=True)
-            await look(serving, shelf)
-            here = serving.models.find("acc")
-            await wait_until(lambda here=here: all(one.models[-1:] == [here] for one in told), 30)
-            assert await first_total(here) == 1000 * version
-        stop.set()
-        counts = await asyncio.gather(*steppers)
-        assert min(counts) > 20
-        last = serving.models.find("acc")
-        for session, count in zip(sessions, counts, strict=True):
-            assert await step(first, session, 5) == (1000 + count + 5, count + 1)
-            assert await close_session(last, session) == count + 1
-        assert all(one.ends == [] for one in told)
-        await wait_until(lambda: list(states(serving).values()).count("UNLOADING") == 0, 30)
-
-
-async def test_sessions_stay_where_the_newer_bundle_does_not_say_that_it_takes_them(shelf: Shelf) -> None:
-    shelf.put("acc", 1, carry_sessions=True)
-    async with serving_of(shelf) as serving:
-        await look(serving, shelf)
-        old, told = serving.models.find("acc"), Told([], [])
-        session = await open_session(old)
-        old.bridge.watch_session(session, told)
-        shelf.put("acc", 2)
-        await look(serving, shelf)
-        assert await step(old, session, 1) == (1001, 1)
-        assert (told.models, states(serving)["acc", 1]) == ([], "UNLOADING")
-        shelf.put("acc", 3, carry_sessions=True)  # but the next one does
-        await look(serving, shelf)
-        newest = serving.models.find("acc")
-        await wait_until(lambda: told.models == [newest], 30)
-        assert await step(old, session, 1) == (1002, 2)
-        assert await close_session(newest, session) == 2
-        await wait_until(lambda: list(states(serving)) == [("acc", 1), ("acc", 2), ("acc", 3)], 30)
-        await wait_until(lambda: "UNLOADING" not in states(serving).values(), 30)

@@ -2,9 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,17 +14,12 @@ from service.lifecycle.serving import Serving, Update
 from service.models import LiveModel
 from service.repository import list_models
 from service.settings import Settings
-from tests.service.lifecycle.shelf import FIRST_TOTAL, Shelf, shelf_in
+from tests.service.lifecycle.shelf import FIRST_TOTAL, Shelf
 from tests.service.lifecycle.steps import close_session, open_session, step, step_of
+from tests.service.lifecycle.told import Told
 from tests.service.rpc.world import wait_until
 
 SMALL = {"provider": "cpu", "num_slots": 16, "runners": 1, "max_queue_delay_ms": 60_000}
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
-    with shelf_in(tmp_path / "repository") as made:
-        yield made
 
 
 @asynccontextmanager
@@ -279,14 +273,6 @@ async def test_an_engine_that_cannot_be_started_is_a_bundle_that_cannot_be_serve
         [bundle] = (await look(serving, shelf)).refused
         assert (bundle.version, bundle.kind, bundle.reason) == (2, "graphs", "can't start new thread")
         assert served(serving) == [("acc", 1)]
-
-
-class Told:
-    def __init__(self) -> None:
-        self.ends: list[SessionEnded] = []
-
-    def ended(self, event: SessionEnded) -> None:
-        self.ends.append(event)
 
 
 async def test_sessions_of_an_old_version_end_when_its_time_is_up_after_what_is_pending(shelf: Shelf) -> None:

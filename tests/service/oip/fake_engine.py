@@ -1,6 +1,6 @@
 """An engine of tensors that answers at once by simple sums, or holds requests until the test decides about them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from service.engine.interface import (
     AnyRequest,
-    Cancelled,
     CloseSession,
     EngineStats,
     Event,
@@ -18,10 +17,8 @@ from service.engine.interface import (
     GraphRuns,
     OpenSession,
     Publish,
-    RequestId,
     RunStats,
     RunTensors,
-    SessionEnded,
     SessionId,
     SessionState,
     SessionSteps,
@@ -29,44 +26,23 @@ from service.engine.interface import (
     TensorOutputs,
 )
 from service.errors import ServiceError, SessionNotFound
+from tests.service.fake_door import FakeDoor
 
 Array = npt.NDArray[Any]
 
 
-class FakeEngine:
-    """An EngineDoor; requests of a session are answered in order, whichever the test releases first.
+class FakeEngine(FakeDoor):
+    """Sums values by sequence.
 
     A step adds the sum of `values` times `scale` to the session's `total` (1,) and one to its `count` (); it gives
     `total` (n, 1) and `count` (n,). A run gives `y`, its input `x`.
     """
 
     def __init__(self, publish: Publish) -> None:
-        self.publish = publish
-        self.submitted: list[AnyRequest] = []
-        self.cancelled: list[RequestId] = []
-        self.held: dict[RequestId, AnyRequest] = {}
-        self.hold = False
-        self.begun: set[RequestId] = set()  # of what is held
-        self.refusals: list[ServiceError | None] = []  # raised by the next submits, first to last
+        super().__init__(publish)
         self.sessions: dict[SessionId, tuple[float, int]] = {}
         self.refused_openings: list[ServiceError] = []
         self.ran = RunStats((GraphRuns("step", 1, 2, 0.25), GraphRuns("step", 4, 1, 0.5)), 6, 0.125)
-
-    def submit(self, request: AnyRequest) -> None:
-        if self.refusals and (refusal := self.refusals.pop(0)) is not None:
-            raise refusal
-        self.submitted.append(request)
-        self.held[request.id] = request
-        if not self.hold:
-            self.release(request.id)
-
-    def cancel(self, request: RequestId) -> None:
-        self.cancelled.append(request)
-        if self.held.pop(request, None) is not None:
-            self.publish([Cancelled(request)])
-
-    def has_begun(self, request: RequestId) -> bool:
-        return request in self.begun or request not in self.held
 
     def stats(self) -> EngineStats:
         return EngineStats(0, len(self.held), 8, 10, 0, 0, len(self.sessions))
@@ -74,30 +50,14 @@ class FakeEngine:
     def run_stats(self) -> RunStats:
         return self.ran
 
-    def release(self, request: RequestId) -> None:
-        """Answer a held request."""
-        self.publish([self._event(self.held.pop(request))])
+    def forget(self, session: SessionId) -> int:
+        return self.sessions.pop(session)[1]
 
-    def release_all(self) -> None:
-        """Answer what is held, in order."""
-        for request in list(self.held):
-            self.release(request)
-
-    def fail(self, request: RequestId, error: ServiceError) -> None:
-        """Fail a held request."""
-        del self.held[request]
-        self.publish([Failed(request, error)])
-
-    def end(self, session: SessionId, *, expired: bool) -> None:
-        """End a session of the engine's own accord."""
-        _, count = self.sessions.pop(session)
-        self.publish([SessionEnded(session, expired, count)])
-
-    def _event(self, request: AnyRequest) -> Event:
+    def events(self, request: AnyRequest) -> Sequence[Event]:
         try:
-            return Finished(request.id, self._value(request))
+            return [Finished(request.id, self._value(request))]
         except ServiceError as error:
-            return Failed(request.id, error)
+            return [Failed(request.id, error)]
 
     def _value(self, request: AnyRequest) -> object:
         if isinstance(request, RunTensors):

@@ -1,7 +1,5 @@
 """What clients are told of loads and unloads."""
 
-import asyncio
-
 import pytest
 
 from service.lifecycle import errors
@@ -9,7 +7,7 @@ from service.lifecycle.errors import ChangeError
 from service.oip.changes import CODES, change_to_oip
 from service.oip.errors import OipError
 from service.oip.messages import Parameters
-from tests.service.oip.world import World, accumulator, make_world
+from tests.service.oip.world import World
 
 NOT_ALLOWED = "explicit model load / unload is not allowed"
 
@@ -93,8 +91,3 @@ async def test_loading_is_up_to_who_controls_the_repository(world: World) -> Non
     await world.core.load("a", {}, "secret")
     await world.core.unload("b", {"unload_dependents": True}, None)
     assert world.control.calls == [("load", "a", "secret"), ("unload", "b", None)]
-
-
-@pytest.fixture
-async def world() -> World:
-    return make_world(asyncio.get_running_loop(), accumulator())

@@ -1,25 +1,21 @@
-"""Models without state, and what the protocol tells of models and servers."""
+"""Models without state: what is asked, answered and refused."""
 
 import asyncio
-import gc
-import json
-import time
-import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
 from service import errors
-from service.engine.interface import GraphRuns, Priority, RunStats, RunTensors
+from service.engine.interface import Priority, RunTensors
 from service.errors import DeadlineExceeded, InternalFailure, Overloaded, ShuttingDown
 from service.oip.codec import MAX_TEXTS
 from service.oip.errors import OipError
 from service.oip.messages import InferRequest, InferResponse, RequestedOutput, Tensor
+from tests.service.oip.asking import MAX_BYTES, refusal, run
 from tests.service.oip.world import (
     Entry,
     World,
-    accumulator,
     identity,
     make_manifest,
     make_world,
@@ -28,25 +24,6 @@ from tests.service.oip.world import (
     step,
     tensor,
 )
-
-MAX_BYTES = 4000
-
-
-@pytest.fixture
-async def world() -> World:
-    return make_world(asyncio.get_running_loop())
-
-
-def run(
-    values: Any = ((1, 2, 3),), outputs: tuple[RequestedOutput, ...] = (), version: str = "", **parameters: Any
-) -> InferRequest:
-    return InferRequest("same", version, "r1", (tensor("x", values),), outputs, parameters)
-
-
-def refusal(world: World, request: InferRequest) -> tuple[str, str]:
-    with pytest.raises(OipError) as caught:
-        world.core.begin(request)
-    return caught.value.code, caught.value.message
 
 
 async def test_an_answer_says_which_model_and_request_it_is_of(world: World) -> None:
@@ -258,175 +235,3 @@ async def test_a_server_is_quiet_when_nothing_is_unanswered_and_open_sequences_s
     engine.refusals = [Overloaded("full", 1)]
     refusal(world, step(3, [1], start=True))
     assert core.is_quiet(3600)
-
-
-async def test_the_server_advertises_what_it_has(world: World) -> None:
-    metadata = world.core.server_metadata()
-    assert (metadata["name"], metadata["version"]) == ("carryover", "1.2.3")
-    extensions = metadata["extensions"]
-    assert isinstance(extensions, list)
-    assert {"sequence", "statistics", "classification"} <= set(extensions)
-    assert not {"system_shared_memory", "cuda_shared_memory", "trace", "logging"} & set(extensions)
-
-
-async def test_metadata_tells_the_inputs_as_clients_send_them() -> None:
-    world = make_world(asyncio.get_running_loop(), accumulator(1), accumulator(3))
-    assert world.core.model_metadata("sums") == {
-        "name": "sums",
-        "versions": ["1", "3"],
-        "platform": "onnxruntime_onnx",
-        "inputs": [
-            {"name": "values", "datatype": "FP32", "shape": [-1, -1]},
-            {"name": "scale", "datatype": "FP32", "shape": [-1, 1]},
-        ],
-        "outputs": [
-            {"name": "total", "datatype": "FP32", "shape": [-1, 1]},
-            {"name": "count", "datatype": "INT64", "shape": [-1]},
-        ],
-    }
-
-
-async def test_a_configuration_says_how_a_model_is_batched(world: World) -> None:
-    config = world.core.model_config("sums")
-    assert config["sequence_batching"] == {
-        "max_sequence_idle_microseconds": 7_500_000,
-        "oldest": {"max_candidate_sequences": 100},
-        "state": [
-            {"input_name": "total_in", "output_name": "total_out", "data_type": "TYPE_FP32", "dims": [1]},
-            {"input_name": "count_in", "output_name": "count_out", "data_type": "TYPE_INT64", "dims": []},
-        ],
-    }
-    assert "dynamic_batching" not in config
-    assert config["max_batch_size"] == 16
-    assert config["input"] == [
-        {"name": "values", "data_type": "TYPE_FP32", "dims": [-1]},
-        {"name": "scale", "data_type": "TYPE_FP32", "dims": [1]},
-    ]
-    stateless = world.core.model_config("same")
-    assert stateless["dynamic_batching"] == {"priority_levels": 3, "default_priority_level": 2}
-    assert "sequence_batching" not in stateless
-    assert stateless["max_batch_size"] == 4
-    assert stateless["model_transaction_policy"] == {"decoupled": False}
-
-
-async def test_a_configuration_tells_inputs_that_work() -> None:
-    manifest = accumulator()
-    assert manifest.imported is not None
-    imported = manifest.imported.model_copy(update={"examples": {"D": 3}, "shared_examples": {"scale": 2.5}})
-    manifest = manifest.model_copy(update={"imported": imported})
-    world = make_world(asyncio.get_running_loop(), manifest)
-    parameters: Any = world.core.model_config("sums")["parameters"]
-    told = json.loads(parameters["examples"]["string_value"])
-    assert told == {"values": {"shape": [1, 3]}, "scale": {"shape": [1, 1], "value": 2.5}}
-    values = tensor("values", np.ones(told["values"]["shape"]))
-    scale = tensor("scale", np.full(told["scale"]["shape"], told["scale"]["value"]))
-    start = {"sequence_id": 1, "sequence_start": True}
-    response = await world.core.begin(InferRequest("sums", "", "", (values, scale), (), start))
-    assert outputs_of(response)["total"] == [[7.5]]
-
-
-async def test_statistics_count_requests_and_what_ran(world: World) -> None:
-    begin = world.core.begin
-    await begin(step(1, [[1], [2]], start=True))
-    await begin(step(1, [1]))
-    world.engine.refusals = [Overloaded("full", 1)]
-    refusal(world, step(1, [1]))
-    world.engine.hold = True
-    begin(step(1, [1])).cancel()
-    (told,) = world.core.statistics("sums")
-    counts: Any = told["inference_stats"]
-    assert (told["name"], told["version"]) == ("sums", "1")
-    assert (told["inference_count"], told["execution_count"]) == (3, 3)
-    assert (counts["success"]["count"], counts["fail"]["count"]) == (2, 2)
-    assert counts["success"]["ns"] > 0
-    assert counts["queue"] == {"count": 6, "ns": 125_000_000}
-    assert counts["compute_infer"] == {"count": 3, "ns": 750_000_000}
-    batches: Any = told["batch_stats"]
-    assert [(batch["batch_size"], batch["compute_infer"]) for batch in batches] == [
-        (1, {"count": 2, "ns": 250_000_000}),
-        (4, {"count": 1, "ns": 500_000_000}),
-    ]
-    assert abs(int(str(told["last_inference"])) - time.time() * 1000) < 60_000
-
-
-async def test_requests_that_are_refused_count_as_failures(world: World) -> None:
-    begin = world.core.begin
-    bad = [
-        step(1, [1]),  # no START
-        step(None, [1]),  # no sequence
-        step(1, [1], tensor("other", [1]), start=True),
-        step(1, [1], start=True, outputs=["other"]),
-    ]
-    for request in bad:
-        refusal(world, request)
-    await begin(step(1, [1], start=True))
-    world.models.put(make_world(asyncio.get_running_loop(), accumulator(2)).models.by_name["sums"])
-    refusal(world, step(1, [1], version="2"))  # which is not the version that the sequence has
-    world.core.drain()
-    refusal(world, step(2, [1], start=True, version="1"))
-    counts: Any = world.core.statistics("sums", "1")[0]["inference_stats"]
-    assert (counts["success"]["count"], counts["fail"]["count"]) == (1, len(bad) + 2)
-
-
-async def test_statistics_go_on_when_another_bundle_takes_the_version(world: World) -> None:
-    def told() -> Any:
-        (one,) = world.core.statistics("sums")
-        return one
-
-    await world.core.begin(step(1, [1], start=True))
-    before = told()
-    newer = make_world(asyncio.get_running_loop(), accumulator(1))
-    newer.engine.ran = RunStats((GraphRuns("step", 4, 2, 1.0), GraphRuns("step", 8, 1, 0.5)), 3, 0.5)
-    world.models.put(newer.models.by_name["sums"])
-    await world.core.begin(step(2, [1], start=True))
-    after = told()
-    assert [one["inference_count"] for one in (before, after)] == [1, 2]
-    assert [one["inference_stats"]["success"]["count"] for one in (before, after)] == [1, 2]
-    assert [one["execution_count"] for one in (before, after)] == [3, 6]
-    assert after["inference_stats"]["queue"] == {"count": 9, "ns": 625_000_000}
-    assert [(batch["batch_size"], batch["compute_infer"]) for batch in after["batch_stats"]] == [
-        (1, {"count": 2, "ns": 250_000_000}),
-        (4, {"count": 3, "ns": 1_500_000_000}),
-        (8, {"count": 1, "ns": 500_000_000}),
-    ]
-
-
-async def test_statistics_are_of_all_models_or_of_those_that_are_named() -> None:
-    world = make_world(asyncio.get_running_loop(), accumulator(1), accumulator(3), identity())
-    told = [(one["name"], one["version"]) for one in world.core.statistics()]
-    assert told == [("same", "1"), ("sums", "1"), ("sums", "3")]
-    assert [one["version"] for one in world.core.statistics("sums")] == ["1", "3"]
-    assert [one["version"] for one in world.core.statistics("sums", "3")] == ["3"]
-    with pytest.raises(OipError, match=r"^Request for unknown model: 'none' is not found$"):
-        world.core.statistics("none")
-
-
-async def test_counts_begin_again_with_a_version_that_is_loaded_again(world: World) -> None:
-    await world.core.begin(run())
-    world.models.remove(world.models.by_name["same"])
-    await world.core.begin(step(1, [1], start=True))
-    world.models.put(make_world(asyncio.get_running_loop(), identity()).models.by_name["same"])
-    (told,) = world.core.statistics("same")
-    assert told["inference_count"] == 0
-
-
-async def test_a_version_that_is_served_no_more_is_let_go_of(world: World) -> None:
-    await world.core.begin(run())
-    seen = weakref.ref(world.models.by_name["same"])
-    newer = make_world(asyncio.get_running_loop(), identity().model_copy(update={"version": 2}))
-    world.models.put(newer.models.by_name["same"])
-    world.models.remove(world.models.versions("same")[1])
-    assert (await world.core.begin(run())).model_version == "2"
-    gc.collect()
-    assert seen() is None
-
-
-async def test_the_index_tells_what_is_not_served_too(world: World) -> None:
-    world.control.others += [Entry("late", 2, "LOADING", ""), Entry("poor", 0, "UNAVAILABLE", "no bundle")]
-    assert world.core.repository_index() == [
-        {"name": "late", "version": "2", "state": "LOADING", "reason": ""},
-        {"name": "poor", "version": "", "state": "UNAVAILABLE", "reason": "no bundle"},
-        {"name": "same", "version": "1", "state": "READY", "reason": ""},
-        {"name": "sums", "version": "1", "state": "READY", "reason": ""},
-    ]
-    assert [entry["name"] for entry in world.core.repository_index(ready=True)] == ["same", "sums"]

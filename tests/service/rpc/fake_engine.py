@@ -7,7 +7,6 @@ import numpy as np
 
 from service.engine.interface import (
     AnyRequest,
-    Cancelled,
     CloseSession,
     Decode,
     DescribeSessions,
@@ -23,12 +22,11 @@ from service.engine.interface import (
     MarkSession,
     OpenSession,
     Publish,
-    RequestId,
     RewindSession,
     RunSequence,
     RunStats,
     SessionDescription,
-    SessionEnded,
+    SessionId,
     SessionState,
     SessionSteps,
     StepOutputs,
@@ -36,6 +34,7 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.errors import MarkNotFound, ServiceError, SessionNotFound, StepMismatch
+from tests.service.fake_door import FakeDoor
 
 NUM_TAGS = 3
 VOCABULARY_SIZE = 12
@@ -58,37 +57,16 @@ class FakeSession:
     answers: dict[int, StepOutputs] = field(default_factory=dict)
 
 
-class FakeEngine:
-    """An EngineDoor; `publish` is called on the thread that submits, which the bridge must not mind.
+class FakeEngine(FakeDoor):
+    """Does simple arithmetic, on the thread that submits, which the bridge must not mind.
 
     Tagging gives word id mod NUM_TAGS; scoring gives minus a tenth of each target id; decoding gives the source back;
     generating counts up from the last prompt id; a session's state is the sum of its inputs.
     """
 
     def __init__(self, publish: Publish) -> None:
-        self.publish = publish
-        self.submitted: list[AnyRequest] = []
-        self.cancelled: list[RequestId] = []
-        self.held: dict[RequestId, AnyRequest] = {}
-        self.hold = False
-        self.refusals: list[ServiceError] = []  # raised by the next submits, first to last
-        self.sessions: dict[int, FakeSession] = {}
-
-    def submit(self, request: AnyRequest) -> None:
-        if self.refusals:
-            raise self.refusals.pop(0)
-        self.submitted.append(request)
-        self.held[request.id] = request
-        if not self.hold:
-            self.release(request.id)
-
-    def cancel(self, request: RequestId) -> None:
-        self.cancelled.append(request)
-        if self.held.pop(request, None) is not None:
-            self.publish([Cancelled(request)])
-
-    def has_begun(self, request: RequestId) -> bool:
-        return request not in self.held
+        super().__init__(publish)
+        self.sessions: dict[SessionId, FakeSession] = {}
 
     def stats(self) -> EngineStats:
         return EngineStats(2, len(self.held), 8, 10, 7, 9, len(self.sessions), 640, 6400, 3, 4)
@@ -96,18 +74,8 @@ class FakeEngine:
     def run_stats(self) -> RunStats:
         return RunStats((GraphRuns("step", 2, 3, 0.5),), 6, 0.25)
 
-    def release(self, request: RequestId) -> None:
-        """Answer a held request."""
-        self.publish(self.events(self.held.pop(request)))
-
-    def fail(self, request: RequestId, error: ServiceError) -> None:
-        """Fail a held request."""
-        del self.held[request]
-        self.publish([Failed(request, error)])
-
-    def end(self, session: int, *, expired: bool) -> None:
-        """End a session of the engine's own accord."""
-        self.publish([SessionEnded(session, expired, self.sessions.pop(session).num_steps)])
+    def forget(self, session: SessionId) -> int:
+        return self.sessions.pop(session).num_steps
 
     def events(self, request: AnyRequest) -> Sequence[Event]:
         match request:

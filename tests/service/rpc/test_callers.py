@@ -361,8 +361,7 @@ async def test_sessions_of_a_version_whose_time_is_up_end_behind_what_is_pending
     await wait_until(lambda: engine.held)
     assert world.models.by_name["lm"].bridge.end_sessions() == 2
     engine.hold = False
-    for request in list(engine.held):
-        engine.release(request)
+    engine.release_all()
     assert (await stream.answer(pending)).stepped.num_steps == 2
     for name in ("mine", "other"):
         late = await stream.send(**step_of(name, token_ids=[4]))

@@ -195,8 +195,7 @@ async def test_answers_of_a_session_keep_the_order_of_its_requests_refusals_incl
     elsewhere = await stream.send(**step_of(other, token_ids=[999]))
     assert (await stream.read()).request_id == elsewhere  # another session need not wait
     await wait_until(lambda: len(engine.held) == 2)
-    for request in list(engine.held):
-        engine.release(request)
+    engine.release_all()
     answers = [await stream.read() for _ in sent]
     assert [answer.request_id for answer in answers] == sent
     assert [answer.WhichOneof("event") for answer in answers] == ["stepped", "error", "closed", "error"]
@@ -370,8 +369,7 @@ async def test_a_stream_is_read_no_further_with_too_many_in_flight() -> None:
         engine.hold = False
         await other.open()  # a round trip: whatever would be read has been
         assert len(engine.held) == 3
-        for request in list(engine.held):
-            engine.release(request)
+        engine.release_all()
         for i, request_id in enumerate(sent):
             assert (await stream.answer(request_id)).stepped.num_steps == i + 1
 
