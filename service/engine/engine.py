@@ -50,6 +50,7 @@ class Engine:
         on_stopped: Called once on a runner thread, after the last events, if a bug ended the engine.
         clock: Seconds, on which deadlines are told.
         num_runners: Batches that may run side by side.
+        warm_up: Called on the thread of the first lane before it runs anything: what is captured is for one thread.
 
     Attributes:
         failed: Whether a bug ended the engine. It takes nothing any more.
@@ -63,6 +64,7 @@ class Engine:
         on_stopped: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         num_runners: int = 1,
+        warm_up: Callable[[], None] = lambda: None,
     ) -> None:
         most = runner.num_slots - NUM_RESERVED - 1
         if not 0 <= limits.session_slots <= most or limits.max_waiting < 1 or num_runners < 1:
@@ -74,6 +76,7 @@ class Engine:
         self.failed = False
         self._runner, self._limits, self._publish_events, self._clock = runner, limits, publish, clock
         self._on_stopped, self._num_runners = on_stopped, num_runners
+        self._warm_up = warm_up
         manifest = runner.manifest
         self._runs: Runs = TrainedRuns(runner) if imported is None else TensorRuns(runner, limits.max_run_s)
         self._outputs = {kind: [tensor.name for tensor in graph.outputs] for kind, graph in manifest.graphs.items()}
@@ -178,6 +181,11 @@ class Engine:
 
     def _live(self, lane: int) -> None:
         step_aside()
+        if lane == 0:
+            try:
+                self._warm_up()
+            except Exception:  # it then costs time later
+                _log.exception("engine %s: could not get ready beforehand", self._runner.manifest.name)
         parts: Sequence[Part] = ()
         stirred = True
         while True:

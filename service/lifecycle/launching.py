@@ -133,7 +133,9 @@ def launch(
     stopped = partial(on_stopped, manifest.name)
 
     def made_of(runner: Runner) -> Callable[[Publish, Callable[[], None]], Engine]:
-        return lambda publish, stopped: Engine(runner, limits, publish, stopped, num_runners=num_runners)
+        return lambda publish, stopped: Engine(
+            runner, limits, publish, stopped, num_runners=num_runners, warm_up=runner.warm_up
+        )
 
     def connect(publish: Publish) -> Engine | Devices:
         engine: Engine | Devices
