@@ -54,14 +54,14 @@ class Size:
     budgets: Mapping[str, float] = field(
         default_factory=lambda: {
             "machine": 10,
-            "models": 60,
+            "models": 50,
             "parity": 75,
             "residence": 25,
             "traffic": 20,
             "peer": 35,
-            "steps": 75,
-            "wire": 125,
-            "crossover": 45,
+            "steps": 70,
+            "wire": 150,
+            "crossover": 35,
         }
     )
 

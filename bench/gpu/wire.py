@@ -26,7 +26,7 @@ _IN_FLIGHT: Final = 1024  # a stream, as the service has it unless told otherwis
 
 
 def show(context: Context) -> None:
-    """The part: one server with graphs captured, one without; the largest step of what is served first."""
+    """The part: one server with graphs captured, and one without for fp32 alone."""
     try:
         build()
         generator = True
@@ -54,7 +54,8 @@ def _served(context: Context, graphs: str, generator: bool) -> None:
     log = context.work / f"server-{graphs}.log"
     with ExitStack() as stack:
         server = stack.enter_context(running(repository, log, **settings))
-        for sessions, hidden, precision in itertools.product(size.sessions, size.hiddens, models.PRECISIONS):
+        precisions = models.PRECISIONS if graphs == "on" else models.PRECISIONS[:1]
+        for sessions, hidden, precision in itertools.product(size.sessions, size.hiddens, precisions):
             name = models.step_name(hidden, precision)
             head: Row = {"hidden": hidden, "precision": precision, "graphs": graphs, "sessions": sessions}
             context.journal.attempt(TABLE, head, partial(_row, context, server, name, sessions, generator))

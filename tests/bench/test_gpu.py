@@ -78,10 +78,19 @@ class TestSmoke:
 
     def test_both_doors_of_the_wire_and_all_configs_are_measured(self, content: dict[str, Any]) -> None:
         rows = rows_of(content, "wire")
-        assert len(rows) == 2 * 2 * len(SMOKE.sessions) and all(0 < row["p50 ms"] <= row["p99 ms"] for row in rows)
+        assert len(rows) == (2 + 1) * len(SMOKE.sessions) and all(0 < row["p50 ms"] <= row["p99 ms"] for row in rows)
         assert [row["config"] for row in rows_of(content, "crossover")] == list(SMOKE.configs)
 
 
+@pytest.fixture
+def no_part_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(order: Order) -> Outcome:
+        raise AssertionError(f"{order.part} was begun")
+
+    monkeypatch.setattr(script, "run", run)
+
+
+@pytest.mark.usefixtures("no_part_is_run")
 def test_without_a_provider_for_gpus_it_says_so_and_stops(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +102,7 @@ def test_without_a_provider_for_gpus_it_says_so_and_stops(
     )
 
 
+@pytest.mark.usefixtures("no_part_is_run")
 def test_without_a_driver_it_says_so_and_stops(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +114,7 @@ def test_without_a_driver_it_says_so_and_stops(
     )
 
 
+@pytest.mark.usefixtures("no_part_is_run")
 def test_a_processor_shows_nothing_about_a_card(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--provider", "cpu"])
