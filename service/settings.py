@@ -52,7 +52,9 @@ class Settings(BaseSettings):
     tls_certificate: Path | None = Field(default=None, description="PEM certificate chain; absent: no TLS")
     tls_private_key: Path | None = Field(default=None, description="PEM key of the certificate")
     provider: Literal["auto", "cuda", "cpu"] = Field(
-        default="auto", description="auto: CUDA where it works; cuda: refuse to start without it"
+        default="auto",
+        description="auto: CUDA where it works, but for models measured to be no slower on the CPU; cuda: refuse to "
+        "start without it",
     )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
