@@ -9,6 +9,8 @@ import grpc.aio
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 
+OVERTAKEN = "Internal error from Core"  # grpcio's words, not the service's
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -24,7 +26,21 @@ async def refusal(call: Awaitable[Any]) -> Refusal:
     """Await a call that must fail. A stream is read to its end by `drained`."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
-    error = caught.value
+    return _parsed(caught.value)
+
+
+async def refusal_of_writer(call: Awaitable[Any]) -> Refusal | None:
+    """The same of a stream with a write under way; None where grpcio lost the status.
+
+    A write that the end of the call overtakes fails on its own, and what comes of it first is the call's status for
+    grpcio: the server's, or INTERNAL of its own making.
+    """
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return None if caught.value.details() == OVERTAKEN else _parsed(caught.value)
+
+
+def _parsed(error: grpc.aio.AioRpcError) -> Refusal:
     details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin")
     assert isinstance(details, bytes), f"no details: {error.code()} {error.details()}"
     packed = {d.type_url.rpartition(".")[2]: d.value for d in status_pb2.Status.FromString(details).details}
