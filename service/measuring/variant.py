@@ -23,6 +23,7 @@ from service.runtime.errors import first_line
 # "node" is the graph as it is, with the recurrent nodes of ONNX.
 Candidate = Literal["node", "primitive", "folded"]
 _NODE: Final[Candidate] = "node"
+_VARIANTS: Final[tuple[Variant, ...]] = ("primitive", "folded")
 _ROWS: Final = (1, 4, 16, 64, 256)
 _GPU_ROWS: Final = (*_ROWS, 1024, 4096)
 _LENGTH: Final = 20  # time steps of what is padded: a sentence
@@ -75,17 +76,15 @@ def quickest(step_seconds: Mapping[Candidate, Mapping[int, float]]) -> Variant |
     Returns:
         The variant; None where the graph as it is does as well.
     """
-    if _NODE not in step_seconds:
-        step_seconds = {_NODE: dict.fromkeys(next(iter(step_seconds.values())), math.inf), **step_seconds}
     rows = set.intersection(*(set(series) for series in step_seconds.values()))
-    if not rows:
-        return None
-    means = {
-        name: math.exp(sum(math.log(series[size]) for size in rows) / len(rows))
-        for name, series in step_seconds.items()
-    }
-    best = min(means, key=lambda name: means[name])
-    return None if best == _NODE or means[_NODE] < _GAIN * means[best] else best
+
+    def mean(name: Candidate) -> float:
+        return math.exp(sum(math.log(step_seconds[name][size]) for size in rows) / max(1, len(rows)))
+
+    means = {name: mean(name) for name in _VARIANTS if name in step_seconds}
+    as_it_is = mean(_NODE) if _NODE in step_seconds else math.inf
+    best = min(means, key=lambda name: means[name], default=None)
+    return best if best is not None and as_it_is >= _GAIN * means[best] else None
 
 
 def open_quickest(
