@@ -103,7 +103,10 @@ class Unanswered:
 
     def end(self, event: Finished | Failed | Cancelled) -> None:
         """Take the end of a request."""
-        device, kind, pin = self._asked.pop(event.request)
+        asked = self._asked.pop(event.request, None)
+        if asked is None:  # a bug of ours, which is not to keep others from their answers
+            return
+        device, kind, pin = asked
         finished = isinstance(event, Finished)
         if device is not None:
             self.loads[device].end(kind, finished)

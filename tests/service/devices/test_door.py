@@ -202,16 +202,14 @@ def test_new_work_goes_where_there_is_least_to_do() -> None:
 
 def test_new_work_that_one_device_has_no_place_for_goes_to_the_other_one() -> None:
     with hands(max_waiting=2) as world:
-        for _ in range(3):
-            world.step(world.open(), 4)
-            world.close(world.last_id - 2)
-        for _ in range(4):  # two each, though the first device had more to do
-            world.generate()
+        asked = [world.generate() for _ in range(4)]
+        world.turn(0)  # two have begun there, and on the second device two wait
+        asked += [world.generate(), world.generate()]  # for the last one the second device has less to do, and no place
         with pytest.raises(Overloaded, match="2 requests are waiting"):
             world.generate()
         world.run()
         assert world.door.stats().requests_refused == 1
-        assert sum(isinstance(event, Failed) for event in world.events) == 0
+        assert all(world.value(request) == "length" for request in asked)
 
 
 def test_a_fork_lives_with_its_source() -> None:
@@ -309,6 +307,8 @@ def test_numbers_are_those_of_all_devices_together() -> None:
 def test_a_session_that_moves_takes_everything_along() -> None:
     with hands() as world:
         session = world.open(idle_timeout_s=50.0)
+        world.run()
+        world.now += 10.0
         world.step(session, 4)
         world.ask(MarkSession(world.new_id(), session, 7))
         again = StepSession(world.new_id(), session, {"tokens": (5,)}, 1, 1)
@@ -323,7 +323,7 @@ def test_a_session_that_moves_takes_everything_along() -> None:
         described = world.describe(session)
         world.run()
         (told,) = world.value(described)  # type: ignore[misc]
-        assert (told.age_s, told.idle_s, told.num_steps, told.marks) == (30.0, 30.0, 2, (7,))  # type: ignore[has-type]
+        assert (told.age_s, told.idle_s, told.num_steps, told.marks) == (40.0, 30.0, 2, (7,))  # type: ignore[has-type]
         resent = world.ask(again._replace(id=world.new_id(), first_step=1))
         rewound = world.ask(RewindSession(world.new_id(), session, 7))
         stepped = world.step(session, 6)
@@ -401,6 +401,12 @@ def test_a_session_that_is_forked_on_the_way_takes_the_fork_along() -> None:
         stepped = world.step(fork, 5)
         world.run()
         assert (world.sessions(), world.best(stepped)) == ((0, 2), [best_after(4, 5)])
+        stepped = world.step(fork, 6)
+        world.run()
+        assert world.best(stepped) == [best_after(4, 5, 6)]
+        assert world.door.move(fork, 0)
+        world.run()
+        assert world.sessions() == (1, 1)
 
 
 def test_a_session_for_which_there_is_no_room_stays_where_it_was_and_loses_nothing() -> None:
@@ -421,6 +427,41 @@ def test_a_session_for_which_there_is_no_room_stays_where_it_was_and_loses_nothi
         world.close(session)
         world.run()
         assert world.sessions() == (2, 3)
+
+
+def test_marks_need_room_too() -> None:
+    with hands(max_host_bytes=2 * STATE_BYTES) as world:
+        session, other = world.open(), world.open()
+        for marked, count in ((session, 2), (other, 1)):
+            for mark in range(count):
+                world.ask(MarkSession(world.new_id(), marked, mark))
+        world.run()
+        world.door.move(session, 1)
+        world.run()
+        assert (world.device_of(session), world.device_of(other)) == (0, 1)
+        stats = world.engines[1].stats()
+        assert stats.host_state_bytes <= stats.max_host_state_bytes
+        world.close(other)
+        world.run()
+        world.door.move(session, 1)
+        rewound = world.ask(RewindSession(world.new_id(), session, 1))
+        world.run()
+        assert (world.device_of(session), world.value(rewound)) == (1, SessionSteps(0))
+
+
+def test_sessions_that_have_no_slot_are_moved_as_they_are() -> None:
+    with hands() as world:
+        sessions = [world.open() for _ in range(8)]  # four slots in all
+        for tokens in ((4,), (5, 6)):
+            for session in sessions:
+                world.step(session, *tokens)
+                world.run()
+        for session in sessions:
+            assert world.door.move(session, 1 - world.device_of(session))
+        asked = [world.step(session, 7) for session in sessions]
+        world.run()
+        assert [world.best(request) for request in asked] == [[best_after(4, 5, 6, 7)]] * 8
+        assert world.sessions() == (4, 4)
 
 
 def test_there_is_a_bound_on_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -459,9 +500,10 @@ def test_a_session_does_not_expire_on_its_way_while_somebody_asks_for_it() -> No
 
 
 def test_a_session_that_turned_back_expires_when_it_would_have() -> None:
-    with hands(max_sessions=3) as world:
-        session, *_ = [world.open(idle_timeout_s=10.0), *[world.open() for _ in range(2)]]
+    with hands() as world:
+        session, _, beside_it = [world.open(idle_timeout_s=timeout_s) for timeout_s in (10.0, None, 16.0)]
         world.run()
+        assert world.device_of(beside_it) == 0  # whose time comes between its own and the next look at it
         world.now += 9.0
         with world.refusing(1):
             world.door.move(session, 1)
@@ -540,6 +582,23 @@ def test_a_device_that_fails_ends_its_sessions_and_is_told_once() -> None:
         with pytest.raises(InternalFailure):
             world.open()
         assert world.pinned() == []
+
+
+def test_a_session_that_has_arrived_outlives_the_device_that_it_came_from() -> None:
+    with hands() as world:
+        session = world.open()
+        world.run()
+        world.door.move(session, 1)
+        world.turn(0)
+        with world.engines[0]._lock:
+            world.engines[0]._fail()
+        world.turn(1)
+        with world.engines[0]._lock:  # it was not told any more that the session is gone
+            world.engines[0]._end()
+        asked = world.step(session, 4)
+        world.turn(1)
+        assert world.best(asked) == [best_after(4)]
+        assert not [event for event in world.events if isinstance(event, SessionEnded)]
 
 
 def test_a_door_that_is_closed_takes_nothing_and_keeps_nothing() -> None:
