@@ -46,10 +46,10 @@ def looped(inner: Sequence[onnx.NodeProto], turns: str = "turns") -> onnx.NodePr
     return node("Loop", [turns, "", "x"], ["y"], body=graph)
 
 
-def scanned(inner: Sequence[onnx.NodeProto], axis: int, first: str) -> list[onnx.NodeProto]:
+def scanned(inner: Sequence[onnx.NodeProto], axis: int) -> list[onnx.NodeProto]:
+    """`sum` goes along an axis of x, from `start` on."""
     graph = body(inner, [free("sum"), free("frame")], ["sum_out", "frame_out"])
-    zeros = [node("ReduceSum", ["x", "at"], ["start0"], keepdims=0), node("Mul", ["start0", "nil"], [first])]
-    return [*zeros, node("Scan", [first, "x"], ["last", "y"], body=graph, num_scan_inputs=1, scan_input_axes=[axis])]
+    return [node("Scan", ["start", "x"], ["last", "y"], body=graph, num_scan_inputs=1, scan_input_axes=[axis])]
 
 
 SUM = [node("Add", ["sum", "frame"], ["sum_out"]), node("Identity", ["sum_out"], ["frame_out"])]
@@ -67,7 +67,14 @@ APART: dict[str, Case] = {
         ],
         [*TURNS, ints("at", 1)],
     ),
-    "a scan over time": (scanned(SUM, 1, "start"), [ints("at", 1), constant("nil", 0.0)]),
+    "a scan over time": (
+        [
+            node("ReduceSum", ["x", "at"], ["all"], keepdims=0),
+            node("Mul", ["all", "nil"], ["start"]),
+            *scanned(SUM, 1),
+        ],
+        [ints("at", 1), constant("nil", 0.0)],
+    ),
 }
 TOGETHER: dict[str, Case] = {
     "a branch that mixes": ([node("If", ["yes"], ["y"], then_branch=MIX, else_branch=KEEP)], [YES]),
@@ -142,7 +149,7 @@ TOGETHER: dict[str, Case] = {
         ],
         TURNS,
     ),
-    "a scan over rows": (scanned(SUM, 0, "start"), [ints("at", 0), constant("nil", 0.0)]),
+    "a scan over rows": (scanned(SUM, 0), [constant("start", np.zeros(SHAPE))]),
 }
 
 
@@ -206,6 +213,18 @@ def test_a_branch_that_runs_on_other_values_only_must_be_taken_once() -> None:
     """The axis of five is one of six here: the branch fails, and nobody sees what is in it."""
     fails = body([node("Gather", ["x", "many"], ["g"], axis=1)], [], ["g"], weights=[ints("many", 9)])
     assert verdict(switch(fails, KEEP), shared=[ONE]) == Unknown("If (y): nothing that was tried takes its then branch")
+
+
+def test_a_branch_that_other_sizes_would_take_is_followed() -> None:
+    nodes = [
+        node("Shape", ["x"], ["s"]),
+        node("Gather", ["s", "second"], ["wide"]),
+        node("Greater", ["wide", "much"], ["is_wide"]),
+        node("If", ["is_wide"], ["y"], then_branch=MIX, else_branch=KEEP),
+    ]
+    model = build((nodes, [constant("second", 1, np.int64), constant("much", 100, np.int64)]))
+    assert not others_change(model)
+    assert verdict(model) == Joined("ReduceMax (top) computes over the rows")
 
 
 def test_further_values_are_asked_for_only_where_a_branch_is_missing() -> None:

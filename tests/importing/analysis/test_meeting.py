@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from importing.analysis.operators import RULES
 from importing.analysis.trace import Joined, Unknown
 from tests.importing import recurrent_models as models
 from tests.importing.analysis.graphs import Case, build, ints, others_change, verdict
@@ -255,3 +256,16 @@ def test_rows_elsewhere_than_runs_told_are_not_known() -> None:
     model = build(([node("Transpose", ["x"], ["y"], perm=[1, 0, 2])], []))
     assert verdict(model, {"y": 1}) is None
     assert isinstance(verdict(model, {"y": 0}), Unknown)
+
+
+def test_a_size_that_is_as_many_as_the_rows_are_once_is_not_taken_for_them() -> None:
+    model = build(([node("Reshape", ["x", "seven"], ["r"]), node("Softmax", ["r"], ["y"])], [ints("seven", 7, -1)]))
+    assert verdict(model) is not None
+
+
+def test_a_rule_that_overlooks_rows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says has none is another where rows are."""
+    model = build(([node("Tanh", ["x"], ["t"]), node("Add", ["x", "t"], ["y"])], []))
+    assert verdict(model) is None
+    monkeypatch.setitem(RULES, "Tanh", lambda look: None)  # type: ignore[arg-type]
+    assert verdict(model) == Unknown("t depends on their number in a way that was not followed")
