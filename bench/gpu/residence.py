@@ -44,6 +44,9 @@ def _row(context: Context, name: str, slots: int, graphs: bool, answers: dict[bo
     context.budget.need(1.0)
     folder = models.bundle(models.timed(context.models), name)
     with open_bundle(folder, context.provider, slots, cuda_graphs=graphs, step_alone=True) as opened:
+        before = context.budget.used
+        opened.runner.warm_up()  # in this thread, which steps: what is captured is captured for a thread
+        warm_up_s = context.budget.used - before
         found = prove(opened, context.size.vocabulary, answers.setdefault(graphs, []))
         report = {what: num_bytes / 1e6 for what, num_bytes in opened.runner.memory_report().items()}
         context.journal.row(MEMORY, {"model": name, "graphs": "on" if graphs else "off", **report})
@@ -55,6 +58,7 @@ def _row(context: Context, name: str, slots: int, graphs: bool, answers: dict[bo
             "updated": "in place" if opened.runner.in_place else "ping-pong",
             **found,
             "captured rows": opened.captured_rows(),
+            "warm-up s": warm_up_s,
             "apart from graphs on": apart,
             "not captured because": opened.runner.uncaptured or None,
         }
