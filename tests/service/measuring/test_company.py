@@ -10,7 +10,7 @@ import pytest
 
 from export.manifest import GraphKind, Manifest
 from service.measuring.company import bounded, most_rows, probe_company
-from service.measuring.invariance import batch_sizes
+from service.measuring.invariance import batch_sizes, probe_invariance
 from service.runtime.opening import open_runner
 from service.runtime.runner import Runner, RunnerConfig
 from tests.service import tiny_models as tiny
@@ -55,7 +55,7 @@ def test_no_more_than_some_thousand_rows_are_tried(tmp_path: Path) -> None:
 def test_what_does_not_run_on_one_row_runs_on_none(tmp_path: Path) -> None:
     runner = open_tensors(tmp_path, write_accumulator(tmp_path))
     runner.close()
-    with pytest.raises(Exception, match="pool|step"):
+    with pytest.raises(Exception, match=r"pool|step"):
         most_rows(runner)
 
 
@@ -91,6 +91,17 @@ def test_rounding_is_told_and_nothing_else(tmp_path: Path) -> None:
     assert rows_of(runner) is None and runner.warnings == ()
 
 
+def test_what_is_far_in_one_batch_is_far_though_it_is_near_in_others(tmp_path: Path) -> None:
+    def differ(num_rows: int, got: Arrays) -> Arrays:
+        more = {2: np.float32(0.5)}.get(num_rows, np.float32(1e-7 if num_rows > 2 else 0))
+        return got | {"total": got["total"] + more * np.abs(got["total"])} if "total" in got else got
+
+    runner = changed(open_tensors(tmp_path, write_accumulator(tmp_path)), differ)
+    [variance] = probe_invariance(runner, SIZES, budget_s=0)
+    assert variance.is_far and variance.sizes[0] == 2 and variance.most > 0.1
+    assert probe_company(runner, SIZES, {}) == () and rows_of(runner) == 1
+
+
 def test_where_a_batch_fails_rows_are_run_alone(tmp_path: Path) -> None:
     def fail(num_rows: int, got: Arrays) -> Arrays:
         if num_rows == 5:
@@ -106,7 +117,7 @@ def test_where_a_batch_fails_rows_are_run_alone(tmp_path: Path) -> None:
 def test_what_fails_alone_too_is_an_error(tmp_path: Path) -> None:
     runner = open_tensors(tmp_path, write_accumulator(tmp_path))
     runner.close()
-    with pytest.raises(Exception, match="pool|step"):
+    with pytest.raises(Exception, match=r"pool|step"):
         probe_company(runner, SIZES, {})
     assert rows_of(runner) is None
 
