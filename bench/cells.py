@@ -29,6 +29,7 @@ from export.emit.recurrent import emit_step
 from export.emit.weights import CellWeights
 from export.manifest import Precision, StateSpec
 from models import config, states
+from service.runtime.options import run_options
 from service.runtime.providers import CPU, CUDA, open_session
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -116,9 +117,7 @@ class Step:
         for spec in self._specs:
             binding.bind_ortvalue_input(str(spec.pool_input), self._pools[spec.name])
             binding.bind_ortvalue_output(str(spec.pool_output), self._pools[spec.name])
-        options = ort.RunOptions()
-        if self._captured:
-            options.add_run_config_entry("gpu_graph_id", str(rows))
+        options = run_options(str(rows)) if self._captured else run_options()
         self._session.run_with_iobinding(binding, options)  # allocates, and captures
         least, spent, runs = float("inf"), 0.0, 0
         while runs < _LEAST_RUNS or spent < budget_s:

@@ -18,7 +18,8 @@ from importing.analysis.padding import declare_time
 from importing.analysis.sizes import Search
 from importing.analysis.walk import Original
 from importing.checks import Check, check
-from importing.errors import ImportRefused
+from importing.errors import CheckFailed, ImportRefused
+from importing.expand import expand
 from importing.layout import Layout
 from importing.options import parse_state
 from importing.reading.model import read_model
@@ -135,9 +136,18 @@ def import_model(
     served, graph = rewrite(model, analysis.layout)
     on_progress("comparing the rewritten model with the original")
     checks = check(original, analysis, search, Session(served), graph)
+    primitive = expand(served)
+    if primitive is not None:
+        on_progress("the same without recurrent nodes that a GPU would not run")
+        try:
+            of_variant = check(original, analysis, search, Session(primitive), graph)
+            checks = [*checks, *(each.model_copy(update={"check": f"{each.check} (primitive)"}) for each in of_variant)]
+        except CheckFailed as failed:
+            on_progress(f"left out, as it differs: {failed}")
+            primitive = None
     on_checked(checks)
     with staging(repository) as bundle:
-        manifest = write_bundle(bundle, name, file, model, served, graph, analysis.layout)
+        manifest = write_bundle(bundle, name, file, model, served, primitive, graph, analysis.layout)
         manifest = manifest.model_copy(update={"carry_sessions": carry_sessions})
         write_report(bundle, analysis.layout, checks)
         folder, manifest = publish(bundle, repository, manifest)

@@ -39,6 +39,7 @@ def write_bundle(
     file: Path,
     model: onnx.ModelProto,
     served: onnx.ModelProto,
+    primitive: onnx.ModelProto | None,
     graph: GraphSpec,
     layout: Layout,
 ) -> Manifest:
@@ -50,7 +51,8 @@ def write_bundle(
         file: The original.
         model: The original, read.
         served: The rewritten model.
-        graph: What that takes and gives.
+        primitive: The same without recurrent nodes that CUDA does not run; None where it has none.
+        graph: What both take and give.
         layout: Of the original.
 
     Returns:
@@ -63,6 +65,11 @@ def write_bundle(
     if served.ByteSize() > MOST_BYTES:
         raise ImportRefused(f"size: expected at most {MOST_BYTES} bytes with all weights, got {served.ByteSize()}")
     (bundle / graph.file).write_bytes(served.SerializeToString())
+    files = [bundle / graph.file]
+    if primitive is not None and primitive.ByteSize() <= MOST_BYTES:
+        files.append(files[0].with_suffix(".primitive.onnx"))
+        files[1].write_bytes(primitive.SerializeToString())
+        graph = graph.model_copy(update={"variants": {"primitive": files[1].name}})
     initial = {state.name: state.initial for state in layout.states if state.initial is not None}
     if initial:
         _write_arrays(bundle / INITIAL_STATES_FILE, initial)
@@ -82,7 +89,7 @@ def write_bundle(
             original=f"{ORIGINAL_FOLDER}/{ORIGINAL_FILE}",
             max_rows=layout.max_rows,
             lengths_input=layout.lengths,
-            zero_sizes=takes_zero_sizes(bundle / graph.file, graph, examples, shared),
+            zero_sizes=all(takes_zero_sizes(path, graph, examples, shared) for path in files),
             examples=examples,
             shared_examples=shared,
         ),
