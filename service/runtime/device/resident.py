@@ -4,6 +4,7 @@ Batches are padded to a few sizes. For each the addresses are bound once and sta
 row of padding repeats the first row of the batch, whatever that means to the model, and leaves its state in scratch.
 """
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from export.manifest import Manifest, storage
+from export.manifest import Manifest, TensorSpec, storage
 from service.runtime.device.capture import LANE, SCRATCH_ROW, Captures
 from service.runtime.device.gate import GATE
 from service.runtime.device.layout import Layout, bucket, lay_out
@@ -33,6 +34,7 @@ Array = npt.NDArray[Any]
 _WRITES: Final = "write_slots"
 _UNBINDABLE: Final = frozenset({"bfloat16", "string"})
 _MOST_BYTES: Final = 2**28  # of the inputs or outputs of a batch
+_WIDE: Final = 2**12  # bytes a row of an output that is bound only if it is wanted: a vocabulary's probabilities
 _MOST_BOUND: Final = 128  # shapes of batches, a lane, besides those that are captured
 _MOST_FILLED: Final = 512  # of batches that are not padded yet
 
@@ -58,7 +60,7 @@ class Bound:
         given: Where outputs lie on the device.
         inputs: Their block.
         outputs: Their block.
-        rows: B, padding included.
+        rows: B, padding included; 0 if wide outputs are bound, which are not captured.
     """
 
     binding: Any
@@ -110,9 +112,10 @@ class Resident:
         self._graph = graph
         self._pools, self._memory, self._lanes = pools, memory, lanes
         outputs = [tensor for tensor in graph.spec.outputs if tensor.name not in graph.updated.values()]
-        self._outputs = {tensor.name: tensor for tensor in outputs if tensor.name not in graph.unsized}
+        self._outputs = {t.name: t for t in outputs if t.name not in graph.unsized}
         rows_first = all("B" not in tensor.shape[1:] for tensor in (*graph.fed, *outputs))
         self.pads = rows_first and all(tensor.shape[:1] == ("B",) for tensor in outputs)
+        self._wide = {name for name, tensor in self._outputs.items() if _row_bytes(tensor) > _WIDE}
         if manifest.imported is not None:
             self.pads = self.pads and manifest.imported.max_rows is None
         self.captures: Captures | None = None
@@ -214,7 +217,7 @@ class Resident:
         sizes = self._graph.sizes(inputs)
         rows = sizes.get("B", 1)
         padded = {**sizes, "B": bucket(rows)} if self.pads else sizes
-        bound = self._bind(padded, lane, turns)
+        bound = self._bind(padded, not self._wide.isdisjoint(outputs), lane, turns)
         if bound is None:
             return None
         batch = {tensor.name for tensor in self._graph.fed if tensor.shape[:1] == ("B",)}
@@ -238,15 +241,15 @@ class Resident:
     def _rows(self, name: str, array: Array, rows: int) -> Array:
         return array[:rows] if self._outputs[name].shape[:1] == ("B",) else array
 
-    def _bind(self, sizes: Mapping[str, int], lane: int, turns: tuple[int, ...]) -> Bound | None:
+    def _bind(self, sizes: Mapping[str, int], wide: bool, lane: int, turns: tuple[int, ...]) -> Bound | None:
         """A binding for batches of these sizes; the least recently used of many are let go."""
         kept = self._bound.setdefault(lane, OrderedDict())
-        key = (turns, *sorted(sizes.items()))
+        key = (turns, wide, *sorted(sizes.items()))
         bound = kept.get(key)
         if bound is not None:
             kept.move_to_end(key)
             return bound
-        bound = self._bind_anew(sizes, lane)
+        bound = self._bind_anew(sizes, wide, lane)
         if bound is not None:
             kept[key] = bound
             captured = self.captures.sizes if self.captures and lane == LANE else ()
@@ -255,12 +258,13 @@ class Resident:
                 del kept[loose[0]]
         return bound
 
-    def _bind_anew(self, sizes: Mapping[str, int], lane: int) -> Bound | None:
+    def _bind_anew(self, sizes: Mapping[str, int], wide: bool, lane: int) -> Bound | None:
         def shape(dimensions: Sequence[int | str]) -> list[int]:
             return [sizes[d] if isinstance(d, str) else d for d in dimensions]
 
         fed = lay_out({tensor.name: (storage(tensor.dtype), shape(tensor.shape)) for tensor in self._graph.fed})
-        given = lay_out({name: (storage(t.dtype), shape(t.shape)) for name, t in self._outputs.items()})
+        chosen = {name: tensor for name, tensor in self._outputs.items() if wide or name not in self._wide}
+        given = lay_out({name: (storage(tensor.dtype), shape(tensor.shape)) for name, tensor in chosen.items()})
         if max(fed.num_bytes, given.num_bytes) > _MOST_BYTES:
             return None
         staging = self._lanes.get(lane)
@@ -282,7 +286,13 @@ class Resident:
         for name, place in given.places.items():
             element = element_type(self._outputs[name].dtype)
             binding.bind_output(name, kind, device_id, element, list(place.shape), outputs.address + place.offset)
-        return Bound(binding, fed, sent, given, inputs, outputs, sizes.get("B", 0))
+        return Bound(binding, fed, sent, given, inputs, outputs, 0 if wide else sizes.get("B", 0))
+
+
+def _row_bytes(tensor: TensorSpec) -> int:
+    """Of an output, what is free counted as one."""
+    sizes = [size for size in tensor.shape if isinstance(size, int)]
+    return math.prod(sizes) * np.dtype(storage(tensor.dtype)).itemsize
 
 
 def can_reside(graph: Graph) -> bool:

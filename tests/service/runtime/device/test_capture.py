@@ -275,5 +275,23 @@ def test_a_run_that_was_ended_ends_no_other(tmp_path: Path) -> None:
     expect_right_steps(runner)
 
 
+def test_probabilities_of_a_whole_vocabulary_are_bound_only_where_they_are_wanted(tmp_path: Path) -> None:
+    table = tiny.make_table(vocabulary=2000)
+    far = Far()
+    runner = far.open(tmp_path, tiny.write_language_model(tmp_path, table), CONFIG)
+    states, rows = [0, 0, 0], np.array([2, 3, 4])
+    for turn, outputs in enumerate((TOP, ("log_probs", *TOP), TOP, ("log_probs",), (), TOP)):
+        inputs = {"tokens": np.array([4, 5, 6]), "read_slots": rows if turn else 0 * rows, "write_slots": rows}
+        got = runner.run("step", inputs, outputs)
+        states = [tiny.next_hash(state, token) for state, token in zip(states, (4, 5, 6), strict=True)]
+        assert got.keys() == set(outputs)
+        if "log_probs" in outputs:
+            np.testing.assert_array_equal(got["log_probs"], table[states])
+        if "top_tokens" in outputs:
+            np.testing.assert_array_equal(got["top_tokens"][:, 0], table[states].argmax(axis=1))
+        graph_id, binding = far.step().runs[-1]
+        assert (graph_id == "-1") == ("log_probs" in binding.addresses) == ("log_probs" in outputs)
+
+
 def test_sizes_captured_are_those_that_batches_have() -> None:
     assert bucket(capture.MOST_ROWS) == capture.MOST_ROWS
