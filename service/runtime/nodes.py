@@ -109,7 +109,8 @@ def _read_node(encoded: memoryview, nodes: list[Node], looped: bool, depth: int)
 
 
 def _read_attribute(encoded: memoryview) -> tuple[str, Setting | None, list[memoryview]]:
-    key, setting = "", None
+    key = ""
+    setting: Setting | None = None
     texts: list[str] = []
     bodies: list[memoryview] = []
     for number, value in _fields(encoded):

@@ -35,14 +35,21 @@ _MOST_NAMED: Final = 4  # nodes of a warning
 class AssignedNode(Protocol):
     """A node as ONNX Runtime tells of it."""
 
-    name: str
-    op_type: str
+    @property
+    def name(self) -> str:
+        """Its own; may be empty."""
+
+    @property
+    def op_type(self) -> str:
+        """Which operator."""
 
 
 class Assigned(Protocol):
     """Some nodes that one provider runs."""
 
-    ep_name: str
+    @property
+    def ep_name(self) -> str:
+        """Of the provider."""
 
     def get_nodes(self) -> Sequence[AssignedNode]:
         """Which."""

@@ -7,7 +7,6 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from service.runtime import driver
 from service.runtime.driver import load_libraries, name_of_gpu, what_is_missing
 
 
@@ -42,7 +41,7 @@ def fresh_libraries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def set_driver(monkeypatch: pytest.MonkeyPatch, found: FakeDriver) -> None:
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda name: found)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: found)
 
 
 def set_preload(monkeypatch: pytest.MonkeyPatch, preload: Callable[[], None]) -> None:
@@ -59,7 +58,7 @@ def test_without_a_driver_that_is_what_is_missing_whatever_else_is(monkeypatch: 
     def no_such(name: str) -> ctypes.CDLL:
         raise OSError(f"{name}: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(driver.ctypes, "CDLL", no_such)
+    monkeypatch.setattr(ctypes, "CDLL", no_such)
     set_preload(monkeypatch, print_unloadable)
     expected = "no NVIDIA driver (libcuda.so.1: cannot open shared object file: No such file or directory)"
     assert what_is_missing() == expected
@@ -132,5 +131,5 @@ def test_without_a_driver_no_gpu_has_a_name(monkeypatch: pytest.MonkeyPatch) -> 
     def no_such(name: str) -> ctypes.CDLL:
         raise OSError(f"{name}: cannot open shared object file")
 
-    monkeypatch.setattr(driver.ctypes, "CDLL", no_such)
+    monkeypatch.setattr(ctypes, "CDLL", no_such)
     assert name_of_gpu(0) is None

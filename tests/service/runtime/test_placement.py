@@ -1,8 +1,9 @@
 """Where nodes run: of real sessions, and of assignments as a CUDA session would tell them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,14 +20,16 @@ CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
 
-class Told(NamedTuple):
+@dataclass
+class Told:
     """A node as ONNX Runtime tells of it."""
 
     op_type: str
     name: str
 
 
-class Part(NamedTuple):
+@dataclass
+class Part:
     """Nodes of a provider."""
 
     ep_name: str
@@ -52,16 +55,23 @@ MANIFEST = Manifest(
 )  # fmt: skip
 
 
-def node(op_type: str, name: str, inputs: str, outputs: str, looped: bool = False, **settings: Setting) -> Node:
+def node(
+    op_type: str,
+    name: str,
+    inputs: str,
+    outputs: str,
+    settings: Mapping[str, Setting] | None = None,
+    looped: bool = False,
+) -> Node:
     def names(text: str) -> tuple[str, ...]:
         return tuple("" if one == "-" else one for one in text.split())
 
-    return Node(name, op_type, names(inputs), names(outputs), settings, looped)
+    return Node(name, op_type, names(inputs), names(outputs), settings or {}, looped)
 
 
 def on_cpu(nodes: Sequence[Node], *told: Told, spec: GraphSpec = STEP) -> Placement:
     """Place a graph of which some nodes run on the CPU."""
-    others = [Told(one.op_type, one.name) for one in nodes if (one.op_type, one.name) not in told]
+    others = [Told(one.op_type, one.name) for one in nodes if Told(one.op_type, one.name) not in told]
     return place([Part(CUDA, others), Part(CPU, told)], nodes, spec, MANIFEST, CPU)
 
 
@@ -80,7 +90,7 @@ def primitive_step(product: str = "Gemm") -> list[Node]:
 
 def test_a_graph_that_runs_where_it_should_is_not_worth_a_word() -> None:
     placement = on_cpu(primitive_step(), Told("Gather", "read"), Told("Concat", "joined"))
-    assert placement == ((), ())
+    assert placement == Placement((), ())
     assert list(placement.warnings("step")) == []
     placement.insist("step")
 
@@ -119,9 +129,9 @@ def test_a_graph_that_runs_where_it_should_is_not_worth_a_word() -> None:
 def test_a_cell_on_the_cpu_is_told_with_the_reason_and_refused_where_cuda_is_insisted_on(
     op_type: str, inputs: str, settings: dict[str, Setting], reason: str
 ) -> None:
-    nodes = [node(op_type, "layer_0", inputs, "- final_h", **settings), node("Gemm", "logits", "final_h v", "y")]
+    nodes = [node(op_type, "layer_0", inputs, "- final_h", settings), node("Gemm", "logits", "final_h v", "y")]
     placement = on_cpu(nodes, Told(op_type, "layer_0"), spec=SEQUENCE)
-    assert placement == ((f"{op_type} layer_0 ({reason})",), ())
+    assert placement == Placement((f"{op_type} layer_0 ({reason})",), ())
     assert list(placement.warnings("sequence")) == [
         f"graph sequence: the recurrence runs on the CPU, and each run waits for it: {op_type} layer_0 ({reason})"
     ]
@@ -160,7 +170,7 @@ def test_work_beside_the_recurrence_is_a_warning_and_no_error() -> None:
 
 
 def test_of_many_nodes_the_first_are_named() -> None:
-    nodes = [node("LSTM", f"l{i}", "x w r", f"h{i}", clip=1.0) for i in range(7)]
+    nodes = [node("LSTM", f"l{i}", "x w r", f"h{i}", {"clip": 1.0}) for i in range(7)]
     (warning,) = on_cpu(nodes, *(Told("LSTM", f"l{i}") for i in range(7))).warnings("step")
     assert warning.count("LSTM") == 4
     assert warning.endswith("LSTM l3 (clip, which CUDA has not) and 3 more")
@@ -183,7 +193,7 @@ def test_fused_nodes_and_nodes_without_a_name_are_known_by_what_they_were() -> N
         node("MatMul", "net/gates", "h w", "gated"),
         node("MatMul", "", "gated u", "next"),
         node("ScatterND", "", "h_pool slots next", "h_pool_out"),
-        node("GRU", "", "next w r", "y", linear_before_reset=0),
+        node("GRU", "", "next w r", "y", {"linear_before_reset": 0}),
     ]
     told = (Told("Gemm", "net/gates/MatMulAddFusion"), Told("MatMul", ""), Told("GRU", ""), Told("Gemm", "unheard/of"))
     placement = on_cpu(nodes, *told)
@@ -205,9 +215,7 @@ def test_fused_nodes_and_nodes_without_a_name_are_known_by_what_they_were() -> N
          "activations Sigmoid, Relu; CUDA has Sigmoid, Tanh alone"),
     ],
 )  # fmt: skip
-def test_a_file_and_a_real_session_give_the_same_cells(
-    tmp_path: Path, settings: dict[str, object], reason: str
-) -> None:
+def test_a_file_and_a_real_session_give_the_same_cells(tmp_path: Path, settings: dict[str, Any], reason: str) -> None:
     """The names that ONNX Runtime tells are those of the file."""
     value = helper.make_tensor_value_info
     weights = [numpy_helper.from_array(np.ones((1, 9, width), dtype=np.float32), name) for name, width in
@@ -226,7 +234,7 @@ def test_a_file_and_a_real_session_give_the_same_cells(
     session = ort.InferenceSession(tmp_path / "model.onnx", options, providers=[CPU])
     assignment = session.get_provider_graph_assignment_info()
     placement = place(assignment, read_nodes(tmp_path / "model.onnx"), SEQUENCE, MANIFEST, CPU)
-    assert placement == ((f"GRU cell ({reason})",), ())
+    assert placement == Placement((f"GRU cell ({reason})",), ())
 
 
 def test_work_on_the_cpu_is_found_and_arithmetic_on_shapes_passed_over() -> None:
