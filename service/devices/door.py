@@ -295,8 +295,7 @@ class Devices:
                     for event in events:
                         self._hear(device, event)
                     self._unanswered.loads[device].note(self._clock())
-                    if not self._closing:
-                        self._spreading.even_out(self._alive())
+                    self._spreading.even_out(self._alive())
                 finally:
                     self._flush()
 

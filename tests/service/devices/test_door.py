@@ -14,12 +14,14 @@ from service.engine.interface import (
     CarriedSession,
     CloseSession,
     DescribeSessions,
+    EndLift,
     Event,
     ExportSession,
     Failed,
     Finished,
     ForkSession,
     Generate,
+    LandSession,
     MarkSession,
     OpenSession,
     RewindSession,
@@ -316,7 +318,7 @@ def test_a_session_that_moves_takes_everything_along() -> None:
         world.run()
         world.now += 30.0
         assert world.door.move(session, 1)
-        assert not world.door.move(session, 0)  # it is on its way
+        assert not world.door.move(session, 0) and not world.door.move(session, 1)  # it is on its way
         assert not world.door.move(77, 0)
         world.run()
         assert (world.sessions(), world.device_of(session), world.door.num_moved) == ((0, 1), 1, 1)
@@ -364,6 +366,19 @@ def test_what_is_asked_on_the_way_waits_in_order_and_goes_where_the_session_is()
         assert [world.best(request) for request in asked] == [[best_after(4, 5)], [best_after(4, 5, 6)]]
         assert world.runners[1].num_runs and world.sessions() == (0, 1)
         assert all(world.door.has_begun(request) for request in asked)
+
+
+def test_what_waited_is_asked_before_the_session_may_expire_there() -> None:
+    with hands() as world:
+        session = world.open(idle_timeout_s=1.0)
+        world.run()
+        submitted: list[AnyRequest] = []
+        submit = world.engines[1].submit
+        with mock.patch.object(world.engines[1], "submit", lambda one: (submitted.append(one), submit(one))):
+            world.door.move(session, 1)
+            world.step(session, 4)
+            world.run()
+        assert [type(request) for request in submitted] == [LandSession, StepSession, EndLift]
 
 
 def test_what_is_cancelled_on_the_way_is_never_asked_but_for_a_close() -> None:
@@ -611,7 +626,7 @@ def test_a_door_that_is_closed_takes_nothing_and_keeps_nothing() -> None:
         assert sorted(event.session for event in world.events if isinstance(event, SessionEnded)) == sessions
         assert all(isinstance(world.error(request), ShuttingDown) for request in waiting)
         assert len(world.door._pins) == len(world.door._unanswered) == len(world.door._moves) == 0
-        for ask in (world.open, world.generate):
+        for ask in (world.open, world.generate, lambda: world.step(sessions[0], 4), lambda: world.describe(*sessions)):
             with pytest.raises(ShuttingDown):
                 ask()
         assert not world.door.failed
