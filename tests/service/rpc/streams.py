@@ -6,7 +6,9 @@ from typing import Any
 import grpc.aio
 
 from protos.carryover.v1 import carryover_pb2 as pb
-from tests.service.rpc.world import World
+from tests.service.rpc.world import World, wait_until
+
+ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 
 
 def message(request_id: int, **action: Any) -> pb.SessionRequest:
@@ -41,7 +43,7 @@ class Stream:
     async def read(self) -> pb.SessionEvent:
         """The next event, whatever it answers."""
         if not self.early:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 got = await self.call.read()
             assert got is not grpc.aio.EOF
             self.early.extend(got.events)
@@ -82,3 +84,15 @@ def opening(model: str, version: int = 0) -> pb.OpenSession:
 
 def step_of(session: str, **fields: Any) -> dict[str, Any]:
     return {"step": pb.StepSession(session_id=session, **fields)}
+
+
+def named(name: str, model: str = "lm", **fields: Any) -> dict[str, Any]:
+    """Open a session that the caller has a name for."""
+    return {"open": pb.OpenSession(model=pb.ModelRef(name=model), session_id=name, **fields)}
+
+
+async def gone(world: World, stream: Stream) -> None:
+    """Break a stream and wait until the server has noticed."""
+    before = world.server.in_flight
+    stream.call.cancel()
+    await wait_until(lambda: world.server.in_flight < before)

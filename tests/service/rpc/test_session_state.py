@@ -10,10 +10,9 @@ from protos.carryover.v1 import carryover_pb2 as pb
 from service.errors import InternalFailure, InvalidInput, Overloaded
 from service.rpc.session_state import find_start
 from tests.service.oip.world import make_world
-from tests.service.rpc.streams import Stream, number, opening
+from tests.service.rpc.streams import ALICE, BOB, Stream, number, opening
 from tests.service.rpc.world import World, wait_until
 
-ALICE, BOB = "alice-0123456789abcdef", "bob-0123456789abcdef"
 LM = pb.ModelRef(name="lm")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from bench.oip_models import SOURCES, Source
+from bench.oip_models import SOURCES, Source, accumulator
 from importing.pipeline import import_model
 from tests.system.conftest import carryover
 from tests.system.oip.doors import AioDoor, Door, GrpcDoor, HttpDoor, StreamDoor
@@ -59,6 +59,21 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     states = [argument for state in source.states for argument in ("--state", state)]
     done = carryover("import-onnx", str(file), "--repository", str(repository), *states, "--yes", cwd=file.parent)
     assert done.returncode == 0, done.stdout + done.stderr
+    return repository
+
+
+def versioned(version: int) -> Source:
+    """A counter that says in VERSION which version it is."""
+    return Source(lambda: accumulator(version=version), ("total=total_out", "steps=steps_out"))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A repository with version 1 of `counted` and of `other`."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name in ("counted", "other"):
+        add_model(name, versioned(1), repository)
     return repository
 
 
