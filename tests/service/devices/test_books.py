@@ -43,7 +43,9 @@ def test_a_session_is_idle_once_all_that_it_was_asked_is_answered() -> None:
     unanswered.note(None, StepSession(2, 100, {"tokens": (4,)}, 1, 0), pin)
     unanswered.end(Finished(1, None))
     assert pins.idle(0) is None
+    assert unanswered.loads[0].num_unanswered == 0
     unanswered.give(2, 0)
+    assert unanswered.loads[0].num_unanswered == 1
     unanswered.end(Finished(2, None))
     assert pins.idle(0) == 100
     unanswered.note(0, fork, pin)

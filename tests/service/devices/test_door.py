@@ -374,7 +374,12 @@ def test_what_waited_is_asked_before_the_session_may_expire_there() -> None:
         world.run()
         submitted: list[AnyRequest] = []
         submit = world.engines[1].submit
-        with mock.patch.object(world.engines[1], "submit", lambda one: (submitted.append(one), submit(one))):
+
+        def spy(request: AnyRequest) -> None:
+            submitted.append(request)
+            submit(request)
+
+        with mock.patch.object(world.engines[1], "submit", spy):
             world.door.move(session, 1)
             world.step(session, 4)
             world.run()
@@ -530,7 +535,9 @@ def test_a_session_that_turned_back_expires_when_it_would_have() -> None:
         assert world.events[-1] == SessionEnded(session, True, 0)
 
 
-def test_idle_sessions_are_evened_out() -> None:
+@pytest.mark.parametrize("at_a_time", [1, 32])
+def test_idle_sessions_are_evened_out(at_a_time: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.devices.spreading.AT_A_TIME", at_a_time)
     with hands(Evenness(least=3, share=0.0)) as world:
         sessions = [world.open() for _ in range(10)]
         world.run()
@@ -541,10 +548,11 @@ def test_idle_sessions_are_evened_out() -> None:
             world.close(session)
         while world.turn(1):
             pass
-        assert len(world.door._moves) == 2
+        assert len(world.door._moves) == min(2, at_a_time)
         world.run()
         assert world.sessions() == (3, 3)
-        assert [world.device_of(session) for session in stay] == [0, 0, 0, 1, 1]
+        if at_a_time > 1:  # before anybody was answered
+            assert [world.device_of(session) for session in stay] == [0, 0, 0, 1, 1]
         assert [world.best(request) for request in asked] == [[best_after(4)]] * 3
         assert not [event for event in world.events if isinstance(event, SessionEnded)]
 
