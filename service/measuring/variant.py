@@ -118,10 +118,11 @@ def open_quickest(
     if kept is not None:
         runner = open_runner(with_variant(manifest, kept.variant))
         if runner.provider == kept.provider:
+            _tell(manifest, kept)
             return runner
         runner.close()  # the GPU is not what it was
     choice = measure(manifest, host, threads, open_trial, clock)
-    _log.info("model %s version %d: steps as %s", manifest.name, manifest.version, choice.variant or "exported")
+    _tell(manifest, choice)
     try:
         write(path, choice)
     except OSError as error:
@@ -185,6 +186,11 @@ def _time_steps(runner: TimedRunner, threads: int, clock: Callable[[], float] | 
             break
         series[rows] = seconds
     return series
+
+
+def _tell(manifest: Manifest, choice: Choice) -> None:
+    chosen = choice.variant or "the graph as it is"
+    _log.info("model %s version %d: the quickest here is %s", manifest.name, manifest.version, chosen)
 
 
 def _read(path: Path) -> Choice | None:

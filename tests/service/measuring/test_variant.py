@@ -186,7 +186,10 @@ def test_a_model_without_variants_is_opened_and_nothing_is_measured(tmp_path: Pa
     assert (host.opened, host.trials, list(tmp_path.iterdir())) == (["step.onnx"], [], [])
 
 
-def test_the_choice_is_kept_for_this_host_these_settings_and_this_provider(tmp_path: Path) -> None:
+def test_the_choice_is_kept_for_this_host_these_settings_and_this_provider(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     manifest = manifest_of("primitive")
     first, second = (Host(by_file(node=1.0, primitive=0.5)) for _ in range(2))
     for host in (first, second):
@@ -194,6 +197,7 @@ def test_the_choice_is_kept_for_this_host_these_settings_and_this_provider(tmp_p
         assert runner.manifest == with_variant(manifest, "primitive") and not runner.closed
         assert host.opened == ["step.primitive.onnx"]
     assert (len(first.trials), len(second.trials)) == (2, 0)
+    assert caplog.messages == ["model m version 1: the quickest here is primitive"] * 2
     [path] = (tmp_path / FOLDER).iterdir()
     assert Choice.model_validate_json(path.read_bytes()).variant == "primitive"
 
