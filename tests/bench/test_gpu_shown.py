@@ -93,6 +93,8 @@ def test_the_largest_difference_counts_and_nan_is_as_far_off_as_can_be() -> None
     worst.compare("step", np.array([1, 2, 3]), np.array([1, 3, 3]))
     assert worst.by_part == {"step": 0.5, "states": 0.0} and worst.largest == 0.5
     assert (worst.choices, worst.other_choices) == (3, 1)
+    worst.compare("memories", np.array([np.nan]), np.array([np.nan]))
+    assert worst.by_part["memories"] == 0, "the processor has it too"
     worst.compare("states", np.array([np.nan, np.nan]), np.array([np.nan, 1.0]))
     assert worst.largest == np.inf
 
