@@ -89,11 +89,12 @@ class Rehearsal:
         Args:
             kind: For which graph.
             length: T or S.
-            extreme: Whether states and memory lie at the edge of what a gate lets through or far beyond.
+            extreme: Whether states and memory lie at the edge of what a gate lets through or far beyond; of an imported
+                model, whether its states are the initial ones.
         """
         spec = self._graphs[kind]
         if self._manifest.imported is not None:
-            return self._make_imported(length)
+            return self._make_imported(length, fresh=extreme)
         inputs: dict[str, Array] = {}
         num_characters = int(self._generator.integers(1, _MAX_CHARACTERS + 1))
         for tensor in self._given(spec):
@@ -111,14 +112,14 @@ class Rehearsal:
         memory = {m.name: self._values(m.name, (length, *m.shape), extreme) for m in self._memories if attends}
         return Row(inputs, length, state, memory)
 
-    def _make_imported(self, length: int) -> Row:
-        """Its states are near the initial one, which are possible: integers there may be positions."""
+    def _make_imported(self, length: int, fresh: bool) -> Row:
+        """Its states are the initial one or near it, which are possible: integers there may be positions."""
         manifest, generator = self._manifest, self._generator
         assert manifest.imported is not None
         pads = manifest.imported.lengths_input is not None
         rows = likely_rows(manifest, 1, generator, length if pads else None)
         initial = self._runner.read_rows([INITIAL_SLOT]) if self._states else {}
-        state = {name: array[0] + _noise(array[0], generator) for name, array in initial.items()}
+        state = {name: array[0] if fresh else array[0] + _noise(array[0], generator) for name, array in initial.items()}
         length = length if pads else manifest.imported.examples.get("T", 1)
         return Row({name: array[0] for name, array in rows.items()}, length, state, {})
 

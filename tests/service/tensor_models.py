@@ -222,14 +222,15 @@ def write_narrow(folder: Path, most: int) -> Manifest:
     return _save_counters(folder, nodes, constants, spec("x", "float32", "B", 1))
 
 
-def write_meeting(folder: Path) -> Manifest:
-    """Two states: `seen` (1,) counts steps, `total` (1,) adds x (B, 1) less the mean of all rows."""
+def write_meeting(folder: Path, scale: float = 1) -> Manifest:
+    """Two states: `seen` (1,) counts steps, `total` (1,) adds scale * (x (B, 1) less the mean of all rows)."""
     nodes = [
         _node("Gather", ["seen_pool", "read_slots"], "old_seen"),
         _node("Gather", ["total_pool", "read_slots"], "old_total"),
         _node("Add", ["old_seen", "one"], "seen"),
         _node("ReduceMean", ["x", "first"], "mean", keepdims=1),
-        _node("Sub", ["x", "mean"], "rest"),
+        _node("Sub", ["x", "mean"], "apart"),
+        _node("Mul", ["apart", "scale"], "rest"),
         _node("Add", ["old_total", "rest"], "total"),
         _node("Unsqueeze", ["write_slots", "last"], "rows"),
         _node("ScatterND", ["seen_pool", "rows", "seen"], "seen_pool_out"),
@@ -239,6 +240,7 @@ def write_meeting(folder: Path) -> Manifest:
         "last": np.array([-1], np.int64),
         "first": np.array([0], np.int64),
         "one": np.array([1], np.float32),
+        "scale": np.array([scale], np.float32),
     }
     return _save_counters(folder, nodes, constants, spec("x", "float32", "B", 1))
 

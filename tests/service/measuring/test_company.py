@@ -75,6 +75,12 @@ def test_rows_that_meet_are_run_alone(tmp_path: Path) -> None:
     )
 
 
+def test_what_only_shows_in_a_state_that_is_new_is_seen(tmp_path: Path) -> None:
+    """Beside states of about 1 it would be lost."""
+    runner = open_tensors(tmp_path, write_meeting(tmp_path, 1e-12))
+    assert probe_company(runner, SIZES, {}) == () and rows_of(runner) == 1
+
+
 def test_rows_that_do_not_meet_are_left_in_company(tmp_path: Path) -> None:
     runner = open_tensors(tmp_path, write_accumulator(tmp_path))
     assert probe_company(runner, SIZES, {}) == ()
