@@ -93,6 +93,7 @@ class Runner:
         warnings: tuple[str, ...] = (),
         memory: DeviceMemory | None = None,
     ) -> None:
+        self._device: OnDevice | None = None
         self.manifest = manifest
         self.provider = provider
         self.num_slots = config.num_slots
@@ -100,7 +101,6 @@ class Runner:
         self._state_pools = {s.name: s.pool_input for s in manifest.states if s.pool_input is not None}
         self._memory_pools = {m.name: m.pool_input for m in manifest.memories}
         self._options: dict[int, ort.RunOptions] = {}  # by lane
-        self._device: OnDevice | None = None
         self._graphs: dict[GraphKind, Graph | DeviceGraph]
         self._pools: Pools
         sizes = pool_sizes(manifest, config.num_slots, config.num_memory_rows)
@@ -142,6 +142,17 @@ class Runner:
                 if config.provider == "cuda":
                     placement.insist(kind)
                 self.warnings += tuple(placement.warnings(kind))
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the bundle; it may be set to one that allows fewer rows in a run, when nothing runs."""
+        return self._manifest
+
+    @manifest.setter
+    def manifest(self, manifest: Manifest) -> None:
+        self._manifest = manifest
+        if self._device and manifest.imported is not None and manifest.imported.max_rows is not None:
+            self._device.stop_padding()
 
     @property
     def in_place(self) -> bool:

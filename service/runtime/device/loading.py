@@ -80,6 +80,8 @@ class OnDevice:
         self._prove_all()
         if wants and not self.uncaptured:
             self._capture()
+        taken = ", ".join(f"{what} {num_bytes / 2**20:.1f} MiB" for what, num_bytes in self.sizes.items())
+        _log.info("model %s: %s; %s", manifest.name, taken, self.uncaptured or "steps are captured")
 
     @property
     def captured(self) -> dict[GraphKind, list[int]]:
@@ -90,6 +92,12 @@ class OnDevice:
         """Capture on the calling thread all that it will replay."""
         if self._captures and (resident := self.graphs[_STEP].resident):
             resident.warm_up(reversed(self._captures.sizes))  # the largest first: the others lie in its buffers
+
+    def stop_padding(self) -> None:
+        """From now on run batches as large as they are: how many rows they have is not all one."""
+        for graph in self.graphs.values():
+            if graph.resident is not None:
+                graph.resident.stop_padding()
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -185,10 +185,8 @@ class DevicePools:
         most = min((pool.shape[0] for pool in pools.values()), default=0)
         if pools and not all(row >= 0 and row + count <= most for row, count in runs):
             raise IndexError(f"rows: expected numbers from 0 to {most - 1}, got {list(rows)}")
-        # Wide types first, so that each array begins where its type may.
-        ordered = sorted(pools.items(), key=lambda item: -item[1].dtype.itemsize)
         start = 0
-        for name, pool in ordered:
+        for name, pool in pools.items():
             end = start + len(rows) * pool.row_bytes
             space = self._staging[start:end]
             staged[name] = space.view(pool.dtype).reshape(len(rows), *pool.row_shape)

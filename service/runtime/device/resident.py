@@ -152,6 +152,11 @@ class Resident:
                 self._memory.download(filled.download)
         return filled.outputs
 
+    def stop_padding(self) -> None:
+        """From now on run batches as large as they are."""
+        self.pads = False
+        self._filled.clear()
+
     def warm_up(self, sizes: Iterable[int]) -> None:
         """Capture batches of some sizes that the calling thread has not captured yet.
 

@@ -128,6 +128,7 @@ def test_no_more_is_captured_than_the_bound(tmp_path: Path, monkeypatch: pytest.
 def test_captured_runs_are_never_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.runtime.device.resident._MOST_BOUND", 1)
     monkeypatch.setattr("service.runtime.device.resident._MOST_FILLED", 1)
+    monkeypatch.setattr("service.runtime.device.staging._LEAST", 1)  # so that what is bound later lies elsewhere
     far = Far()
     runner = far.open(tmp_path, write(tmp_path), CONFIG)
     runner.warm_up()
@@ -238,11 +239,16 @@ def test_inputs_on_the_host_cannot_be_replayed(tmp_path: Path) -> None:
     expect_right_steps(runner)
 
 
-def test_what_captured_runs_take_is_said(tmp_path: Path) -> None:
+def test_what_captured_runs_take_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     memory = FarMemory()
     memory.left = [1000, 900, 900, 600, 600, 500, 700, 900]
     runner = Far(memory).open(tmp_path, write(tmp_path), CONFIG)
     assert runner.memory_report()["captured runs"] == 400
+    assert caplog.messages == [
+        "model tiny: pools 0.0 MiB, inputs and outputs 0.1 MiB, page-locked host memory 0.1 MiB, "
+        "captured runs 0.0 MiB; steps are captured"
+    ]
     runner.warm_up()
     assert runner.memory_report()["captured runs"] == 500
 

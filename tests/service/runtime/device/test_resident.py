@@ -169,13 +169,21 @@ def test_inputs_that_the_runtime_wants_on_the_host_are_read_there_anew(tmp_path:
 
 
 @pytest.mark.parametrize(("max_rows", "padded"), [(None, 4), (3, 3)])
-def test_only_rows_that_are_known_not_to_meet_are_padded(tmp_path: Path, max_rows: int | None, padded: int) -> None:
+@pytest.mark.parametrize("later", [False, True])
+def test_only_rows_that_are_known_not_to_meet_are_padded(
+    tmp_path: Path, max_rows: int | None, padded: int, later: bool
+) -> None:
     manifest = tensors.write_lookup(tmp_path)
     assert manifest.imported is not None
     imported = manifest.imported.model_copy(update={"max_rows": max_rows})
+    bounded = manifest.model_copy(update={"imported": imported})
     far = Far()
-    runner = far.open(tmp_path, manifest.model_copy(update={"imported": imported}), CONFIG)
+    runner = far.open(tmp_path, manifest if later else bounded, CONFIG)
     slots = np.array([2, 3, 4])
+    if later:  # it has been measured
+        inputs = {"index": np.array([0, 0, 0]), "read_slots": 0 * slots, "write_slots": slots}
+        runner.run("step", inputs, ("total",))
+        runner.manifest = bounded
     far.memory.forget()
     inputs = {"index": np.array([5, 6, 7]), "read_slots": slots, "write_slots": slots}
     assert runner.run("step", inputs, ("total",))["total"].tolist() == [[5], [6], [7]]
