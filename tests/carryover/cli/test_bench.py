@@ -160,3 +160,14 @@ def test_help_of_the_group_lists_its_commands(capsys: pytest.CaptureFixture[str]
     assert run(["bench", "--help"]) == 0
     said = capsys.readouterr().out
     assert "crossover" in said and "compare" in said
+
+
+def test_the_newest_version_is_measured_unless_another_is_named(
+    bundle: Path, with_gpu: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish_transducer(bundle.parent.parent, bundle.parent.name, 2)
+    for more, version in ((), 2), (("--model-version", "1"), 1):
+        assert run(arguments(bundle, "--rows", "1", *more)) == 0
+        said = capsys.readouterr().out.splitlines()
+        assert said[0].startswith(f"{bundle.parent.name} version {version}, ")
+        assert Path(said[-1].removeprefix("kept in ")).parents[1].name == str(version)
