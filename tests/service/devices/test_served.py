@@ -26,8 +26,8 @@ from tests.service.bundles import publish_language_model
 from tests.service.lifecycle.shelf import Shelf, shelf_in
 from tests.service.lifecycle.steps import close_session, open_session, step
 from tests.service.lifecycle.test_serving import look, serving_of, states
+from tests.service.process import best_of, running
 from tests.service.rpc.world import wait_until
-from tests.service.test_main import best_of, running
 
 FOLDER = Path("repository/lm/1")
 
@@ -171,12 +171,15 @@ async def test_sessions_lie_on_all_devices_and_go_on_when_they_are_moved(
 ) -> None:
     caplog.set_level(logging.INFO)
     shelf.put("acc", 1)
-    async with serving_of(shelf, devices=("cpu", "cpu", "cpu"), max_sessions=7) as serving:
+    shared: dict[str, object] = {"max_sessions": 7, "max_waiting": 10, "max_host_state_bytes": 3000}
+    async with serving_of(shelf, devices=("cpu", "cpu", "cpu"), **shared) as serving:
         await look(serving, shelf)
         assert "CPUExecutionProvider on 3 devices" in caplog.text
         model = serving.models.find("acc")
         assert model.limits.max_sessions == 7
         door = devices_of(model)
+        limits = [cast(Engine, engine)._limits for engine in door._engines]
+        assert [(each.max_waiting, each.max_host_bytes) for each in limits] == [(4, 1000)] * 3
         sessions = [await open_session(model) for _ in range(6)]
         for session in sessions:
             assert await step(model, session, session) == (1000 + session, 1)
