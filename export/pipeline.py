@@ -60,6 +60,7 @@ def export_run(
         ValueError: The precision is int8, which CUDA has no products for, and it is for CUDA.
         RunError: The run is not a finished one, or damaged.
         BundleError: The repository cannot be written, or the name is not one.
+        EmitError: A weight is too large for fp16.
         ParityError: The graphs differ from the model, or fewer bits cost too much. Nothing was published.
     """
     on_progress(f"loading {run}")

@@ -13,6 +13,7 @@ USER_ERRORS = frozenset(
         "carryover.cli.errors.CommandError",
         "carryover.client.errors.CarryoverError",
         "export.bundle.BundleError",
+        "export.emit.builder.EmitError",
         "export.report.ParityError",
         "export.triton.errors.TritonError",
         "importing.errors.ImportRefused",

@@ -16,6 +16,8 @@ IR_VERSION: Final = 10
 # Of ONNX Runtime's own operators; only int8 needs them.
 RUNTIME_DOMAIN: Final = "com.microsoft"
 
+_LARGEST_HALF: Final = float(np.finfo(np.float16).max)
+
 Array = npt.NDArray[Any]
 # What a layer is in the graph: a recurrent node of ONNX, or what the variants of a step are made of.
 Cells = Literal["node"] | Variant
@@ -26,6 +28,10 @@ _TENSOR_TYPES: Final[dict[DType, int]] = {
     "int64": TensorProto.INT64,
     "uint8": TensorProto.UINT8,
 }
+
+
+class EmitError(Exception):
+    """A model cannot be written in the precision that was asked for; says expected and got."""
 
 
 class _Value(NamedTuple):
@@ -90,13 +96,13 @@ class GraphBuilder:
         """Add a trained tensor of an affine map or a recurrence: as `weight`, in the type of the arithmetic.
 
         Raises:
-            ValueError: A number is too large for float16.
+            EmitError: A number is too large for float16.
         """
         if self.precision != "fp16":
             return self.weight(array, name)
         largest = float(np.abs(array).max(initial=0))
-        if largest > np.finfo(np.float16).max:
-            raise ValueError(f"weight {name}: expected numbers up to {np.finfo(np.float16).max}, got {largest:g}")
+        if largest > _LARGEST_HALF:
+            raise EmitError(f"weight {name}: expected numbers up to {_LARGEST_HALF:g}, got {largest:g}")
         return self.weight(array.astype(np.float16), name)
 
     def narrow(self, value: str) -> str:
