@@ -18,7 +18,7 @@ from export.manifest import GraphKind, Manifest, Variant, variants, with_variant
 from service.measuring.host import FOLDER, key, write
 from service.measuring.profile import Rows, Seconds
 from service.measuring.timing import CPU, TimedRunner, Timing
-from service.runtime.errors import first_line
+from service.runtime.errors import ProviderUnavailable, first_line
 
 # "node" is the graph as it is, with the recurrent nodes of ONNX.
 Candidate = Literal["node", "primitive", "folded"]
@@ -140,6 +140,7 @@ def measure(
     """Time the steps of a model in each variant; see `quickest` and, for how, `service.measuring.timing.Timing`.
 
     Raises:
+        ProviderUnavailable: CUDA was insisted on and does not work.
         Exception: What opening the graph as it is raises, where no variant can be run either.
     """
     series: dict[Candidate, dict[int, float]] = {}
@@ -152,6 +153,8 @@ def measure(
                 series[variant or _NODE] = _time_steps(runner, threads, clock)
             finally:
                 runner.close()
+        except ProviderUnavailable:  # of the machine: no variant can help
+            raise
         except Exception as error:
             failure = failure or error
             what = f"variant {variant}" if variant else "the graph as it is"

@@ -26,6 +26,7 @@ from models.symbols import SPECIALS
 from service.measuring.host import FOLDER
 from service.measuring.variant import Candidate, Choice, measure, open_quickest, quickest
 from service.repository import ServedModel, open_bundle
+from service.runtime.errors import ProviderUnavailable
 from service.runtime.opening import open_runner
 from service.runtime.providers import CPU, CUDA
 from service.runtime.runner import RunnerConfig
@@ -172,6 +173,19 @@ def test_a_graph_that_cannot_be_run_as_it_is_may_still_have_a_variant(caplog: py
     assert "the graph as it is is left out: no kernel for Gemm" in caplog.text
     with pytest.raises(ValueError, match="the first that went wrong"):
         measure(manifest_of("primitive"), "here", 1, _refuse)
+
+
+def test_where_cuda_does_not_work_no_variant_is_tried_and_that_alone_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    tried: list[str] = []
+
+    def without(manifest: Manifest) -> FakeRunner:
+        tried.append(manifest.graphs["step"].file)
+        raise ProviderUnavailable("a working CUDAExecutionProvider", "no NVIDIA driver")
+
+    with pytest.raises(ProviderUnavailable, match="no NVIDIA driver"):
+        measure(manifest_of("primitive", "folded"), "here", 1, without)
+    assert tried == ["step.onnx"]
+    assert not caplog.messages
 
 
 def _refuse(manifest: Manifest) -> FakeRunner:
