@@ -1,17 +1,11 @@
 """The service as its own process, with a real bundle and a real engine."""
 
 import asyncio
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +16,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from carryover.client.aio import AsyncClient
 from carryover.client.errors import Cancelled, CarryoverError, InternalError, ShuttingDown, Unavailable
 from carryover.client.sync import Client
-from carryover.client.types import StepOutput, Token, TransduceResult
+from carryover.client.types import Token, TransduceResult
 from export.bundle import hash_files, load_manifest, write_manifest
-from tests.service.bundles import publish_language_model, publish_transducer
+from tests.service.bundles import publish_transducer
+from tests.service.process import running, start, wait_for
 
-SERVE = """
-import sys
-from service.main import serve
-from service.settings import load_settings
-{before}
-sys.exit(serve(load_settings()))
-"""
 # The engine's next turn with anything to do trips over a bug.
 BUG = """
 import service.engine.engine as engine
@@ -49,51 +37,6 @@ def open_runner(*args):
     raise ValueError("opened all the same")
 repository.open_runner = open_runner
 """
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass
-class Running:
-    """A server process; its log is on stderr."""
-
-    process: subprocess.Popen[str]
-    address: str
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """Signal the server, and give its exit status and log."""
-        self.process.send_signal(how)
-        _, log = self.process.communicate(timeout=30)
-        return self.process.returncode, log
-
-
-def start(repository: Path, before: str = "", /, **settings: object) -> subprocess.Popen[str]:
-    """Start a server process that runs some Python first."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("CARRYOVER_")}
-    chosen = {"port": 0, "provider": "cpu", "repository": repository, "http_port": 0} | settings
-    environment |= {f"CARRYOVER_{name.upper()}": str(value) for name, value in chosen.items()}
-    return subprocess.Popen(
-        [sys.executable, "-c", SERVE.format(before=before)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@contextmanager
-def running(repository: Path, before: str = "", /, **settings: object) -> Iterator[Running]:
-    process = start(repository, before, **settings)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line.startswith("serving on "):
-            pytest.fail(f"got {line!r}: {process.communicate(timeout=30)[1]}")
-        yield Running(process, line.removeprefix("serving on ").strip())
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -300,73 +243,3 @@ async def test_a_server_that_stops_under_load_answers_or_refuses_every_call(repo
     assert not odd, (odd, log[-3000:])
     assert any(isinstance(error, ShuttingDown) for error in errors), errors
     assert (status, "Traceback" in log) == (0, False)
-
-
-def best_of(outputs: list[StepOutput]) -> list[tuple[tuple[int, ...], tuple[float, ...]]]:
-    return [(output.token_ids, output.log_probs) for output in outputs]
-
-
-def wait_for(process: subprocess.Popen[str], text: str, *, log: list[str]) -> None:
-    """Read the log up to a line that has a text."""
-    assert process.stderr is not None
-    while text not in (line := process.stderr.readline()):
-        assert line, f"the log ended before {text!r}: {log}"
-        log.append(line)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_a_newer_version_takes_over_on_sighup_and_old_sessions_go_on_with_theirs(tmp_path: Path) -> None:
-    served, log = tmp_path / "repository", list[str]()
-    publish_language_model(served, "lm", 1)
-    ids = [4, 5, 6, 5, 4, 4, 6, 6]
-    with running(served) as server, Client(server.address) as client:
-        with client.session("lm") as alone:
-            first = best_of(alone.step(token_ids=ids, num_top=3))
-        with client.session("lm") as old:
-            assert best_of(old.step(token_ids=ids[:3], num_top=3)) == first[:3]
-            publish_language_model(served, "lm", 2)
-            (served / "late" / "1").mkdir(parents=True)  # broken, and no reason to stop
-            server.process.send_signal(signal.SIGHUP)
-            wait_for(server.process, "reloaded: 1 models are new", log=log)
-            assert client.model("lm").ref.version == 2
-            assert [(bundle.ref.name, bundle.ref.version) for bundle in client.models().refused] == [("late", 1)]
-            assert client.is_serving("lm")
-            with client.session("lm") as new:
-                second = best_of(new.step(token_ids=ids, num_top=3))
-                assert (new.model.version, old.model.version) == (2, 1)
-                assert second != first
-                assert best_of(old.step(token_ids=ids[3:6], num_top=3)) == first[3:6]
-            server.process.send_signal(signal.SIGHUP)  # nothing new; the old version goes on
-            wait_for(server.process, "reloaded: 0 models are new", log=log)
-            assert best_of(old.step(token_ids=ids[6:], num_top=3)) == first[6:]
-            assert not any("version 1: ended" in line for line in log)
-            assert old.close() == len(ids)
-        wait_for(server.process, "model lm version 1: ended", log=log)
-        with client.session("lm") as new:
-            assert best_of(new.step(token_ids=ids, num_top=3)) == second
-        status, rest = server.stop()
-    assert status == 0
-    assert "Traceback" not in "".join(log) + rest
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_a_reload_that_fails_leaves_everything_as_it_was(tmp_path: Path) -> None:
-    served, log = tmp_path / "repository", list[str]()
-    publish_language_model(served, "lm", 1)
-    with running(served) as server, Client(server.address) as client:
-        served.rename(tmp_path / "elsewhere")
-        server.process.send_signal(signal.SIGHUP)
-        wait_for(server.process, "could not reload", log=log)
-        (tmp_path / "elsewhere").rename(served)
-        newer = publish_language_model(served, "lm", 2)
-        (newer / "step.onnx").write_bytes(b"cut short")
-        server.process.send_signal(signal.SIGHUP)
-        wait_for(server.process, "reloaded: 0 models are new", log=log)
-        assert any("refused lm version 2" in line for line in log)
-        assert client.model("lm").ref.version == 1
-        with client.session("lm") as session:
-            assert len(session.step(token_ids=[4, 5])) == 2
-        status, _ = server.stop()
-    assert status == 0

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from tests.service.bundles import publish_transducer
-from tests.service.test_main import SERVE, running
+from tests.service.process import SERVE, running
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 # The real one prints and gives a session on the CPU where there is no driver; where the driver finds no GPU it raises.

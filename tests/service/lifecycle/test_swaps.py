@@ -15,7 +15,7 @@ from protos.inference import grpc_service_pb2 as pb
 from protos.inference.grpc_service_pb2_grpc import GRPCInferenceServiceStub
 from tests.service.bundles import publish_language_model
 from tests.service.lifecycle.shelf import FIRST_TOTAL, Shelf
-from tests.service.test_main import best_of, running
+from tests.service.process import best_of, running
 
 TOKEN = "0123456789abcdef"
 IDS = [4, 5, 6, 5, 4, 4, 6, 6]
