@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
 
 def test_what_is_in_flight_at_the_end_is_answered(repository: Path, tmp_path: Path, fresh: Fresh) -> None:
     some = some_of(repository, ("accumulator", "accumulator-slow"), tmp_path)
-    with running(some, runners=1, max_queue_delay_ms=100_000) as server:
+    with running(some, runners=1, max_queue_delay_ms=100_000, drain_timeout_s=100) as server:
         stream, door = Stream(server.grpc), GrpcDoor(server.grpc)
         hold(server, stream, fresh(), 800)
         sequences = [fresh() for _ in range(4)]
@@ -58,7 +58,7 @@ def test_streams_and_connections_that_are_idle_do_not_hold_up_the_end(
         stream.send("accumulator", numbers(1), sequence_id=fresh(), sequence_start=True, sequence_end=True)
         stream.receive()
         server.terminate()
-        assert server.process.wait(20) == 0
+        assert server.process.wait(50) == 0
         stream.close()
         door.close()
 
@@ -69,8 +69,8 @@ def test_a_server_may_be_stopped_while_it_loads(models: Path) -> None:
         pending = threading.Thread(target=lambda: _load_and_ignore(server.grpc), daemon=True)
         pending.start()
         server.terminate()
-        assert server.process.wait(30) == 0
-        pending.join(30)
+        assert server.process.wait(60) == 0
+        pending.join(60)
 
 
 def _load_and_ignore(address: str) -> None:
