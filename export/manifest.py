@@ -13,7 +13,7 @@ Graphs of the task `tensors`, which were imported, may have any other symbol too
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -98,6 +98,12 @@ class GraphSpec(_Frozen):
     variants: dict[Variant, str] = Field(
         default_factory=dict, description="files of graphs that take, give and do the same; see `with_variant`"
     )
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Without variants, as it was before there were any: services of then take no field that they do not know."""
+        written: dict[str, object] = write(self)
+        return {name: value for name, value in written.items() if name != "variants" or value}
 
 
 class TokenizerSpec(_Frozen):

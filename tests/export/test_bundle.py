@@ -375,6 +375,15 @@ def test_a_variant_that_is_no_file_of_the_bundle_or_unknown_is_refused(bundle: P
         load_manifest(bundle)
 
 
-def test_a_manifest_of_before_variants_is_read(bundle: Path) -> None:
-    edit(bundle, lambda content: [graph.pop("variants") for graph in content["graphs"].values()])
-    assert variants(load_manifest(bundle)) == ()
+def test_a_graph_without_variants_is_written_and_read_as_it_was_before_there_were_any(bundle: Path) -> None:
+    """Services of then refuse fields that they do not know."""
+    manifest = load_manifest(bundle)
+    graph = manifest.graphs["sequence"]
+    write_manifest(bundle, manifest)
+    assert load_manifest(bundle) == manifest and variants(manifest) == ()
+    plain = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["graphs"]["sequence"]
+    assert set(plain) == {"file", "inputs", "outputs"}
+    varied = graph.model_copy(update={"variants": {"primitive": "sequence.primitive.onnx"}})
+    write_manifest(bundle, manifest.model_copy(update={"graphs": {"sequence": varied}}))
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))["graphs"]["sequence"]
+    assert content == {**plain, "variants": {"primitive": "sequence.primitive.onnx"}}
