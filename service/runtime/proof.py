@@ -20,7 +20,7 @@ def prove(name: str, graph: Probed, manifest: Manifest, pools: ProbedPools, num_
     """
     try:
         if manifest.imported is None:
-            probe_graph(graph, pools, num_turns)
+            probe_graph(graph, manifest.precision, pools, num_turns)
         else:
             probe_imported(graph, manifest, pools, num_turns)
     except ProbeFailure as failure:
