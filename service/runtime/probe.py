@@ -23,8 +23,8 @@ BYSTANDER: Final = 5
 # Reads and writes of a turn, and what ids are: what was bound for one turn has to be filled in for the next. Four rows,
 # a batch that is not padded: padded it might be computed in another order than on copies, which are not.
 _TURNS: Final = (((3, 2, 0, 0), (2, 3, 4, SCRATCH), 0), ((4, 3, 0, 0), (3, 4, 2, SCRATCH), 1))
-# Absolute, of the precision that a graph computes in; a wrong row is off by about 1. Of 16 bits the last one of a cell's
-# state is worth up to 2e-3, and several roundings add up.
+# Absolute, by the precision that a graph computes in; a wrong row is off by about 1. Of 16 bits the last one is worth
+# up to 2e-3 in the state of a cell, and several roundings add up.
 _TOLERANCES: Final[dict[Precision, float]] = {"fp32": 1e-4, "int8": 1e-4, "fp16": 0.02}
 
 

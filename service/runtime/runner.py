@@ -56,6 +56,7 @@ class RunnerConfig:
         tf32: Whether a GPU may round factors of products to ten bits of mantissa, which is quicker.
         device_id: Which GPU, counted from 0.
         cuda_graphs: Whether steps are captured as CUDA graphs where they can be.
+        max_rows: Of a batch that will be run, up to which steps are captured; 0: as many as there are slots.
     """
 
     provider: Provider = "auto"
@@ -65,9 +66,11 @@ class RunnerConfig:
     tf32: bool = False
     device_id: int = 0
     cuda_graphs: bool = True
+    max_rows: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 0), ("num_slots", 3), ("num_memory_rows", 16), ("device_id", 0)):
+        least_of = {"threads": 0, "num_slots": 3, "num_memory_rows": 16, "device_id": 0, "max_rows": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
@@ -130,7 +133,8 @@ class Runner:
             def open_memory() -> DeviceMemory:
                 return memory or CudaMemory(config.device_id)
 
-            self._device = OnDevice(folder, manifest, provider, sizes, open_graph, open_memory, config.cuda_graphs)
+            most_rows = (config.max_rows or config.num_slots) if config.cuda_graphs else 0
+            self._device = OnDevice(folder, manifest, provider, sizes, open_graph, open_memory, most_rows)
             sessions, self._pools, self._graphs = self._device.sessions, self._device.pools, {**self._device.graphs}
             warnings += self._device.warnings
         self._new_options: Callable[[], ort.RunOptions] = run_options

@@ -41,7 +41,7 @@ class OnDevice:
         sizes: Of its pools.
         open_graph: Opens the session of a graph; the flag says whether its runs are to be captured.
         open_memory: Gives the memory of the device; called when a session has shown that the device works.
-        cuda_graphs: Whether steps are captured where they can be.
+        most_rows: Of a batch of steps that is captured where it can be; 0: none is.
 
     Attributes:
         graphs: Proved.
@@ -61,15 +61,15 @@ class OnDevice:
         sizes: list[PoolSize],
         open_graph: Open,
         open_memory: Callable[[], DeviceMemory],
-        cuda_graphs: bool,
+        most_rows: int,
     ) -> None:
         self._manifest, self._provider = manifest, provider
         self._open = open_graph
         self._captures: Captures | None = None
-        self._most_rows = max((size.shape[0] for size in sizes), default=1)
+        self._most_rows = most_rows
         self.warnings: tuple[str, ...] = ()
         self.uncaptured = ""
-        wants = self._wants(cuda_graphs)
+        wants = self._wants(most_rows)
         self.sessions = {kind: self._session(kind, wants and kind == _STEP) for kind in manifest.graphs}
         with GATE.shared():
             self._memory = open_memory()
@@ -110,10 +110,10 @@ class OnDevice:
             "captured runs": self._captures.num_bytes if self._captures else 0,
         }
 
-    def _wants(self, cuda_graphs: bool) -> bool:
+    def _wants(self, most_rows: int) -> bool:
         """Whether steps are to be captured, as far as can be told before anything is opened."""
         spec = self._manifest.graphs.get(_STEP)
-        if not cuda_graphs:
+        if not most_rows:
             self.uncaptured = "switched off"
         elif spec is None:
             self.uncaptured = "there is no step graph"

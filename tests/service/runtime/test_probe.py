@@ -28,9 +28,9 @@ class Step:
     """Halves the state of a row and adds its token, in place with a difference."""
 
     spec = SPEC
-    updated = {POOL: "h_pool_out"}
 
     def __init__(self, off_by: float = 0.0, wrong_row: bool = False) -> None:
+        self.updated = {POOL: "h_pool_out"}
         self.pool = np.zeros((NUM_ROWS + 2, 8), np.float32)
         self.num_rows: list[int] = []  # of each run
         self._off_by, self._wrong_row = off_by, wrong_row

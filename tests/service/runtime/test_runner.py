@@ -308,7 +308,9 @@ def test_a_graph_whose_names_are_not_the_manifests_is_refused(tmp_path: Path) ->
         open_runner(tmp_path, manifest.model_copy(update={"graphs": {"step": broken}}), CONFIG)
 
 
-@pytest.mark.parametrize("config", [{"threads": -1}, {"num_slots": 2}, {"num_memory_rows": 15}, {"device_id": -1}])
+@pytest.mark.parametrize(
+    "config", [{"threads": -1}, {"num_slots": 2}, {"num_memory_rows": 15}, {"device_id": -1}, {"max_rows": -1}]
+)
 def test_impossible_configs_are_refused(config: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=f"{next(iter(config))}: expected at least"):
         RunnerConfig(**config)  # type: ignore[arg-type]
