@@ -7,6 +7,7 @@ that pick the same version both try to rename, the file system lets one win, and
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from export.bundle import VERSION_PATTERN, BundleError, hash_files, load_manifest, write_manifest
-from export.manifest import Manifest
+from export.manifest import MANIFEST_FILE, Manifest
 
 # Hidden from `bundle.list_versions` by the dot.
 STAGING_PREFIX = ".export-"
@@ -61,14 +62,17 @@ def publish(bundle: Path, repository: Path, manifest: Manifest) -> tuple[Path, M
         The folder `<repository>/<name>/<version>`, and the manifest as published.
 
     Raises:
-        BundleError: The bundle would be refused by `load_manifest`. Nothing was published.
+        BundleError: The bundle would be refused by `load_manifest`, or the model of that name is of another kind.
+            Nothing was published.
     """
     files = hash_files(bundle)
     home = repository / manifest.name
     home.mkdir(exist_ok=True)
     while True:
         taken = [int(path.name) for path in home.iterdir() if VERSION_PATTERN.fullmatch(path.name)]
-        version = 1 + max(taken, default=0)
+        newest = max(taken, default=0)
+        _require_same_task(home / str(newest), manifest)
+        version = 1 + newest
         manifest = manifest.model_copy(update={"version": version, "files": files})
         # Named as it will be, so that the check before the rename is the one that readers will make.
         candidate = bundle.parent / "candidate" / manifest.name / str(version)
@@ -86,6 +90,19 @@ def publish(bundle: Path, repository: Path, manifest: Manifest) -> tuple[Path, M
         _sync(home)
         _sync(repository)
         return published, manifest
+
+
+def _require_same_task(newest: Path, manifest: Manifest) -> None:
+    """Refuse what would take the place of a model that callers ask for something else."""
+    try:
+        task = json.loads((newest / MANIFEST_FILE).read_bytes())["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # there is none, or none that anybody is served
+    if task != manifest.task:
+        raise BundleError(
+            f"model {manifest.name}: expected a {task} as its version {newest.name} is, got a model of "
+            f"{manifest.task}: give this one a --name of its own"
+        )
 
 
 def _make_staging(repository: Path) -> tuple[Path, int]:

@@ -195,3 +195,18 @@ def test_a_repository_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(BundleError, match="expected a folder that can be written"), staging(tmp_path / "file"):
         pass
+
+
+def test_a_model_is_not_followed_by_one_of_another_kind(tmp_path: Path, finished: Path) -> None:
+    repository = tmp_path / "repository"
+    first = export(repository, finished)
+    manifest = first / "manifest.json"
+    task = load_manifest(first).task
+    manifest.write_text(manifest.read_text().replace(f'"task": "{task}"', '"task": "language_model"'))
+    assert '"language_model"' in manifest.read_text()
+    expected = f"model tags: expected a language_model as its version 1 is, got a model of {task}"
+    with pytest.raises(BundleError, match=expected):
+        export(repository, finished)
+    assert [path.name for path in (repository / "tags").iterdir()] == ["1"]
+    manifest.write_text("not a manifest")
+    assert export(repository, finished).name == "2"
