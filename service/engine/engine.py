@@ -29,6 +29,7 @@ from service.engine.slots import NUM_RESERVED
 from service.engine.tasks.task import Outputs
 from service.engine.tensor_runs import TensorRuns
 from service.errors import InternalFailure, ServiceError, ShuttingDown
+from service.runtime.errors import is_device_lost
 
 _log = logging.getLogger(__name__)
 _IDLE_WAIT_S: Final = 5.0  # an idle engine wakes this often and checks its books
@@ -47,13 +48,13 @@ class Engine:
         runner: Runs the graphs; the engine owns it from now on.
         limits: Bounds.
         publish: Takes events, on a runner thread, one call at a time; must not block.
-        on_stopped: Called once on a runner thread, after the last events, if a bug ended the engine.
+        on_stopped: Called once on a runner thread, after the last events, if a bug or a lost GPU ended the engine.
         clock: Seconds, on which deadlines are told.
         num_runners: Batches that may run side by side.
         warm_up: Called on the thread of the first lane before it runs anything: what is captured is for one thread.
 
     Attributes:
-        failed: Whether a bug ended the engine. It takes nothing any more.
+        failed: Whether a bug or a lost GPU ended the engine. It takes nothing any more.
     """
 
     def __init__(
@@ -200,14 +201,19 @@ class Engine:
                     # Publishes last: whoever hears of it needs the interpreter, which this thread lets go of next.
                     plan = self._begin(lane)
                     wait_s = self._wait_s() if plan is None else 0.0
-                except Exception:
-                    self._fail()
+                except Exception as error:
+                    self._fail(error)
                     break
             if plan is None:
                 parts = ()
                 stirred = self._inbox.wait(wait_s)
             else:
-                parts = self._runs.run(plan, lane)
+                try:
+                    parts = self._runs.run(plan, lane)
+                except Exception as error:
+                    with self._lock:
+                        self._fail(error)
+                    break
         with self._lock:
             self._num_alive -= 1
             if self._num_alive == 0:
@@ -219,6 +225,8 @@ class Engine:
         now = self._clock()
         for request in requests:
             roster.admit(request, now)
+        if roster.lost is not None:  # all that was taken has been admitted by now, and nothing is left without its end
+            raise roster.lost
         for cancelled in cancels:
             roster.cancel(cancelled)
         if roster.expire(now, min(self._run_s.values(), default=0.0)):
@@ -328,9 +336,10 @@ class Engine:
         except Exception:
             _log.exception("engine %s: nobody took %d events", self._runner.manifest.name, len(events))
 
-    def _fail(self) -> None:
-        """Note that a bug has ended the engine; the other runners end after their runs."""
-        _log.critical("engine %s: stopped by a bug", self._runner.manifest.name, exc_info=True)
+    def _fail(self, error: Exception) -> None:
+        """Note what has ended the engine; the other runners end after their runs."""
+        why = "its GPU is lost to this process" if is_device_lost(error) else "stopped by a bug"
+        _log.critical("engine %s: %s", self._runner.manifest.name, why, exc_info=error)
         self.failed = True
         self._inbox.close(_broken)
 

@@ -43,6 +43,7 @@ from service.engine.tasks.tensors import TensorsTask
 from service.engine.tensor_session import TensorSession
 from service.engine.turn import Turn
 from service.errors import DeadlineExceeded, InternalFailure, ServiceError
+from service.runtime.errors import is_device_lost
 
 _log = logging.getLogger(__name__)
 _WHOLE: Final = (SequenceTask, TensorsTask)  # run once, and hold nothing meanwhile
@@ -58,6 +59,9 @@ class Roster:
         num_memory_rows: Rows of the attention memory.
         limits: Bounds.
         num_runners: Batches that may run side by side.
+
+    Attributes:
+        lost: The error with which a GPU was lost when a request was admitted.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Roster:
         self._deadlines = Deadlines(self._is_here)
         self.at_sessions = AtSessions(self.turn, self.sessions, self.ready, self._deadlines, self._admission, limits)
         self._num_sequences = 0
+        self.lost: Exception | None = None
 
     # -------------------------------------------------------------------------------------------------------- arrivals
 
@@ -110,8 +115,9 @@ class Roster:
                 self._admit_work(request)
         except ServiceError as error:
             self.turn.fail(request.id, error)
-        except Exception:
+        except Exception as error:
             _log.exception("request %d could not be admitted", request.id)
+            self.lost = error if is_device_lost(error) else self.lost
             self.turn.fail(request.id, InternalFailure("the request could not be started"))
 
     def _admit_work(self, request: Request) -> None:

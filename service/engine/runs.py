@@ -10,6 +10,7 @@ from export.manifest import GraphKind, Manifest
 from service.engine.batch import feeds, row_inputs
 from service.engine.tasks.task import Work
 from service.errors import InternalFailure, ServiceError
+from service.runtime.errors import is_device_lost
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 _log = logging.getLogger(__name__)
@@ -70,7 +71,11 @@ class Runs(Protocol):
         """
 
     def run(self, plan: Plan, lane: int) -> Sequence[Part]:
-        """Run a batch; each of its works is in one of the parts."""
+        """Run a batch; each of its works is in one of the parts.
+
+        Raises:
+            Exception: The model cannot go on: its GPU is lost, or what its states are now is not known.
+        """
 
     def start(self) -> None:
         """Called before the first run."""
@@ -102,7 +107,9 @@ class TrainedRuns:
         """Run a batch; see `Runs`."""
         try:
             return (Part(plan.works, self._runner.run(plan.graph, plan.inputs, plan.outputs, lane)),)
-        except Exception:
+        except Exception as error:
+            if is_device_lost(error):
+                raise
             _log.exception("engine %s: a %s batch failed", self._runner.manifest.name, plan.graph)
             return (Part(plan.works, failure()),)
 

@@ -21,7 +21,7 @@ from service.engine.tasks.task import Work
 from service.engine.tasks.tensors import RunLayout
 from service.engine.tensor_batch import tensor_feeds
 from service.errors import InternalFailure, InvalidInput, ServiceError, ShuttingDown
-from service.runtime.errors import RunEnded
+from service.runtime.errors import RunEnded, is_device_lost
 
 _BETWEEN_LINES_S: Final = 1.0  # of the log, however many runs fail
 _LEAST_S: Final = 1.0  # that a piece of a batch may take, however little `max_run_s` is
@@ -72,6 +72,8 @@ class TensorRuns:
         try:
             return (Part(works, self._run(plan.graph, plan.inputs, plan.outputs, lane, self._max_run_s)),)
         except Exception as error:
+            if is_device_lost(error):
+                raise
             self._complain(error, len(works))
             if not apart:
                 return (Part(works, self._told(error, alone=len(works) == 1)),)
@@ -111,6 +113,8 @@ class TensorRuns:
                 inputs = tensor_feeds(plan.graph, some, self._time_axes)
                 got = self._run(plan.graph, inputs, plan.outputs, lane, limit_s)
             except Exception as error:
+                if is_device_lost(error):
+                    raise
                 take_back(piece)
                 ended = ended or isinstance(error, RunEnded)
                 if len(piece) > 1:

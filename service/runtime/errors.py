@@ -3,14 +3,18 @@
 RunnerError
   ProviderUnavailable   of the machine, whatever the bundle
   OutOfDeviceMemory     of this bundle with these settings
+  DeviceFailure         of a call of the CUDA runtime
 RunEnded
 """
 
 import re
 from typing import Final
 
-_CUDA_FAILURE: Final = re.compile(r"CUDA failure \d+: [^;]*[^;\s]")
+_CUDA_FAILURE: Final = re.compile(r"CUDA failure (\d+): [^;]*[^;\s]")
 _ARENA: Final = re.compile(r"Failed to allocate memory for requested buffer of size (\d+)")
+# Of cudaError_t: those after which "the process must be terminated and relaunched", and those of a GPU that is gone.
+# Source: NVIDIA, CUDA Runtime API, https://docs.nvidia.com/cuda/cuda-runtime-api/group__CUDART__TYPES.html
+_LASTING: Final = frozenset({4, 100, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 999})
 _NO_MEMORY: Final = (
     "out of memory",
     "cudaErrorMemoryAllocation",
@@ -40,6 +44,21 @@ class OutOfDeviceMemory(RunnerError):
     """A bundle does not fit into the memory of the GPU with the pools that the settings want."""
 
 
+class DeviceFailure(RunnerError):
+    """A call of the CUDA runtime failed.
+
+    Args:
+        function: Which.
+        device_id: The GPU.
+        code: Its `cudaError_t`.
+        text: What CUDA says of that.
+    """
+
+    def __init__(self, function: str, device_id: int, code: int, text: str) -> None:
+        super().__init__(f"{function} on GPU {device_id}: expected success, got {code}: {text}")
+        self.code = code
+
+
 class RunEnded(Exception):
     """A run was ended from outside."""
 
@@ -57,6 +76,17 @@ def cause(error: BaseException) -> str:
     if found := _ARENA.search(text):
         return f"no {found[1]} bytes in one piece"
     return first_line(error)
+
+
+def is_device_lost(error: BaseException) -> bool:
+    """Whether an error of CUDA stays: whatever this process asks of the GPU from now on fails with it.
+
+    cuBLAS and cuDNN have codes of their own, which do not tell; the next copy then does.
+    """
+    if isinstance(error, DeviceFailure):
+        return error.code in _LASTING
+    found = _CUDA_FAILURE.search(str(error))
+    return found is not None and int(found[1]) in _LASTING
 
 
 def is_out_of_memory(error: BaseException) -> bool:
