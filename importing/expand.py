@@ -1,7 +1,7 @@
 """Recurrent nodes that CUDA does not run, out of operators that it runs.
 
 ONNX Runtime's CUDA provider leaves reset-before GRUs and layers with other functions than the usual to the CPU
-(`export.graph.cuda`): every run then waits for copies there and back. Here such a node becomes a product of its inputs
+(`export.graph.cells`): every run then waits for copies there and back. Here such a node becomes a product of its inputs
 for all steps and a `Scan` over them or, where its input is known to have one step, that step alone, which a CUDA graph
 can hold too.
 
@@ -16,15 +16,17 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from export.graph.cells import FUNCTIONS, PEEPHOLES
 from export.graph.cuda import refusal
 from importing.names import Names
 
 _MOST_BYTES: Final = 2**31 - 1  # of one protobuf message, as which types are asked for
 _OPSET: Final = 13  # the first whose Split and Squeeze take sizes and axes as inputs
-_USUAL: Final = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 _GATES: Final = {"RNN": 1, "GRU": 3, "LSTM": 4}
-_FUNCTIONS: Final = frozenset({"Tanh", "Sigmoid", "Relu", "Softsign", "Softplus"})  # of no parameters
-_LENGTHS, _HIDDEN, _CELL, _PEEPHOLES = 4, 5, 6, 7  # positions among the inputs
+_OPERATORS: Final = {
+    name.lower(): name for name in ("Tanh", "Sigmoid", "Relu", "Softsign", "Softplus")
+}  # no parameters
+_LENGTHS, _HIDDEN, _CELL = 4, 5, 6  # positions among the inputs
 
 
 def expand(model: onnx.ModelProto) -> onnx.ModelProto | None:
@@ -75,13 +77,13 @@ def _can(node: onnx.NodeProto, inputs: onnx.TypeProto.Tensor) -> bool:
     values = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     known = {"activations", "direction", "hidden_size", "linear_before_reset"}
     extra = [name for name, value in values.items() if name not in known and value not in (0, 0.0)]
-    given = [bool(name) for name in node.input] + [False] * (_PEEPHOLES + 1)
+    given = [bool(name) for name in node.input] + [False] * (PEEPHOLES + 1)
     return (
         inputs.elem_type == TensorProto.FLOAT
         and not extra
         and not given[_LENGTHS]
-        and not given[_PEEPHOLES]
-        and _FUNCTIONS.issuperset(name.decode() for name in values.get("activations", ()))
+        and not given[PEEPHOLES]
+        and all(name.decode().lower() in _OPERATORS for name in values.get("activations", ()))
     )
 
 
@@ -97,8 +99,9 @@ class _Expansion:
         self._num_directions = 2 if self._direction == "bidirectional" else 1
         self._reset_after = bool(values.get("linear_before_reset", 0))
         self._hidden = int(values["hidden_size"])
-        usual = _USUAL[node.op_type] * self._num_directions
-        self._functions = [name.decode() for name in values.get("activations", ())] or usual
+        usual = FUNCTIONS[node.op_type] * self._num_directions
+        named = [_OPERATORS[name.decode().lower()] for name in values.get("activations", ())]
+        self._functions = named or list(usual)
         self._nodes: list[onnx.NodeProto] = []
 
     def build(self) -> list[onnx.NodeProto]:
@@ -123,7 +126,7 @@ class _Expansion:
         weights = [self._op("Transpose", recurrent, perm=[1, 0]), recurrent_bias]
         kinds = (_HIDDEN, _CELL) if self._node.op_type == "LSTM" else (_HIDDEN,)
         old = [self._initial(position, direction) for position in kinds]
-        count = len(_USUAL[self._node.op_type])
+        count = len(FUNCTIONS[self._node.op_type])
         functions = self._functions[direction * count : (direction + 1) * count]
         if self._one_step:
             new = self._step(self._op("Squeeze", projected, self._ints(0)), old, weights, functions)

@@ -14,14 +14,14 @@ from typing import Final, NamedTuple
 
 from service.runtime.errors import RunnerError
 
-Setting = int | float | str | tuple[str, ...]
+Setting = int | float | str | tuple[str, ...] | tuple[float, ...]
 _MOST_DEPTH: Final = 64  # of bodies within bodies
 _LOOPS: Final = frozenset({"Scan", "Loop"})
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 _GRAPH, _FUNCTIONS = 7, 25  # of a ModelProto
 _NODES, _FUNCTION_NODES = 1, 7  # of a GraphProto, of a FunctionProto
 _INPUT, _OUTPUT, _NAME, _OP_TYPE, _ATTRIBUTE = 1, 2, 3, 4, 5  # of a NodeProto
-_KEY, _FLOAT, _INT, _STRING, _BODY, _STRINGS, _BODIES = 1, 2, 3, 4, 6, 9, 11  # of an AttributeProto
+_KEY, _FLOAT, _INT, _STRING, _BODY, _FLOATS, _STRINGS, _BODIES = 1, 2, 3, 4, 6, 7, 9, 11  # of an AttributeProto
 
 
 class Node(NamedTuple):
@@ -32,7 +32,7 @@ class Node(NamedTuple):
         op_type: Which operator.
         inputs: Names of values; empty where an optional one is left out. Of a node with bodies, what they read too.
         outputs: Names of values.
-        settings: Attributes by name, those that are numbers and texts.
+        settings: Attributes by name, those that are numbers and texts, and lists of real numbers and of texts.
         looped: Whether it is in the body of a loop.
     """
 
@@ -112,6 +112,7 @@ def _read_attribute(encoded: memoryview) -> tuple[str, Setting | None, list[memo
     key = ""
     setting: Setting | None = None
     texts: list[str] = []
+    numbers: list[float] = []
     bodies: list[memoryview] = []
     for number, value in _fields(encoded):
         if isinstance(value, memoryview):
@@ -121,11 +122,15 @@ def _read_attribute(encoded: memoryview) -> tuple[str, Setting | None, list[memo
                 setting = _text(value)
             elif number == _STRINGS:
                 texts.append(_text(value))
+            elif number == _FLOATS:  # all of them, as newer writers do
+                numbers += (one for (one,) in struct.iter_unpack("<f", value))
             elif number in (_BODY, _BODIES):
                 bodies.append(value)
         elif number in (_FLOAT, _INT):
             setting = value
-    return key, tuple(texts) if texts else setting, bodies
+        elif number == _FLOATS:
+            numbers.append(value)
+    return key, tuple(texts) or tuple(numbers) or setting, bodies
 
 
 def _text(value: memoryview) -> str:

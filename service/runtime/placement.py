@@ -7,6 +7,7 @@ each run then waits for the state to be copied to the host and back, and no run 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from export.graph.cells import FUNCTIONS, refusals
 from export.manifest import GraphKind, GraphSpec, Manifest
 from service.runtime.errors import RunnerError
 from service.runtime.nodes import Node
@@ -18,17 +19,10 @@ _SMALL_OPS: Final = frozenset(
     | {"Identity", "Less", "Max", "Min", "Mul", "Not", "Range", "Reshape", "Shape", "Size", "Slice", "Squeeze", "Sub"}
     | {"Unsqueeze", "Where"}
 )
-_CELLS: Final = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+_CELLS: Final = frozenset({*FUNCTIONS, "DynamicQuantizeLSTM"})
 _BYTE_PRODUCTS: Final = frozenset({"MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"})
 _PRODUCTS: Final = _BYTE_PRODUCTS | {"MatMul", "Gemm", "FusedMatMul", "FusedGemm", "Einsum", "MatMulNBits"}
 _OF_NOTE: Final = _CELLS | _PRODUCTS
-# What CUDA has of each direction.
-_ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "LSTM": ("sigmoid", "tanh", "tanh"),
-    "GRU": ("sigmoid", "tanh"),
-    "RNN": ("tanh",),
-}
-_PEEPHOLES: Final = 7  # which input of an LSTM
 _MOST_NAMED: Final = 4  # nodes of a warning
 
 
@@ -189,27 +183,8 @@ def _why(op_type: str, nodes: Sequence[Node]) -> str:
         return "CUDA has none"
     if op_type in _BYTE_PRODUCTS:
         return "CUDA multiplies signed bytes with signed bytes alone"
-    reasons = [reason for node in nodes for reason in _unusual(node)]
+    reasons = [reason for node in nodes for reason in refusals(node.op_type, node.settings, node.inputs)]
     return reasons[0] if reasons else "ONNX Runtime does not tell why"
-
-
-def _unusual(node: Node) -> Iterator[str]:
-    """How a cell differs from what CUDA has."""
-    has = _ACTIVATIONS.get(node.op_type)
-    if has is None:
-        return
-    given = node.settings.get("activations")
-    if isinstance(given, tuple) and tuple(name.lower() for name in given) != (has * len(given))[: len(given)]:
-        yield f"activations {', '.join(given)}; CUDA has {', '.join(name.capitalize() for name in has)} alone"
-    for name in ("clip", "activation_alpha", "activation_beta"):
-        if name in node.settings:
-            yield f"{name}, which CUDA has not"
-    if node.op_type == "GRU" and node.settings.get("linear_before_reset", 0) != 1:
-        yield "linear_before_reset=0; CUDA has 1 alone"
-    if node.op_type == "LSTM" and node.settings.get("input_forget", 0) != 0:
-        yield "input_forget=1, which CUDA has not"
-    if node.op_type == "LSTM" and len(node.inputs) > _PEEPHOLES and node.inputs[_PEEPHOLES]:
-        yield "peepholes, which CUDA has not"
 
 
 def _listed(nodes: Sequence[str]) -> str:

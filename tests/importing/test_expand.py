@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.bundle import BundlePath
-from export.graph.cuda import refused_by_cuda
 from export.manifest import Variant, with_variant
 from importing.expand import expand
 from service.repository import ServedModel, open_bundle
 from service.runtime.opening import open_runner
 from service.runtime.runner import RunnerConfig
+from tests.export.graph.refused import refused_by_cuda
 from tests.importing.streams import take
 
 Attributes = dict[str, Any]
@@ -79,6 +79,7 @@ CASES: list[tuple[str, Attributes]] = [
     ("GRU", {}),
     ("GRU", {"direction": "reverse"}),
     ("GRU", {"direction": "bidirectional", "activations": ["Sigmoid", "Relu", "Sigmoid", "Tanh"]}),
+    ("GRU", {"activations": ["SIGMOID", "relu"]}),
     ("GRU", {"linear_before_reset": 1, "activations": ["Sigmoid", "Softsign"]}),
     ("LSTM", {"activations": ["Sigmoid", "Relu", "Tanh"]}),
     ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"], "direction": "reverse"}),

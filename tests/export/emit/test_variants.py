@@ -13,12 +13,12 @@ from export.emit.linear import Activation
 from export.emit.primitive import variants_of
 from export.emit.recurrent import emit_step
 from export.emit.weights import CellWeights
-from export.graph.cuda import refused_by_cuda
 from export.manifest import Precision, TensorSpec, Variant
 from models.config import Cell, EncoderDecoderConfig, LanguageModelConfig, ModelConfig, TaggerConfig
 from tests.export.emit.models import tiny
 from tests.export.emit.pools import make_pools
 from tests.export.emit.runtime import Array, Pooled, run, session
+from tests.export.graph.refused import refused_by_cuda
 
 CELLS: list[Cell] = ["lstm", "gru"]
 VARIANTS: list[Variant] = ["primitive", "folded"]
@@ -159,15 +159,25 @@ def test_no_graph_of_a_model_has_a_recurrent_node_that_cuda_refuses(config: Mode
     [
         ("LSTM", {}, 6, None),
         ("LSTM", {"direction": "bidirectional", "activations": ["Sigmoid", "Tanh", "Tanh"] * 2}, 6, None),
-        ("LSTM", {"activations": ["Sigmoid", "Relu", "Tanh"]}, 6, "expected activations Sigmoid, Tanh, Tanh, got"),
-        ("LSTM", {"clip": 3.0}, 6, "expected no clip, got 3"),
-        ("LSTM", {"input_forget": 1}, 6, "expected input_forget=0, got 1"),
-        ("LSTM", {}, 8, "expected no peepholes"),
+        (
+            "LSTM",
+            {"activations": ["Sigmoid", "Relu", "Tanh"]},
+            6,
+            "activations Sigmoid, Relu, Tanh; CUDA has Sigmoid, Tanh, Tanh alone",
+        ),
+        ("LSTM", {"activations": ["sigmoid", "tanh", "TANH"]}, 6, None),
+        ("LSTM", {"activation_beta": [0.5]}, 6, "activation_beta, which CUDA has not"),
+        ("LSTM", {"clip": 3.0}, 6, "clip, which CUDA has not"),
+        ("LSTM", {"input_forget": 1}, 6, "input_forget=1, which CUDA has not"),
+        ("LSTM", {}, 8, "peepholes, which CUDA has not"),
         ("GRU", {"linear_before_reset": 1}, 6, None),
-        ("GRU", {}, 6, "expected linear_before_reset=1, got 0"),
+        ("GRU", {}, 6, "linear_before_reset=0; CUDA has 1 alone"),
+        ("GRU", {"linear_before_reset": -1}, 6, "linear_before_reset=0; CUDA has 1 alone"),
         ("RNN", {}, 6, None),
-        ("RNN", {"activations": ["Relu"]}, 6, "expected activations Tanh, got Relu"),
-        ("RNN", {"activations": ["Tanh", "Sigmoid"]}, 6, "expected activations Tanh, got Tanh, Sigmoid"),
+        ("RNN", {"activations": ["tanh"]}, 6, None),
+        ("RNN", {"activation_alpha": [1.0]}, 6, "activation_alpha, which CUDA has not"),
+        ("RNN", {"activations": ["Relu"]}, 6, "activations Relu; CUDA has Tanh alone"),
+        ("RNN", {"activations": ["Tanh", "Sigmoid"]}, 6, "activations Tanh, Sigmoid; CUDA has Tanh alone"),
     ],
 )
 @pytest.mark.parametrize("inside", [False, True])

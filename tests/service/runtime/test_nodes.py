@@ -1,5 +1,6 @@
 """What is read of an ONNX file, beside what the package onnx reads of it."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,8 @@ def looping_model() -> onnx.ModelProto:
         helper.make_node("Scan", ["h0", "xs"], ["h1", "ys"], "loop", body=body, num_scan_inputs=1),
         helper.make_node(
             "GRU", ["ys", "w", "r", "", "", "h1"], ["", "last"], "cell",
-            hidden_size=3, clip=2.5, activations=["Sigmoid", "Relu"], direction="forward", linear_before_reset=-1,
+            hidden_size=3, clip=2.5, activations=["Sigmoid", "Relu"], activation_alpha=[0.5, -2.0], direction="forward",
+            linear_before_reset=-1,
         ),
         helper.make_node("Doubled", ["last"], ["end"], domain="ours"),
     ]  # fmt: skip
@@ -68,10 +70,27 @@ def test_nodes_of_bodies_and_functions_are_read_as_onnx_reads_them(tmp_path: Pat
         "hidden_size": 3,
         "clip": 2.5,
         "activations": ("Sigmoid", "Relu"),
+        "activation_alpha": (0.5, -2.0),
         "direction": "forward",
         "linear_before_reset": -1,
     }
     assert {node.name for node in found if node.looped} == {"in a branch", "choice", ""}
+
+
+def test_lists_of_real_numbers_are_read_in_both_ways_to_write_them(tmp_path: Path) -> None:
+    """One by one, as ONNX does it, and packed, as other writers may."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    attribute = field(1, b"activation_alpha") + field(7, struct.pack("<2f", 0.5, -2))
+    node = helper.make_node("RNN", ["x"], ["y"], activation_beta=[0.25]).SerializeToString() + field(5, attribute)
+    encoded = field(7, field(1, node))
+    (read,) = onnx.ModelProto.FromString(encoded).graph.node
+    assert [list(one.floats) for one in read.attribute] == [[0.25], [0.5, -2.0]]
+    (tmp_path / "model.onnx").write_bytes(encoded)
+    (found,) = read_nodes(tmp_path / "model.onnx")
+    assert found.settings == {"activation_beta": (0.25,), "activation_alpha": (0.5, -2.0)}
 
 
 def test_graphs_that_we_write_are_read(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
+from export.graph.cuda import refusal
 from export.manifest import GraphSpec, Manifest, StateSpec, TensorSpec
 from service.runtime.errors import RunnerError
 from service.runtime.nodes import Node, Setting, read_nodes
@@ -112,7 +113,7 @@ def test_a_graph_that_runs_where_it_should_is_not_worth_a_word() -> None:
         ("RNN", "x w r", {"activations": ("Sigmoid",)}, "activations Sigmoid; CUDA has Tanh alone"),
         ("RNN", "x w r", {"clip": 3.0}, "clip, which CUDA has not"),
         ("LSTM", "x w r", {"clip": 1.0}, "clip, which CUDA has not"),
-        ("LSTM", "x w r", {"activation_alpha": 1.0}, "activation_alpha, which CUDA has not"),
+        ("LSTM", "x w r", {"activation_alpha": (1.0,)}, "activation_alpha, which CUDA has not"),
         ("LSTM", "x w r", {"input_forget": 1}, "input_forget=1, which CUDA has not"),
         ("LSTM", "x w r b - h c p", {}, "peepholes, which CUDA has not"),
         ("LSTM", "x w r", {"activations": ("Sigmoid", "Tanh", "Relu")},
@@ -213,6 +214,9 @@ def test_fused_nodes_and_nodes_without_a_name_are_known_by_what_they_were() -> N
         ({"linear_before_reset": 1, "clip": 0.5}, "clip, which CUDA has not"),
         ({"linear_before_reset": 1, "activations": ["Sigmoid", "Relu"]},
          "activations Sigmoid, Relu; CUDA has Sigmoid, Tanh alone"),
+        ({"linear_before_reset": 1, "activations": ["sigmoid", "TANH"]}, "ONNX Runtime does not tell why"),
+        ({"linear_before_reset": 1, "activation_alpha": [0.1]}, "activation_alpha, which CUDA has not"),
+        ({"linear_before_reset": 1, "activation_beta": [0.1, 0.2]}, "activation_beta, which CUDA has not"),
     ],
 )  # fmt: skip
 def test_a_file_and_a_real_session_give_the_same_cells(tmp_path: Path, settings: dict[str, Any], reason: str) -> None:
@@ -235,6 +239,7 @@ def test_a_file_and_a_real_session_give_the_same_cells(tmp_path: Path, settings:
     assignment = session.get_provider_graph_assignment_info()
     placement = place(assignment, read_nodes(tmp_path / "model.onnx"), SEQUENCE, MANIFEST, CPU)
     assert placement == Placement((f"GRU cell ({reason})",), ())
+    assert (refusal(graph.node[0]) or "ONNX Runtime does not tell why") == reason  # so do export and import
 
 
 def test_work_on_the_cpu_is_found_and_arithmetic_on_shapes_passed_over() -> None:
