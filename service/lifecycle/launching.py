@@ -155,7 +155,7 @@ def launch(
         limits=Limits.of(manifest, settings, max_sessions),
         provider=runner.provider,
         state_bytes=runner.state_bytes,
-        warnings=model.warnings,
+        warnings=(*model.warnings, *model.variances),
         decode_tags=None
         if crf is None
         else partial(viterbi, start=crf.start, end=crf.end, transitions=crf.transitions),

@@ -12,6 +12,7 @@ from service.engine.engine import Engine
 from service.engine.interface import SessionEnded
 from service.errors import ModelNotFound, SessionNotFound, ShuttingDown
 from service.lifecycle.serving import Serving, Update
+from service.measuring.variance import Variance
 from service.models import LiveModel
 from service.repository import list_models
 from service.settings import Settings
@@ -52,6 +53,22 @@ async def first_total(model: LiveModel) -> float:
     total, _ = await step(model, session, 0)
     await close_session(model, session)
     return total
+
+
+async def test_what_is_logged_of_a_model_as_a_warning_is_told_to_who_asks_for_it(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = Variance("step", "state:total", (2, 3), 1.9e-05, False)
+    monkeypatch.setattr("service.repository.probe_company", lambda *_: (found,))
+    shelf.put("acc", 1)
+    async with serving_of(shelf) as serving:
+        await look(serving, shelf)
+        [model] = serving.models
+    said = "step: state:total differs in batches of 2, 3 by up to 1.9e-05"
+    assert (model.warnings, model.batch_invariant) == ((said,), False)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"model acc version 1: {said}"
+    ]
 
 
 @pytest.mark.parametrize(

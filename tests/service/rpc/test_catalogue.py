@@ -47,3 +47,11 @@ async def test_an_imported_model_is_told_of_and_has_no_sessions_of_tokens(world:
     world.models.put(changed(world.models.by_name["lm"], name="vad", task="tensors", imported=imported))
     told = await world.stub.GetModel(pb.GetModelRequest(model=pb.ModelRef(name="vad")))
     assert (told.task, told.supports_sessions) == (pb.TASK_TENSORS, False)
+
+
+async def test_warnings_of_a_model_are_told(world: World) -> None:
+    said = ("runs on the CPU", "step: state:total differs in batches of 2, 3 by up to 1.9e-05")
+    world.models.put(replace(world.models.by_name["lm"], warnings=said))
+    assert (await world.stub.GetModel(pb.GetModelRequest(model=pb.ModelRef(name="lm")))).warnings == list(said)
+    told = (await world.stub.ListModels(pb.ListModelsRequest())).models
+    assert [tuple(model.warnings) for model in told if model.ref.name == "lm"] == [said]
