@@ -108,19 +108,26 @@ def open_quickest(
         clock: As of `Timing`.
 
     Raises:
-        Exception: What opening raises. A variant that cannot be run is left out, and so is the graph as it is where
-            only a variant can.
+        ProviderUnavailable: CUDA was insisted on and does not work.
+        Exception: What opening raises. A variant that cannot be run is left out, even if it was the quickest once, and
+            so is the graph as it is where only a variant can.
     """
     if not variants(manifest):
         return open_runner(manifest)
     path = folder / FOLDER / f"{key(host, manifest)}.variant.json"
     kept = _read(path)
     if kept is not None:
-        runner = open_runner(with_variant(manifest, kept.variant))
-        if runner.provider == kept.provider:
-            _tell(manifest, kept)
-            return runner
-        runner.close()  # the GPU is not what it was
+        try:
+            runner = open_runner(with_variant(manifest, kept.variant))
+        except ProviderUnavailable:  # of the machine: nothing measured anew can help
+            raise
+        except Exception as error:
+            _leave_out(manifest, kept.variant or _NODE, first_line(error))
+        else:
+            if runner.provider == kept.provider:
+                _tell(manifest, kept)
+                return runner
+            runner.close()  # the GPU is not what it was
     choice = measure(manifest, host, threads, open_trial, clock)
     _tell(manifest, choice)
     try:
@@ -143,33 +150,35 @@ def measure(
         ProviderUnavailable: CUDA was insisted on and does not work.
         Exception: What opening the graph as it is raises, where no variant can be run either.
     """
-    series: dict[Candidate, dict[int, float]] = {}
-    provider = ""
+    tried: dict[str, dict[Candidate, dict[int, float]]] = {}  # by provider
     failure: Exception | None = None
     for variant in (None, *variants(manifest)):
         try:
             runner = open_trial(with_variant(manifest, variant))
             try:
-                series[variant or _NODE] = _time_steps(runner, threads, clock)
+                series = _time_steps(runner, threads, clock)
             finally:
                 runner.close()
         except ProviderUnavailable:  # of the machine: no variant can help
             raise
         except Exception as error:
             failure = failure or error
-            what = f"variant {variant}" if variant else "the graph as it is"
-            reason = first_line(error)
-            _log.warning("model %s version %d: %s is left out: %s", manifest.name, manifest.version, what, reason)
-            continue
-        provider = provider or runner.provider
-    if failure is not None and not series:
+            _leave_out(manifest, variant or _NODE, first_line(error))
+        else:
+            tried.setdefault(runner.provider, {})[variant or _NODE] = series
+    if failure is not None and not tried:
         raise failure
+    # What falls back to the CPU is not what was asked for, however quick it is there.
+    provider = next((name for name in tried if name != CPU), CPU)
+    for other in tried.keys() - {provider}:
+        for name in tried[other]:
+            _leave_out(manifest, name, f"it runs on {other}, others on {provider}")
     return Choice(
         host=host,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         provider=provider,
-        variant=quickest(series),
-        step_seconds=series,
+        variant=quickest(tried[provider]),
+        step_seconds=tried[provider],
     )
 
 
@@ -192,8 +201,16 @@ def _time_steps(runner: TimedRunner, threads: int, clock: Callable[[], float] | 
 
 
 def _tell(manifest: Manifest, choice: Choice) -> None:
-    chosen = choice.variant or "the graph as it is"
-    _log.info("model %s version %d: the quickest here is %s", manifest.name, manifest.version, chosen)
+    _log.info("%s: the quickest here is %s", _model(manifest), choice.variant or "the graph as it is")
+
+
+def _leave_out(manifest: Manifest, name: Candidate, reason: str) -> None:
+    what = "the graph as it is" if name == _NODE else f"variant {name}"
+    _log.warning("%s: %s is left out: %s", _model(manifest), what, reason)
+
+
+def _model(manifest: Manifest) -> str:
+    return f"model {manifest.name} version {manifest.version}"
 
 
 def _read(path: Path) -> Choice | None:

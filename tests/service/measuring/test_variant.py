@@ -56,8 +56,8 @@ def manifest_of(*names: Variant) -> Manifest:
 class Host:
     """Opens runners that run nothing and move one clock; notes which were opened, and that all trials were closed."""
 
-    def __init__(self, seconds: Seconds, provider: str = CPU, broken: str = "") -> None:
-        self.seconds, self.provider, self.broken = seconds, provider, broken
+    def __init__(self, seconds: Seconds, provider: str = CPU, broken: str = "", fallen_back: str = "") -> None:
+        self.seconds, self.provider, self.broken, self.fallen_back = seconds, provider, broken, fallen_back
         self.now = 0.0
         self.opened: list[str] = []
         self.trials: list[str] = []
@@ -65,15 +65,19 @@ class Host:
         self.open_trials = 0
 
     def open(self, manifest: Manifest) -> "FakeRunner":
+        self._expect_whole(manifest)
         self.opened.append(manifest.graphs["step"].file)
         return FakeRunner(self, manifest, trial=False)
 
     def open_trial(self, manifest: Manifest) -> "FakeRunner":
-        if manifest.graphs["step"].file == self.broken:
-            raise RuntimeError("no kernel for Gemm\nwith more lines")
+        self._expect_whole(manifest)
         self.trials.append(manifest.graphs["step"].file)
         self.open_trials += 1
         return FakeRunner(self, manifest, trial=True)
+
+    def _expect_whole(self, manifest: Manifest) -> None:
+        if manifest.graphs["step"].file == self.broken:
+            raise RuntimeError("no kernel for Gemm\nwith more lines")
 
     def measure(self, manifest: Manifest) -> Choice:
         choice = measure(manifest, "here", 1, self.open_trial, clock=lambda: self.now)
@@ -86,7 +90,8 @@ class Host:
 
 class FakeRunner:
     def __init__(self, host: Host, manifest: Manifest, trial: bool) -> None:
-        self.manifest, self.provider = manifest, host.provider
+        self.manifest = manifest
+        self.provider = CPU if manifest.graphs["step"].file == host.fallen_back else host.provider
         self._host, self._trial = host, trial
         self.closed = False
 
@@ -188,6 +193,22 @@ def test_where_cuda_does_not_work_no_variant_is_tried_and_that_alone_is_said(cap
     assert not caplog.messages
 
 
+@pytest.mark.parametrize(
+    ("fallen_back", "best"), [("step.onnx", "primitive"), ("step.primitive.onnx", "folded"), ("", "primitive")]
+)
+def test_what_falls_back_to_the_cpu_is_not_compared_with_what_does_not(
+    fallen_back: str, best: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else the quickest there would be: a single row is quicker on the CPU."""
+    seconds = {"step.onnx": 3e-3, "step.primitive.onnx": 1e-3, "step.folded.onnx": 2e-3, fallen_back: 1e-6}
+    host = Host(lambda file, rows: seconds[file], provider=CUDA, fallen_back=fallen_back)
+    choice = host.measure(manifest_of("primitive", "folded"))
+    assert (choice.variant, choice.provider) == (best, CUDA)
+    assert len(choice.step_seconds) == (2 if fallen_back else 3)
+    left_out = f"is left out: it runs on {CPU}, others on {CUDA}"
+    assert [left_out in message for message in caplog.messages] == ([True] if fallen_back else [])
+
+
 def _refuse(manifest: Manifest) -> FakeRunner:
     raise ValueError(
         "the first that went wrong" if manifest.graphs["step"].file == "step.onnx" else "what came after it"
@@ -223,6 +244,32 @@ def test_the_choice_is_kept_for_this_host_these_settings_and_this_provider(
     assert on_gpu.open_quickest(tmp_path, manifest).manifest == manifest
     assert on_gpu.opened == ["step.primitive.onnx", "step.onnx"] and len(on_gpu.trials) == 2
     assert Choice.model_validate_json(path.read_bytes()).provider == CUDA
+
+
+def test_a_choice_that_cannot_be_opened_any_more_is_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = manifest_of("primitive", "folded")
+    Host(by_file(node=1.0, primitive=0.4, folded=0.5)).open_quickest(tmp_path, manifest)
+    [path] = (tmp_path / FOLDER).iterdir()
+    for broken, best in (("step.primitive.onnx", "folded"), ("step.folded.onnx", None)):
+        host = Host(by_file(node=1.0, primitive=1.0, folded=0.5), broken=broken)
+        assert host.open_quickest(tmp_path, manifest).manifest == with_variant(manifest, best)  # type: ignore[arg-type]
+        assert host.open_trials == 0 and Choice.model_validate_json(path.read_bytes()).variant == best
+    assert "model m version 1: variant primitive is left out: no kernel for Gemm" in caplog.text
+
+
+def test_where_cuda_does_not_work_a_choice_stays_as_it_is(tmp_path: Path) -> None:
+    manifest = manifest_of("primitive")
+    host = Host(by_file(node=1.0, primitive=0.5))
+    host.open_quickest(tmp_path, manifest)
+
+    def without(manifest: Manifest) -> FakeRunner:
+        raise ProviderUnavailable("a working CUDAExecutionProvider", "no NVIDIA driver")
+
+    with pytest.raises(ProviderUnavailable, match="no NVIDIA driver"):
+        open_quickest(tmp_path, manifest, "here", 1, without, host.open_trial)
+    assert len(host.trials) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 2}', b"\xff\xfe"])
