@@ -8,6 +8,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graph.walk import all_nodes, bodies, reads
 from export.manifest import DType, GraphSpec, Precision, TensorSpec, Variant
 
 # Opset 22 registers the recurrent operators anew, which CUDA kernels do not follow everywhere.
@@ -180,7 +181,8 @@ class GraphBuilder:
         for node in self._nodes:
             # In place of Identity nodes, which would stand between ScatterND and the pool that it updates in place.
             node.output[:] = [self._output_names.get(value, value) for value in node.output]
-            node.input[:] = [self._output_names.get(value, value) for value in node.input]
+            for reader in (node, *(inner for body in bodies(node) for inner in all_nodes(body))):
+                reader.input[:] = [self._output_names.get(value, value) for value in reader.input]
         self._drop_unread()
         return helper.make_graph(
             self._nodes,
@@ -196,7 +198,7 @@ class GraphBuilder:
         for node in reversed(self._nodes):
             if read.intersection(node.output):
                 kept.append(node)
-                read.update(node.input)
+                read |= reads(node)
         self._nodes = kept[::-1]
         self._initializers = {name: tensor for name, tensor in self._initializers.items() if name in read}
 

@@ -45,6 +45,29 @@ def test_what_nobody_reads_is_left_out() -> None:
     assert [value.name for value in model.input] == ["x"] and unread in model.node[1].output
 
 
+def test_what_the_body_of_a_node_reads_from_around_it_is_kept() -> None:
+    """An output among it too, under the name that it gets."""
+    graph = GraphBuilder("branching")
+    x = graph.input("x", "float32", ("B", 2))
+    doubled = graph.op("Mul", x, graph.scalar(2.0))
+    squashed = graph.op("Tanh", x)
+    branches = []
+    for name, op_type in (("then", "Add"), ("else", "Sub")):
+        body = GraphBuilder(name, prefix=f"{name}.")
+        body.output(body.op(op_type, doubled, squashed), f"{name}.y", "float32", ("B", 2))
+        branches.append(body.body())
+    positive = graph.op("Greater", graph.op("ReduceSum", x, keepdims=0), graph.scalar(0.0))
+    graph.output(graph.op("If", positive, then_branch=branches[0], else_branch=branches[1]), "y", "float32", ("B", 2))
+    graph.output(squashed, "squashed", "float32", ("B", 2))
+    opened = session(graph.build())
+    for given, combine in (
+        (np.array([[1.0, 0.5]], np.float32), np.add),
+        (np.array([[-1, 0]], np.float32), np.subtract),
+    ):
+        got = run(opened, {"x": given})["y"]
+        np.testing.assert_allclose(got, combine(2 * given, np.tanh(given)), rtol=1e-6)
+
+
 def test_names_are_taken_once() -> None:
     graph = GraphBuilder("names")
     graph.weight(np.zeros(1), "w")
