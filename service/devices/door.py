@@ -12,10 +12,12 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from service.devices.balance import Evenness
 from service.devices.descriptions import Gathering
+from service.devices.elsewhere import Elsewhere
+from service.devices.engines import Make, close_all
 from service.devices.load import Kind
 from service.devices.moves import Moves
 from service.devices.pins import Pin, Pins
@@ -26,7 +28,6 @@ from service.engine.interface import (
     AnyRequest,
     Cancelled,
     DescribeSessions,
-    EngineDoor,
     EngineStats,
     Event,
     Failed,
@@ -42,21 +43,6 @@ from service.engine.interface import (
     TokensDecided,
 )
 from service.errors import DeadlineExceeded, Overloaded, ServiceError, SessionNotFound, ShuttingDown
-
-
-class DeviceEngine(EngineDoor, Protocol):
-    """What is needed of an engine besides its door; `service.engine.engine.Engine` is one."""
-
-    failed: bool
-
-    def start(self) -> None:
-        """Begin to serve."""
-
-    def close(self) -> None:
-        """Stop; what has not finished fails with ShuttingDown."""
-
-
-Make = Callable[[Publish, Callable[[], None]], DeviceEngine]
 
 
 class Devices:
@@ -93,6 +79,7 @@ class Devices:
         self._engines = [make(self._hears(device), self._stopped) for device, make in enumerate(makers)]
         self._moves = Moves(self._engines, self._pins, lambda: next(self._own_ids), self._pass_on, self._refuse_late)
         self._spreading = Spreading(self._pins, self._moves, evenness or Evenness(), clock)
+        self._elsewhere = Elsewhere(self._engines, self._pins, self._unanswered)
         self._num_refused = 0  # here, less what one engine refused and another one took
         self._closing = self._told = False
 
@@ -115,11 +102,7 @@ class Devices:
         """Stop all engines, side by side; what has not finished fails with ShuttingDown."""
         with self._lock:
             self._closing = True
-        closing = [threading.Thread(target=engine.close, daemon=True) for engine in self._engines]
-        for thread in closing:
-            thread.start()
-        for thread in closing:  # an engine's close is bounded by itself
-            thread.join()
+        close_all(self._engines)
         with self._lock:
             self._moves.abandon(_shut_down())
             self._flush()
@@ -209,7 +192,7 @@ class Devices:
         if pin is not None:  # its engine says that it is open already
             self._send(pin.device, request, pin)
         elif self._has_room(request):
-            device = min(self._alive(), key=lambda one: (self._spreading.num_sessions(one), self._wait_s(one)))
+            device = self._by_sessions()[0]
             try:
                 self._send(device, request, self._pins.add(request.session, device))
             except ServiceError:
@@ -306,6 +289,8 @@ class Devices:
             self._events.append(event)
         elif isinstance(event, SessionEnded):
             self._end_session(device, event)
+        elif isinstance(event, Failed) and self._elsewhere.open(event, self._by_sessions()):
+            self._num_refused -= 1
         elif event.request > 0:
             self._settle(event)
         elif event.request in self._gathering:
@@ -345,6 +330,10 @@ class Devices:
         """The devices whose engine no bug has ended; if that is none, all of them: they say so."""
         alive = [device for device, engine in enumerate(self._engines) if not engine.failed]
         return alive or list(range(len(self._engines)))
+
+    def _by_sessions(self) -> list[int]:
+        """Those that are alive, the one with the fewest sessions first."""
+        return sorted(self._alive(), key=lambda device: (self._spreading.num_sessions(device), self._wait_s(device)))
 
     def _wait_s(self, device: int) -> float:
         """How long new work would take on a device."""

@@ -44,11 +44,13 @@ class Asked(NamedTuple):
         device: Which deals with it; None: none yet, or several.
         kind: What it counts as.
         pin: Of the session that it is for.
+        refused: Devices that it was given to before.
     """
 
     device: int | None
     kind: Kind
     pin: Pin | None
+    refused: tuple[int, ...] = ()
 
 
 class Unanswered:
@@ -80,6 +82,24 @@ class Unanswered:
         """Whether a request without an end closes a session."""
         return isinstance(self._turning.get(request), CloseSession)
 
+    def opening(self, request: RequestId) -> OpenSession | None:
+        """The request of that id, if it begins a session and has no end."""
+        begins = self._turning.get(request)
+        return begins if isinstance(begins, OpenSession) else None
+
+    def was_given(self, request: RequestId, device: int) -> bool:
+        """Whether a device deals with a request, or has refused it."""
+        asked = self._asked[request]
+        return device == asked.device or device in asked.refused
+
+    def give_anew(self, request: RequestId, device: int) -> None:
+        """Another device deals with a request now than the one that has refused it."""
+        asked = self._asked[request]
+        if asked.device is not None:
+            self.loads[asked.device].end(asked.kind, finished=False)
+            self._asked[request] = asked._replace(refused=(*asked.refused, asked.device))
+        self.give(request, device)
+
     def note(self, device: int | None, request: AnyRequest, pin: Pin | None) -> None:
         """Count a request that was taken; of an open or a fork `begins` tells besides."""
         asked = self._asked[request.id] = Asked(device, kind_of(request), pin)
@@ -106,7 +126,7 @@ class Unanswered:
         asked = self._asked.pop(event.request, None)
         if asked is None:  # a bug of ours, which is not to keep others from their answers
             return
-        device, kind, pin = asked
+        device, kind, pin, _ = asked
         finished = isinstance(event, Finished)
         if device is not None:
             self.loads[device].end(kind, finished)

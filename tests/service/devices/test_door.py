@@ -1,5 +1,6 @@
 """One door to two engines whose turns are driven by hand: who gets what, and what is told."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -121,7 +122,7 @@ class Hands:
         """A bug ends the engine of a device."""
         engine = self.engines[device]
         with engine._lock:
-            engine._fail()
+            engine._fail(RuntimeError("a bug"))
             engine._end()
 
     @contextmanager
@@ -212,6 +213,52 @@ def test_new_work_that_one_device_has_no_place_for_goes_to_the_other_one() -> No
         world.run()
         assert world.door.stats().requests_refused == 1
         assert all(world.value(request) == "length" for request in asked)
+
+
+def fill(world: Hands, device: int) -> int:
+    """Leave a device of two slots and two states no room for one more session, with but one session; that one."""
+    session = world.open()
+    for mark in range(2):
+        world.ask(MarkSession(world.new_id(), session, mark))
+    world.run()
+    assert world.device_of(session) == device
+    return session
+
+
+def test_a_session_that_one_device_has_no_room_for_opens_on_the_other_one() -> None:
+    with hands(max_host_bytes=2 * STATE_BYTES) as world:
+        full = fill(world, 0)
+        sessions = [full, world.open(), world.open(), world.open()]
+        world.run()
+        assert [world.device_of(session) for session in sessions] == [0, 1, 0, 1]
+        more = [world.open() for _ in range(2)]  # of which the first device has no slot for any
+        world.run()
+        assert [world.device_of(session) for session in more] == [1, 1]
+        assert world.door.stats().requests_refused == 0
+        stepped = [world.step(session, 4) for session in (*sessions, *more)]
+        world.run()
+        assert [world.best(request) for request in stepped] == [[best_after(4)]] * 6
+        refused = OpenSession(world.new_id(), world.new_id())
+        world.ask(refused)
+        world.run()
+        assert isinstance(world.error(refused.id), Overloaded)  # nobody has any
+        assert world.pinned() == sorted([*sessions, *more])
+        assert world.door.stats().requests_refused == 1
+
+
+def test_a_session_of_which_more_was_asked_is_opened_where_that_was_sent_or_not_at_all() -> None:
+    with hands(max_host_bytes=2 * STATE_BYTES) as world:
+        fill(world, 0)
+        opened = [world.open() for _ in range(3)]
+        world.run()
+        assert [world.device_of(session) for session in opened] == [1, 0, 1]
+        request = OpenSession(world.new_id(), world.new_id())
+        world.ask(request)
+        stepped = world.step(request.session, 4)
+        world.run()
+        assert isinstance(world.error(request.id), Overloaded)
+        assert isinstance(world.error(stepped), SessionNotFound)
+        assert world.pinned() == sorted([1, *opened])
 
 
 def test_a_fork_lives_with_its_source() -> None:
@@ -617,7 +664,7 @@ def test_a_session_that_has_arrived_outlives_the_device_that_it_came_from() -> N
         world.door.move(session, 1)
         world.turn(0)
         with world.engines[0]._lock:
-            world.engines[0]._fail()
+            world.engines[0]._fail(RuntimeError("a bug"))
         world.turn(1)
         with world.engines[0]._lock:  # it was not told any more that the session is gone
             world.engines[0]._end()
@@ -652,4 +699,27 @@ def test_what_waits_for_an_engine_that_never_answers_is_refused_when_the_door_cl
         with mock.patch.object(world.engines[0], "close"):  # it is in a run that does not end
             world.door.close()
         assert isinstance(world.error(waiting), ShuttingDown)
+        world.engines[0].close()
+
+
+def test_an_engine_that_does_not_close_is_left_behind(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.devices.engines.CLOSE_S", 0.01)
+    with hands() as world:
+        session = world.open()
+        world.run()
+        world.door.move(session, 1)
+        waiting = world.step(session, 4)
+        go_on, in_time = threading.Event(), list[bool]()
+
+        def hang() -> None:
+            in_time.append(go_on.wait(10))
+
+        with mock.patch.object(world.engines[0], "close", hang):
+            world.door.close()
+        assert in_time == []
+        go_on.set()
+        assert isinstance(world.error(waiting), ShuttingDown)
+        assert "engine 0 of 2: expected it to close within 0.01 s, left behind" in caplog.text
         world.engines[0].close()
