@@ -168,10 +168,14 @@ class Runner:
         """By graph, the rows of the batches that are replayed as CUDA graphs on some thread."""
         return self._device.captured if self._device else {}
 
-    def warm_up(self) -> None:
-        """Capture all that the calling thread can replay; otherwise a size is captured when it first runs there."""
+    def warm_up(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Capture all that the calling thread can replay; otherwise a size is captured when it first runs there.
+
+        Args:
+            stop: Asked before each capture: whether to leave the rest out.
+        """
         if self._device:
-            self._device.warm_up()
+            self._device.warm_up(stop)
 
     @property
     def uncaptured(self) -> str:

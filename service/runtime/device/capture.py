@@ -43,6 +43,8 @@ class Captures:
         sizes: The same, in order.
         captured: Those that some thread has captured.
         num_bytes: Of the device, that captures took.
+        proved: Whether it has been seen that replays do what they should.
+        failed: Why no more are captured; empty: nothing went wrong.
     """
 
     def __init__(self, spec: GraphSpec, manifest: Manifest, sizes: list[int]) -> None:
@@ -51,7 +53,9 @@ class Captures:
         self.num_bytes = 0
         self._spec, self._manifest = spec, manifest
         self._threads = threading.local()
-        self._failed = False
+        self._postponed: set[int] = set()
+        self.proved = False
+        self.failed = ""
 
     def options(self, rows: int) -> ort.RunOptions | None:
         """Options with which the calling thread replays a batch of so many rows; None: it has not captured it."""
@@ -60,7 +64,7 @@ class Captures:
 
     def wants(self, rows: int) -> bool:
         """Whether the calling thread should capture a batch of so many rows before it runs one."""
-        return rows not in self._here and rows in self.sizes and not self._failed
+        return rows not in self._here and rows in self.sizes and not self.failed
 
     def batch(self, rows: int) -> dict[str, Array]:
         """Make a batch that reads the initial state and writes to scratch."""
@@ -74,8 +78,14 @@ class Captures:
 
     def give_up(self, reason: str) -> None:
         """Capture nothing more; what is captured stays."""
-        self._failed = True
+        self.failed = reason
         _log.warning("model %s: no more steps are captured: %s", self._manifest.name, reason)
+
+    def postpone(self, rows: int, reason: str) -> None:
+        """Note that a batch of so many rows could not be captured yet; the next run of one tries again."""
+        if rows not in self._postponed:
+            self._postponed.add(rows)
+            _log.info("model %s: steps of %d rows are not captured yet: %s", self._manifest.name, rows, reason)
 
     @property
     def _here(self) -> dict[int, ort.RunOptions]:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import weakref
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +48,6 @@ class OnDevice:
     Attributes:
         graphs: Proved.
         pools: What they are bound to.
-        uncaptured: Why there are none; empty if there are.
         warnings: What the operator should know.
 
     Raises:
@@ -68,7 +69,7 @@ class OnDevice:
         self._captures: Captures | None = None
         self._most_rows = most_rows
         self.warnings: tuple[str, ...] = ()
-        self.uncaptured = ""
+        self._reason = ""
         wants = self._wants(most_rows)
         self.sessions = {kind: self._session(kind, wants and kind == _STEP) for kind in manifest.graphs}
         with GATE.shared():
@@ -78,20 +79,26 @@ class OnDevice:
         self.graphs = {kind: self._graph(kind) for kind in manifest.graphs}
         write_initial_states(folder, manifest, self.pools)
         self._prove_all()
-        if wants and not self.uncaptured:
+        if wants and not self._reason:
             self._capture()
         taken = ", ".join(f"{what} {num_bytes / 2**20:.1f} MiB" for what, num_bytes in self.sizes.items())
-        _log.info("model %s: %s; %s", manifest.name, taken, self.uncaptured or "steps are captured")
+        _log.info("model %s: %s; %s", manifest.name, taken, self._reason or "steps are captured")
+
+    @property
+    def uncaptured(self) -> str:
+        """Why no steps are captured, or no more; empty if all are, by and by."""
+        return self._reason or (self._captures.failed if self._captures else "")
 
     @property
     def captured(self) -> dict[GraphKind, list[int]]:
         """Rows of the batches that some thread replays, by graph."""
         return {_STEP: sorted(self._captures.captured)} if self._captures else {}
 
-    def warm_up(self) -> None:
-        """Capture on the calling thread all that it will replay."""
+    def warm_up(self, stop: Callable[[], bool]) -> None:
+        """Capture on the calling thread all that it will replay, unless told to stop before."""
         if self._captures and (resident := self.graphs[_STEP].resident):
-            resident.warm_up(reversed(self._captures.sizes))  # the largest first: the others lie in its buffers
+            sizes = reversed(self._captures.sizes)  # the largest first: the others lie in its buffers
+            resident.warm_up(takewhile(lambda _: not stop(), sizes))
 
     def stop_padding(self) -> None:
         """From now on run batches as large as they are: how many rows they have is not all one."""
@@ -114,26 +121,32 @@ class OnDevice:
         """Whether steps are to be captured, as far as can be told before anything is opened."""
         spec = self._manifest.graphs.get(_STEP)
         if not most_rows:
-            self.uncaptured = "switched off"
+            self._reason = "switched off"
         elif spec is None:
-            self.uncaptured = "there is no step graph"
+            self._reason = "there is no step graph"
         else:
-            self.uncaptured = why_not(spec, self._manifest)
-        return not self.uncaptured
+            self._reason = why_not(spec, self._manifest)
+        return not self._reason
 
     def _session(self, kind: GraphKind, captured: bool) -> ort.InferenceSession:
         with GATE.shared():
             if not captured:
-                return self._open(kind, False)
+                return self._opened(kind, False)
             try:
-                return self._open(kind, True)
+                return self._opened(kind, True)
             except Exception as error:  # of many types, one of which is that this graph cannot be captured
-                session = self._open(kind, False)
+                session = self._opened(kind, False)
                 self._do_without(first_line(error))
                 return session
 
+    def _opened(self, kind: GraphKind, captured: bool) -> ort.InferenceSession:
+        """Open a session whose memory is given back inside the gate, whoever lets go of it, wherever."""
+        session = self._open(kind, captured)
+        weakref.finalize(session, GATE.later, [session._sess].clear).atexit = False  # the one that Python's wraps
+        return session
+
     def _do_without(self, reason: str) -> None:
-        self.uncaptured = reason
+        self._reason = reason
         self.warnings += (f"graph {_STEP}: runs without CUDA graphs: {reason}",)
 
     def _graph(self, kind: GraphKind) -> DeviceGraph:
@@ -157,7 +170,7 @@ class OnDevice:
             for kind in self.graphs:
                 self._prove(kind)
             self.warnings += (f"two of each pool, one copied to the other at each run: {failure}",)
-            self.uncaptured = self.uncaptured or "pools change places"
+            self._reason = self._reason or "pools change places"
 
     def _prove(self, kind: GraphKind) -> None:
         prove(f"graph {kind} on {self._provider}", self.graphs[kind], self._manifest, self.pools, _TURNS)
@@ -166,12 +179,12 @@ class OnDevice:
         """Have steps captured, and prove what is replayed; if anything goes wrong, open the graph again without."""
         resident = self.graphs[_STEP].resident
         if not self._memory.captures:
-            self.uncaptured = "the device knows no such thing"
+            self._reason = "the device knows no such thing"
         elif resident is None:
-            self.uncaptured = "its tensors cannot stay on the device"
+            self._reason = "its tensors cannot stay on the device"
         elif resident.reads_host:
-            self.uncaptured = "it has inputs that ONNX Runtime wants in host memory"
-        if resident is None or self.uncaptured:
+            self._reason = "it has inputs that ONNX Runtime wants in host memory"
+        if resident is None or self._reason:
             return
         spec = self._manifest.graphs[_STEP]
         sizes = sizes_to_capture(resident.pads, self._most_rows)
@@ -186,3 +199,4 @@ class OnDevice:
             self._prove(_STEP)
         else:
             self._captures = captures
+            captures.proved = True

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from export.manifest import Manifest, TensorSpec, storage
 from service.runtime.device.capture import LANE, SCRATCH_ROW, Captures
-from service.runtime.device.gate import GATE
+from service.runtime.device.gate import GATE, NoTurn
 from service.runtime.device.layout import Layout, bucket, lay_out
 from service.runtime.device.memory import Block, Bytes, DeviceMemory, Transfer
 from service.runtime.device.pools import DevicePools
@@ -37,6 +37,7 @@ _MOST_BYTES: Final = 2**28  # of the inputs or outputs of a batch
 _WIDE: Final = 2**12  # bytes a row of an output that is bound only if it is wanted: a vocabulary's probabilities
 _MOST_BOUND: Final = 128  # shapes of batches, a lane, besides those that are captured
 _MOST_FILLED: Final = 512  # of batches that are not padded yet
+_PROOF_WAIT_S: Final = 30.0  # for the GPU, while a bundle is opened: what could not be proved is never captured
 
 
 class Session(Protocol):
@@ -161,7 +162,7 @@ class Resident:
         """Capture batches of some sizes that the calling thread has not captured yet.
 
         Raises:
-            Exception: What ONNX Runtime raises, if nothing at all has been captured before.
+            Exception: What ONNX Runtime raises, or NoTurn, while captures are being proved.
         """
         for rows in sizes:
             if self.captures is not None and self.captures.wants(rows):
@@ -176,10 +177,12 @@ class Resident:
         self._session.run_with_iobinding(filled.bound.binding, options)
 
     def _capture(self, captures: Captures, rows: int) -> None:
-        """Capture a batch of a padded size on the calling thread; where that fails no more are captured.
+        """Capture a batch of a padded size on the calling thread, if others leave the GPU to it.
+
+        Where ONNX Runtime fails at it no more are captured.
 
         Raises:
-            Exception: What ONNX Runtime raises, if nothing has been captured before.
+            Exception: What ONNX Runtime raises, or NoTurn, while captures are being proved.
         """
         batch = captures.batch(rows)
         filled = self._find(batch, (), LANE)
@@ -187,14 +190,17 @@ class Resident:
             return
         options = run_options(str(captures.sizes.index(rows) + 1))
         try:
-            with GATE.alone():
+            with GATE.alone(0.0 if captures.proved else _PROOF_WAIT_S):
                 free = self._memory.free_bytes()
                 self._run(filled, batch, options)
                 left = self._memory.free_bytes()
         except Exception as error:  # of many types
-            if not captures.captured:
+            if not captures.proved:
                 raise
-            captures.give_up(first_line(error))
+            if isinstance(error, NoTurn):
+                captures.postpone(rows, str(error))
+            else:
+                captures.give_up(first_line(error))
             return
         captures.add(rows, options, 0 if free is None or left is None else max(free - left, 0))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from service.runtime.providers import CPU
 from service.runtime.runner import Runner, RunnerConfig
 from tests.service import tensor_models as tensors
 from tests.service import tiny_models as tiny
-from tests.service.runtime.device.far import CAPTURING_RUNS, Far, FarBinding, FarMemory, FarSession
+from tests.service.runtime.device.far import Far, FarBinding, FarMemory, FarSession
 from tests.service.runtime.device.test_resident import TOP, batch, step_feeds
 
 CONFIG = RunnerConfig("cpu", 1, 40, 64)
@@ -109,12 +110,22 @@ def test_lanes_but_the_first_replay_nothing(tmp_path: Path) -> None:
 
 def test_capturing_advances_nobody(tmp_path: Path) -> None:
     far = Far()
-    manifest = write(tmp_path)
-    runner = far.open(tmp_path, manifest, CONFIG)
+    runner = far.open(tmp_path, write(tmp_path), CONFIG)
+    states = np.arange(100, 138, dtype=np.float32)[:, None]
+    runner.write_rows(range(2, 40), {"hash": states})
+    far.step().runs.clear()
     runner.warm_up()
-    pool = runner.read_pool("hash_pool")[:, 0]
-    assert not np.delete(pool, 1).any()
-    assert CAPTURING_RUNS > 1
+    assert len(far.step().runs) == 4  # 2, 8, 16, 32: each of them several times
+    np.testing.assert_array_equal(runner.read_pool("hash_pool")[2:], states)
+    assert runner.read_pool("hash_pool")[0] == 0
+    # A size that is captured when it first runs: each row goes one step on.
+    runner = far.open(tmp_path, write(tmp_path), CONFIG)
+    runner.write_rows(range(2, 40), {"hash": states})
+    runner.run("step", step_feeds([5, 6], [10, 11], [10, 11]), TOP)
+    assert runner.captured == {"step": [1, 2, 4]}
+    expected = states[:, 0].copy()
+    expected[8:10] = [tiny.next_hash(108, 5), tiny.next_hash(109, 6)]
+    np.testing.assert_array_equal(runner.read_pool("hash_pool")[2:, 0], expected)
 
 
 def test_no_more_is_captured_than_the_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,9 +213,28 @@ def test_a_capture_that_fails_later_is_the_last(tmp_path: Path, caplog: pytest.L
     far.step().refuses_to_capture = True
     expect_right_steps(runner)
     assert runner.captured == {"step": [1, 4]}
+    assert runner.uncaptured == "operation not permitted when stream is capturing"
     assert [record.message for record in caplog.records] == [
         "model tiny: no more steps are captured: operation not permitted when stream is capturing"
     ]
+
+
+def test_a_capture_that_fails_in_the_proof_is_none(tmp_path: Path) -> None:
+    """The second of two: what was captured before it must not be replayed without being proved."""
+
+    class Failing(FarSession):
+        def run_with_iobinding(self, binding: FarBinding, options: Any = None) -> None:
+            if options.get_run_config_entry("gpu_graph_id") == "3":
+                raise RuntimeError("operation not permitted")
+            super().run_with_iobinding(binding, options)
+
+    far = Far()
+    with mock.patch("tests.service.runtime.device.far.FarSession", Failing):
+        runner = far.open(tmp_path, write(tmp_path), CONFIG)
+    [warning] = runner.warnings
+    assert re.fullmatch("graph step: runs without CUDA graphs: .*, got operation not permitted", warning)
+    assert runner.captured == {} and runner.uncaptured in warning
+    expect_right_steps(runner)
 
 
 @pytest.mark.parametrize(

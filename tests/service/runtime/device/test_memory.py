@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.runtime.device.cuda import CudaMemory, load_runtime
+from service.runtime.device.cuda import CudaMemory, load_runtime, open_loaded
+from service.runtime.device.gate import GATE
 from service.runtime.device.memory import HostMemory, Transfer
-from service.runtime.errors import RunnerError
+from service.runtime.errors import RunnerError, is_device_lost
 
 TO_DEVICE, TO_HOST = 1, 2
 ADDRESS = 1 << 20
@@ -32,6 +33,11 @@ class FakeRuntime:
 
         return call
 
+    def cudaMalloc(self, pointer: int, num_bytes: int) -> int:
+        self.calls.append(("cudaMalloc", num_bytes))
+        ctypes.c_void_p.from_address(pointer).value = ADDRESS
+        return self.failing.get("cudaMalloc", 0)
+
     def cudaGetErrorString(self, code: int) -> bytes:
         return f"what {code} means".encode()
 
@@ -40,16 +46,8 @@ class FakeRuntime:
         return 0
 
 
-class FakeValue:
-    def __init__(self, num_bytes: int, device_id: int) -> None:
-        self.asked = num_bytes, device_id
-
-    def data_ptr(self) -> int:
-        return ADDRESS
-
-
 def make(runtime: FakeRuntime, device_id: int = 3) -> CudaMemory:
-    return CudaMemory(device_id, runtime, FakeValue)
+    return CudaMemory(device_id, runtime)
 
 
 def test_host_memory_is_copied_to_and_from() -> None:
@@ -101,11 +99,71 @@ def test_each_thread_says_which_gpu_it_means() -> None:
     assert chosen == [runtime.threads[0], threading.get_ident()] and len(set(chosen)) == 2
 
 
-def test_a_block_of_a_gpu_is_zeros_and_lives_as_long_as_its_owner() -> None:
+@pytest.mark.parametrize(("num_bytes", "taken"), [(500, 500), (0, 1)])
+def test_a_block_of_a_gpu_is_zeros_and_goes_back_to_it_when_nobody_holds_it(num_bytes: int, taken: int) -> None:
     runtime = FakeRuntime()
-    block = make(runtime).allocate(500)
-    assert (block.address, block.num_bytes, block.owner.asked) == (ADDRESS, 500, (500, 3))
-    assert runtime.calls == [("cudaSetDevice", 3), ("cudaMemset", ADDRESS, 0, 500), ("cudaStreamSynchronize", 0)]
+    block = make(runtime).allocate(num_bytes)
+    assert (block.address, block.num_bytes) == (ADDRESS, num_bytes)
+    assert runtime.calls == [
+        ("cudaSetDevice", 3),
+        ("cudaMalloc", taken),
+        ("cudaMemset", ADDRESS, 0, num_bytes),
+        ("cudaStreamSynchronize", 0),
+    ]
+    runtime.calls.clear()
+    kept = block.owner
+    del block
+    gc.collect()
+    assert runtime.calls == []
+    del kept
+    gc.collect()
+    assert runtime.calls == [("cudaSetDevice", 3), ("cudaFree", ADDRESS)]
+
+
+def test_a_block_that_cannot_be_cleared_is_given_back() -> None:
+    runtime = FakeRuntime(cudaMemset=1)
+    with pytest.raises(RunnerError):
+        make(runtime).allocate(500)
+    gc.collect()
+    assert runtime.calls[-1] == ("cudaFree", ADDRESS)
+
+
+def test_nothing_is_given_back_while_somebody_captures() -> None:
+    runtime = FakeRuntime()
+    memory = make(runtime)
+    block, array = memory.allocate(500), memory.pinned(500)
+    address = array.ctypes.data
+    with GATE.alone():
+        runtime.calls.clear()
+        del block, array
+        gc.collect()
+        assert runtime.calls == []
+    with GATE.shared():
+        assert {call for call in runtime.calls if call[0] != "cudaSetDevice"} == {
+            ("cudaFree", ADDRESS),
+            ("cudaHostUnregister", address),
+        }
+
+
+def test_pages_are_nobody_elses_until_they_are_unlocked() -> None:
+    """Locked pages that lie in memory which is somebody else's by now could not be locked for that one."""
+    seen: list[int] = []
+
+    class Runtime(FakeRuntime):
+        def cudaHostUnregister(self, address: int) -> int:
+            seen.append(ctypes.c_uint8.from_address(address).value)
+            return 0
+
+    memory = make(Runtime())
+    size = 2**25  # an array of so many bytes goes back to the system, and to read it then ends the process
+    array = memory.pinned(size)
+    array[0] = 7
+    with GATE.alone():
+        del array
+        gc.collect()
+        others = np.zeros(size, dtype=np.uint8)
+    with GATE.shared():
+        assert seen == [7] and not others.any()
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 4096, 10_000])
@@ -135,6 +193,7 @@ def test_locked_memory_is_whole_pages_until_nobody_holds_it(num_bytes: int) -> N
         ("cudaStreamSynchronize", lambda memory: memory.upload(())),
         ("cudaStreamSynchronize", lambda memory: memory.download(())),
         ("cudaStreamSynchronize", lambda memory: memory.allocate(1)),
+        ("cudaMalloc", lambda memory: memory.allocate(1)),
         ("cudaMemset", lambda memory: memory.allocate(1)),
         ("cudaHostRegister", lambda memory: memory.pinned(1)),
     ],
@@ -145,9 +204,28 @@ def test_whatever_the_gpu_refuses_is_said(function: str, act: Any) -> None:
         act(memory)
 
 
+def test_an_error_is_not_left_for_onnx_runtime_to_find() -> None:
+    runtime = FakeRuntime(cudaMalloc=2)
+    with pytest.raises(RunnerError) as raised:
+        make(runtime).allocate(2**60)
+    assert runtime.calls[-1] == ("cudaGetLastError",)
+    assert not is_device_lost(raised.value)
+
+
 def test_what_is_free_is_asked_of_the_gpu() -> None:
     assert make(FakeRuntime()).free_bytes() == 7
     assert HostMemory().free_bytes() is None
+
+
+def library() -> Any:
+    functions = ("SetDevice", "Malloc", "Free", "MemcpyAsync", "StreamSynchronize", "Memset", "HostRegister")
+    more = ("HostUnregister", "MemGetInfo", "GetLastError", "GetErrorString")
+    names = [f"cuda{function}" for function in (*functions, *more)]
+    return type("Library", (), {name: type("Function", (), {})() for name in names})()
+
+
+def nowhere(name: str) -> Any:
+    raise OSError(name)
 
 
 def test_the_runtime_is_found_by_its_names_in_turn() -> None:
@@ -155,21 +233,32 @@ def test_the_runtime_is_found_by_its_names_in_turn() -> None:
 
     def load(name: str) -> Any:
         tried.append(name)
-        if len(tried) < 3:
-            raise OSError
-        functions = ("SetDevice", "MemcpyAsync", "StreamSynchronize", "Memset", "HostRegister", "HostUnregister")
-        names = [f"cuda{function}" for function in (*functions, "MemGetInfo", "GetErrorString")]
-        return type("Library", (), {name: type("Function", (), {})() for name in names})()
+        return library() if len(tried) == 3 else nowhere(name)
 
-    library = load_runtime(load)
+    found = load_runtime(nowhere, load)
     assert tried == ["libcudart.so.13", "libcudart.so.12", "libcudart.so"]
-    assert library.cudaMemcpyAsync.argtypes[2] is ctypes.c_size_t  # an int would lose the upper half of an address
-    assert library.cudaGetErrorString.restype is ctypes.c_char_p
+    assert found.cudaMemcpyAsync.argtypes[2] is ctypes.c_size_t  # an int would lose the upper half of an address
+    assert found.cudaMalloc.argtypes[1] is ctypes.c_size_t
+    assert found.cudaGetErrorString.restype is ctypes.c_char_p
+
+
+def test_a_runtime_that_is_loaded_is_taken_before_a_newer_one_that_is_not() -> None:
+    loaded, newer = library(), library()
+    assert load_runtime(lambda name: loaded if name.endswith("12") else nowhere(name), lambda name: newer) is loaded
+    assert load_runtime(nowhere, lambda name: newer) is newer
+
+
+def test_a_library_that_is_not_loaded_is_not_taken_for_one_that_is() -> None:
+    name = "libBrokenLocale.so.1"  # of the C library, for programs of the last century
+    with pytest.raises(OSError):
+        open_loaded(name)
+    try:
+        loaded = ctypes.CDLL(name)
+    except OSError:
+        pytest.skip(f"no {name}")
+    assert open_loaded(name)._handle == loaded._handle
 
 
 def test_a_machine_without_the_runtime_is_told_so() -> None:
-    def load(name: str) -> Any:
-        raise OSError(name)
-
     with pytest.raises(RunnerError, match=r"expected one of libcudart.so.13, .*, got none of them"):
-        load_runtime(load)
+        load_runtime(nowhere, nowhere)
