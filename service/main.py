@@ -20,6 +20,7 @@ import uvloop
 
 from export.bundle import BundleError
 from service.descriptors import raise_limit
+from service.doubts import doubts
 from service.http.server import HttpServer
 from service.lifecycle.control import Control
 from service.lifecycle.serving import Serving
@@ -49,6 +50,8 @@ def serve(settings: Settings) -> int:
     logging.basicConfig(stream=sys.stderr, level=settings.log_level.upper(), format=LOG_FORMAT, force=True)
     use_one_heap()
     log.info("limits: %d file descriptors", raise_limit())
+    for doubt in doubts(settings):
+        log.warning("%s", doubt)
     try:
         return uvloop.run(_serve(settings))
     except (BundleError, RunnerError, OSError) as error:

@@ -31,6 +31,7 @@ AUTO: Final = "auto"
 RESERVED_SLOTS = 2  # 0 the initial state, 1 scratch
 CPU_DEVICE: Final = "cpu"  # in place of the number of a GPU
 MOST_DEVICES: Final = 64
+_MOST_SHOWN: Final = 60  # characters of a list that is too long
 
 _BOOL = TypeAdapter(bool)
 
@@ -58,7 +59,8 @@ class Settings(BaseSettings):
     )
     devices: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="GPUs to serve each model on: numbers between commas; sessions are spread over them; absent: GPU 0",
+        description="GPUs to serve each model on: numbers between commas, as 0,1; sessions are spread over them; "
+        "absent: GPU 0; cpu,cpu: that many engines on the CPU, to try it",
     )
     runners: int = Field(
         default=0, ge=0, le=256, description="runs of a model side by side on a device; 0: one a core, or 1 on a GPU"
@@ -181,10 +183,17 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level logged")
 
-    @field_validator("load_models", "devices", mode="before")
+    @field_validator("load_models", mode="before")
     @classmethod
     def _names(cls, value: object) -> object:
         return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _between_commas(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return [name.strip() for name in value.split(",")] if value.strip() else []
 
     @field_validator("shared_memory", mode="before")
     @classmethod
@@ -213,11 +222,17 @@ class Settings(BaseSettings):
     @field_validator("devices")
     @classmethod
     def _devices(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        if set(names) == {CPU_DEVICE}:  # as many engines beside each other, to try it without a GPU
-            return names
+        if set(names) == {CPU_DEVICE} and len(names) <= MOST_DEVICES:
+            return names  # as many engines beside each other, to try it without a GPU
         numbers = [int(name) for name in names if name.isascii() and name.isdigit() and len(name) < 4]
         if len(set(numbers)) < len(names) or len(names) > MOST_DEVICES:
-            raise ValueError(f"expected up to {MOST_DEVICES} different numbers of GPUs, got {','.join(names)}")
+            got = ",".join(names)
+            if len(got) > _MOST_SHOWN:
+                got = f"{len(names)}: {got[:_MOST_SHOWN]}..."
+            raise ValueError(
+                f"expected up to {MOST_DEVICES} different numbers of GPUs between commas, as 0,1, or {CPU_DEVICE} as "
+                f"many times, as {CPU_DEVICE},{CPU_DEVICE}, got {got!r}"
+            )
         return tuple(map(str, numbers))
 
     @model_validator(mode="after")

@@ -17,6 +17,11 @@ CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 
 
+def available() -> list[str]:
+    """Providers that this ONNX Runtime was built with, whether they work here or not."""
+    return list(ort.get_available_providers())
+
+
 def open_session(
     path: Path,
     provider: str,

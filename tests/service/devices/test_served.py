@@ -54,12 +54,23 @@ def test_devices_are_named_with_commas_between(given: str, expected: tuple[str, 
     assert load_settings(devices=given).devices == expected
 
 
-@pytest.mark.parametrize(
-    "given", ["0,0", "0,00", "0,cpu", "gpu", "-1", "0.5", "1000", "²", ",".join(map(str, range(65)))]
-)
+@pytest.mark.parametrize("given", ["0,0", "0,00", "0,cpu", "gpu", "-1", "0.5", "1000", "²", ",", "0,", "cpu,,cpu"])
 def test_what_names_no_devices_is_refused(given: str) -> None:
-    with pytest.raises(SettingsError, match=f"^devices: expected up to 64 different numbers of GPUs, got {given}$"):
+    with pytest.raises(SettingsError) as caught:
         load_settings(devices=given)
+    assert str(caught.value) == (
+        "devices: expected up to 64 different numbers of GPUs between commas, as 0,1, or cpu as many times, as "
+        f"cpu,cpu, got {given!r}"
+    )
+
+
+def test_there_are_at_most_64_devices_whatever_they_are() -> None:
+    assert load_settings(devices=",".join(map(str, range(64)))).devices == tuple(map(str, range(64)))
+    assert load_settings(devices=",".join(["cpu"] * 64)).devices == ("cpu",) * 64
+    for names in (list(map(str, range(65))), ["cpu"] * 65, ["cpu"] * 1000):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(devices=",".join(names))
+        assert f", got '{len(names)}: {','.join(names)[:60]}...'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
