@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, Protocol
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from export.manifest import GraphKind, Manifest
 from service.engine.slots import NUM_RESERVED
-from service.measuring.host import FOLDER, describe_host, key, write
+from service.measuring.host import FOLDER, HowRun, describe_host, key, write
 from service.measuring.timing import TimedRunner, usual_run
 
 ROWS: Final = (1, 4, 16, 64, 256, 1024, 4096)
@@ -195,22 +195,6 @@ def _own_rows(manifest: Manifest, kind: GraphKind, first: int, count: int) -> tu
     return inputs, outputs
 
 
-class HowRun(Protocol):
-    """What of `service.runtime.runner.RunnerConfig` figures depend on."""
-
-    @property
-    def threads(self) -> int:
-        """Intra-op threads of each run."""
-
-    @property
-    def tf32(self) -> bool:
-        """Whether a GPU rounds factors."""
-
-    @property
-    def cuda_graphs(self) -> bool:
-        """Whether a GPU replays captured launches."""
-
-
 def host_of(config: HowRun, gpu: str) -> str:
     """Say what a crossover is true of: the processor, the GPU and how they run models.
 
@@ -218,8 +202,7 @@ def host_of(config: HowRun, gpu: str) -> str:
         config: Of the runners.
         gpu: What the driver calls the GPU.
     """
-    how = f"tf32 {config.tf32}, CUDA graphs {config.cuda_graphs}"
-    return f"{describe_host('CPU and CUDA', config.threads)}, {gpu}, {how}"
+    return describe_host("CPU and CUDA", config, gpu)
 
 
 def measure(

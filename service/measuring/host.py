@@ -7,32 +7,58 @@ import os
 import platform
 import re
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from pydantic import BaseModel
 
 from export.manifest import Manifest
+from service.runtime.driver import name_of_gpu
 
 FOLDER: Final = "host-profiles"
 _DRIVER: Final = Path("/proc/driver/nvidia/gpus")
 _WITHOUT_CARDS: Final = ("CPUExecutionProvider", "cpu")
 
 
-def describe_host(provider: str, threads: int) -> str:
+class HowRun(Protocol):
+    """What of `service.runtime.runner.RunnerConfig` figures depend on."""
+
+    @property
+    def threads(self) -> int:
+        """Intra-op threads of each run."""
+
+    @property
+    def tf32(self) -> bool:
+        """Whether a GPU rounds factors."""
+
+    @property
+    def cuda_graphs(self) -> bool:
+        """Whether a GPU replays captured launches."""
+
+    @property
+    def device_id(self) -> int:
+        """Which GPU."""
+
+
+def describe_host(provider: str, config: HowRun, gpu: str | None = None) -> str:
     """Say what figures are true of.
 
     Args:
-        provider: Of ONNX Runtime, or as the settings ask for one.
-        threads: Intra-op threads.
+        provider: Of ONNX Runtime, or as the settings ask for one. What is said of the CPU says nothing of GPUs.
+        config: How models are run.
+        gpu: What the driver calls the GPU; None: ask it.
     """
+    on_gpu: tuple[str, ...] = ()
+    if provider not in _WITHOUT_CARDS:
+        name = gpu or name_of_gpu(config.device_id) or "no GPU"
+        on_gpu = *_cards(), name, f"tf32 {config.tf32}", f"CUDA graphs {config.cuda_graphs}"
     return ", ".join(
         (
             _processor(),
             f"{os.cpu_count()} cores",
             f"onnxruntime {_runtime_version()}",
             provider,
-            f"{threads} threads",
-            *(() if provider in _WITHOUT_CARDS else _cards()),
+            f"{config.threads} threads",
+            *on_gpu,
         )
     )
 

@@ -19,7 +19,7 @@ from export.manifest import GraphKind
 from service.engine.cost import Costs, RowCost
 from service.engine.schedule import ScheduleLimits
 from service.measuring.company import bounded, most_rows
-from service.measuring.host import FOLDER, describe_host, key, write
+from service.measuring.host import FOLDER, HowRun, describe_host, key, write
 from service.measuring.timing import CPU, TimedRunner, Timing
 
 _BUDGET_S: Final = 0.5  # of each of at most three series
@@ -93,15 +93,15 @@ class HostProfile(BaseModel):
         )
 
 
-def load_or_measure(folder: Path, runner: TimedRunner, threads: int = 1) -> HostProfile:
+def load_or_measure(folder: Path, runner: TimedRunner, config: HowRun) -> HostProfile:
     """Read the profile of this host, or measure and keep it.
 
     Args:
         folder: The bundle.
         runner: Opened on it, and not in use yet.
-        threads: Intra-op threads of the runner.
+        config: Of the runner.
     """
-    host = describe_host(runner.provider, threads)
+    host = describe_host(runner.provider, config)
     path = folder / FOLDER / f"{key(host, runner.manifest)}.json"
     try:
         return HostProfile.model_validate_json(path.read_bytes())
@@ -109,7 +109,7 @@ def load_or_measure(folder: Path, runner: TimedRunner, threads: int = 1) -> Host
         pass
     except (OSError, ValidationError) as error:
         _log.warning("%s: expected a host profile, got %s: measuring again", path, str(error).splitlines()[0])
-    profile = _measure_what_runs(runner, host, threads)
+    profile = _measure_what_runs(runner, host, config.threads)
     try:
         write(path, profile)
     except OSError as error:

@@ -219,6 +219,7 @@ class How:
     threads: int = 1
     tf32: bool = False
     cuda_graphs: bool = True
+    device_id: int = 0
 
 
 def test_what_is_kept_is_read_again_for_the_same_machine_settings_and_files_alone(tmp_path: Path) -> None:

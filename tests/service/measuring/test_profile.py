@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -200,34 +201,34 @@ CONFIG = RunnerConfig(provider="cpu", num_slots=16, num_memory_rows=64)
 
 def test_a_profile_is_kept_in_the_bundle_which_stays_one(bundle: Path) -> None:
     runner = open_runner(bundle, load_manifest(bundle), CONFIG)
-    profile = load_or_measure(bundle, runner)
+    profile = load_or_measure(bundle, runner, CONFIG)
     assert profile.step_seconds and profile.time_step_seconds
     load_manifest(bundle)
     [path] = (bundle / FOLDER).iterdir()
     changed = profile.model_copy(update={"max_rows": 7})
     path.write_text(changed.model_dump_json())
-    assert load_or_measure(bundle, runner) == changed  # read, not measured
+    assert load_or_measure(bundle, runner, CONFIG) == changed  # read, not measured
 
 
 def test_other_hosts_and_other_graphs_have_profiles_of_their_own(bundle: Path) -> None:
     runner = open_runner(bundle, load_manifest(bundle), CONFIG)
-    load_or_measure(bundle, runner)
-    load_or_measure(bundle, runner, threads=2)
+    load_or_measure(bundle, runner, CONFIG)
+    load_or_measure(bundle, runner, replace(CONFIG, threads=2))
     assert len(list((bundle / FOLDER).iterdir())) == 2
     entry = runner.manifest.files["step.onnx"]
     files = runner.manifest.files | {"step.onnx": entry.model_copy(update={"sha256": "0" * 64})}
     runner.manifest = runner.manifest.model_copy(update={"files": files})
-    load_or_measure(bundle, runner)
+    load_or_measure(bundle, runner, CONFIG)
     assert len(list((bundle / FOLDER).iterdir())) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 2}', b"\xff\xfe"])
 def test_what_is_no_profile_is_measured_again(bundle: Path, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
     runner = open_runner(bundle, load_manifest(bundle), CONFIG)
-    load_or_measure(bundle, runner)
+    load_or_measure(bundle, runner, CONFIG)
     [path] = (bundle / FOLDER).iterdir()
     path.write_bytes(content)
-    profile = load_or_measure(bundle, runner)
+    profile = load_or_measure(bundle, runner, CONFIG)
     assert "expected a host profile, got" in caplog.text
     assert HostProfile.model_validate_json(path.read_bytes()) == profile
 
@@ -253,7 +254,7 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(bundle: Path, caplog: py
     (bundle / FOLDER).write_text("a file where the folder would be")  # as root, permissions stop nobody
     runner = open_runner(bundle, load_manifest(bundle), CONFIG)
     with caplog.at_level(logging.INFO):
-        assert load_or_measure(bundle, runner).max_rows >= 1
+        assert load_or_measure(bundle, runner, CONFIG).max_rows >= 1
     assert "the host profile is not kept" in caplog.text
 
 
