@@ -61,13 +61,16 @@ def bound(runner: WarnedRunner, max_rows: int, why: str) -> None:
     runner.warnings += (f"runs at most {max_rows} row{'s' if max_rows > 1 else ''} at a time, as {why}",)
 
 
-def probe_company(runner: WarnedRunner, sizes: Sequence[int], num_ids: Mapping[str, int]) -> tuple[Variance, ...]:
+def probe_company(
+    runner: WarnedRunner, sizes: Sequence[int], num_ids: Mapping[str, int], tf32: bool = False
+) -> tuple[Variance, ...]:
     """Prove that answers do not depend on the batch; where rows of an imported model meet, have them run alone.
 
     Args:
         runner: As of `probe_invariance`; see `bound` for what becomes of it if rows meet or a batch fails.
         sizes: As of `probe_invariance`; those of more rows than the model takes are left out.
         num_ids: As of `probe_invariance`.
+        tf32: As of `probe_invariance`.
 
     Returns:
         What does not hold of how the model is run from now on.
@@ -79,9 +82,9 @@ def probe_company(runner: WarnedRunner, sizes: Sequence[int], num_ids: Mapping[s
     if imported is not None and imported.max_rows is not None:
         sizes = [size for size in sizes if size <= imported.max_rows]
     if imported is None or imported.max_rows == 1:
-        return probe_invariance(runner, sizes, num_ids)
+        return probe_invariance(runner, sizes, num_ids, tf32=tf32)
     try:
-        found = probe_invariance(runner, sizes, num_ids)
+        found = probe_invariance(runner, sizes, num_ids, tf32=tf32)
     except Exception as error:
         why = f"some batches of it fail ({first_line(error)})"
     else:
@@ -89,7 +92,7 @@ def probe_company(runner: WarnedRunner, sizes: Sequence[int], num_ids: Mapping[s
         if not far:
             return found
         why = f"rows influence each other ({far[0]})"
-    found = probe_invariance(runner, (1,), num_ids)
+    found = probe_invariance(runner, (1,), num_ids, tf32=tf32)
     bound(runner, 1, why)
     return found
 

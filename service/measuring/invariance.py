@@ -40,6 +40,7 @@ def probe_invariance(
     num_ids: Mapping[str, int] | None = None,
     seed: int = 0,
     budget_s: float = 0.5,
+    tf32: bool = False,
 ) -> tuple[Variance, ...]:
     """Prove that the answers of a model do not depend on the batch.
 
@@ -49,11 +50,12 @@ def probe_invariance(
         num_ids: By graph input, how many ids it knows; of those left out the 4 that every vocabulary has are used.
         seed: Of the rows.
         budget_s: Seconds; further rows are tried as long as they fit in.
+        tf32: Whether the runner rounds factors of products to TF32.
 
     Returns:
         What does not hold, one for each output of a graph; nothing if all does.
     """
-    findings = _Findings(runner.manifest)
+    findings = _Findings(runner.manifest, tf32)
     rehearsal = Rehearsal(runner, num_ids or {}, np.random.default_rng(seed))
     start_s = time.monotonic()
     number, took_s = 0, 0.0
@@ -76,9 +78,11 @@ class _Findings:
 
     Args:
         manifest: Of the model.
+        tf32: As of `probe_invariance`.
     """
 
-    def __init__(self, manifest: Manifest) -> None:
+    def __init__(self, manifest: Manifest, tf32: bool) -> None:
+        self._tf32 = tf32
         self._dtypes: dict[str, DType] = {t.name: t.dtype for spec in manifest.graphs.values() for t in spec.outputs}
         self._dtypes |= {f"state:{state.name}": state.dtype for state in manifest.states}
         self._dtypes |= {f"memory:{memory.name}": memory.dtype for memory in manifest.memories}
@@ -91,7 +95,7 @@ class _Findings:
             if expected[name].shape == got[name].shape and _same(expected[name], got[name]):
                 continue
             likes = [result[name] for result in alone]
-            most, is_far = difference(self._dtypes[name], expected[name], got[name], likes)
+            most, is_far = difference(self._dtypes[name], expected[name], got[name], likes, self._tf32)
             before = self._found.get((what, name), Variance(what, name, (), 0.0, False))
             sizes = tuple(sorted({*before.sizes, size}))
             variance = Variance(what, name, sizes, max(most, before.most), is_far or before.is_far)

@@ -11,6 +11,7 @@ from export.manifest import DType
 Array = npt.NDArray[Any]
 # Relative to how large numbers are at a place: a hundred times what an import takes for rounding.
 _ROUNDING: Final[dict[DType, float]] = {"float64": 1e-3, "float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+_TF32: Final[DType] = "float16"  # has as many bits of a fraction as what TF32 makes of float32
 _SMALL: Final = 0.01  # relative to the largest number, at most 1: what is smaller may be what cancelled out
 
 
@@ -36,7 +37,9 @@ class Variance(NamedTuple):
         return f"{self.what}: {self.name} differs in batches of {sizes} by up to {self.most:g}"
 
 
-def difference(dtype: DType, alone: Array, got: Array, others: Sequence[Array]) -> tuple[float, bool]:
+def difference(
+    dtype: DType, alone: Array, got: Array, others: Sequence[Array], tf32: bool = False
+) -> tuple[float, bool]:
     """Compare what a row gives in company with what it gives alone.
 
     How large numbers are is looked at place by place, over several rows: one of a thousand million does not hide that
@@ -47,6 +50,7 @@ def difference(dtype: DType, alone: Array, got: Array, others: Sequence[Array]) 
         alone: What the row gives by itself.
         got: What it gives in company.
         others: What some rows give by themselves.
+        tf32: Whether products of float32 were made of factors that were rounded to TF32.
 
     Returns:
         The largest difference, and whether it is more than rounding explains. What is no number with a fraction does
@@ -66,7 +70,8 @@ def difference(dtype: DType, alone: Array, got: Array, others: Sequence[Array]) 
     like = [np.abs(_wide(dtype, other)) for other in others if other.shape == alone.shape]
     sizes = np.max([np.where(np.isfinite(array), array, 0.0) for array in like], axis=0)
     least = _SMALL * min(1.0, float(sizes.max(initial=0.0)))
-    return most, bool((apart > _ROUNDING[dtype] * np.maximum(sizes, least)).any())
+    rounding = _ROUNDING[_TF32 if tf32 and dtype == "float32" else dtype]
+    return most, bool((apart > rounding * np.maximum(sizes, least)).any())
 
 
 def _wide(dtype: DType, array: Array) -> npt.NDArray[np.float64]:

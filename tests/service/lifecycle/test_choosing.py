@@ -14,7 +14,7 @@ from tests.service.lifecycle.test_serving import look, serving_of
 async def test_a_bundle_whose_rows_are_run_alone_here_is_the_same_when_it_is_touched(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_alone(runner: Runner, sizes: Sequence[int], num_ids: object) -> tuple[()]:
+    def run_alone(runner: Runner, sizes: Sequence[int], *_: object) -> tuple[()]:
         bound(runner, 1, "a test says so")
         return ()
 

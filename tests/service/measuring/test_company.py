@@ -97,6 +97,21 @@ def test_rounding_is_told_and_nothing_else(tmp_path: Path) -> None:
     assert rows_of(runner) is None and runner.warnings == ()
 
 
+@pytest.mark.parametrize(("tf32", "most"), [(True, None), (False, 1)])
+def test_roundings_to_tf32_make_nobody_run_alone(tmp_path: Path, tf32: bool, most: int | None) -> None:
+    def round_factors(num_rows: int, got: Arrays) -> Arrays:
+        return got | {"total": got["total"] * np.float32(1 + 4e-3)} if num_rows > 3 and "total" in got else got
+
+    runner = changed(open_tensors(tmp_path, write_accumulator(tmp_path)), round_factors)
+    probe_company(runner, SIZES, {}, tf32)
+    assert rows_of(runner) == most
+
+
+def test_rows_that_meet_are_run_alone_whatever_is_rounded(tmp_path: Path) -> None:
+    runner = open_tensors(tmp_path, write_meeting(tmp_path))
+    assert probe_company(runner, SIZES, {}, tf32=True) == () and rows_of(runner) == 1
+
+
 def test_what_is_far_in_one_batch_is_far_though_it_is_near_in_others(tmp_path: Path) -> None:
     def differ(num_rows: int, got: Arrays) -> Arrays:
         more = {2: np.float32(0.5)}.get(num_rows, np.float32(1e-7 if num_rows > 2 else 0))

@@ -64,6 +64,17 @@ def test_coarse_types_round_by_more(dtype: DType, rounded: float, far: float) ->
     assert difference(dtype, one, floats(far, dtype=dtype), [one])[1]
 
 
+def test_where_factors_were_rounded_to_ten_bits_float32_is_as_coarse() -> None:
+    """An eleventh bit of a fraction is worth 5e-4; several of them add up to more than what float32 may be off by."""
+    one, rounded, far = floats(1), floats(1 + 8 * 2**-11), floats(1.5)
+    assert difference("float32", one, rounded, [one])[1]
+    assert not difference("float32", one, rounded, [one], tf32=True)[1]
+    assert difference("float32", one, far, [one], tf32=True)[1]
+    for dtype in ("float64", "int64"):  # which are not rounded so
+        first, second = np.array([1000], dtype), np.array([1002], dtype)
+        assert difference(dtype, first, second, [first], tf32=True)[1]  # type: ignore[arg-type]
+
+
 def test_bits_of_bfloat16_are_the_numbers_that_they_stand_for() -> None:
     def bits(value: float) -> Array:
         return (np.array([value], np.float32).view(np.uint32) >> 16).astype(np.uint16)
