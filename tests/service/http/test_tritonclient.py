@@ -29,7 +29,8 @@ def drive(world: World) -> None:
         assert client.get_server_metadata()["name"] == "carryover"
         assert client.get_model_metadata(SUM)["outputs"][0]["name"] == "total"
         assert client.get_model_config(SUM)["name"] == SUM
-        assert client.get_model_repository_index()[0]["state"] == "READY"
+        states = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
+        assert states[SUM] == "READY" and states["broken"] == "UNAVAILABLE"
         client.load_model(SUM, headers={"Authorization": "Bearer secret"}, config="{}")
         client.unload_model(SUM, unload_dependents=True)
         total = INITIAL_TOTAL
