@@ -11,6 +11,7 @@ from export.bundle import BundleError, BundlePath, Crf, list_versions, load_crf,
 from export.manifest import GraphKind, Manifest, Task
 from models.symbols import BOS, BOS_ID, EOS, EOS_ID
 from models.tokenizer import Tokenizer
+from service.devices.closing import close_runner
 from service.devices.opening import open_others
 from service.measuring.company import bound, probe_company
 from service.measuring.host import describe_host
@@ -71,9 +72,9 @@ class ServedModel:
         return tuple(dict.fromkeys(warning for runner in self.runners for warning in runner.warnings))
 
     def close(self) -> None:
-        """Let go of all runners; for who starts no engine."""
+        """Let go of all runners; for who starts no engine. May take as long as `close_runner`, for each."""
         for runner in self.runners:
-            runner.close()
+            close_runner(runner)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def open_bundle(
             model = _measured(path.folder, manifest, runner, tokenizers, crf, config)
             return replace(model, others=open_others(path.folder, runner, others)) if others else model
         except BaseException:
-            runner.close()
+            close_runner(runner)
             raise
     except ProviderUnavailable:
         raise
@@ -169,7 +170,7 @@ def open_graphs(
             if opened is not None:
                 opened(runner)
         except BaseException:
-            runner.close()
+            close_runner(runner)
             raise
         return runner
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from service.devices.closing import close_runner
 from service.runtime.errors import RunnerError
 from service.runtime.opening import open_runner
 from service.runtime.providers import CPU
@@ -39,6 +40,6 @@ def open_others(folder: Path, first: Runner, configs: Sequence[RunnerConfig]) ->
                 raise RunnerError(f"device {config.device_id}: expected {first.provider} to work there too, got: {got}")
     except BaseException:
         for runner in opened:
-            runner.close()
+            close_runner(runner)
         raise
     return tuple(opened)

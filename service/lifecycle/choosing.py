@@ -112,7 +112,7 @@ class Chooser:
                 try:
                     return self.launch(opened)
                 except Exception as error:
-                    opened.close()
+                    await off_loop(opened.close)
                     log.exception("model %s version %d could not be started", path.name, path.version)
                     opened = RefusedBundle(path.name, path.version, "graphs", first_line(error))
         log.warning("refused %s version %d: %s", opened.name, opened.version, opened.reason)

@@ -3,18 +3,20 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from export.manifest import Manifest
 from service.bridge import Bridge
 from service.decoding.viterbi import viterbi
+from service.devices.closing import close_runner
 from service.devices.door import Devices
 from service.engine.engine import Engine
 from service.engine.interface import Publish
 from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
+from service.lifecycle.opening import off_loop
 from service.lifecycle.states import Key
 from service.memory import give_back
 from service.models import Limits, LiveModel
@@ -56,6 +58,23 @@ def default_runners(provider: str, num_devices: int = 1) -> int:
     return max(1, len(os.sched_getaffinity(0)) // num_devices) if provider == CPU else 1
 
 
+def runners_of(runners: Sequence[Runner], settings: Settings) -> int:
+    """Runs of a model side by side on each of its devices.
+
+    Args:
+        runners: One a device.
+        settings: Of the service.
+    """
+    first = runners[0]
+    count = settings.runners or default_runners(first.provider, len(runners))
+    if count > 1 and first.provider != CPU and not all(runner.uncaptured for runner in runners):
+        # ONNX Runtime replays CUDA graphs from one thread at a time.
+        reason = "its steps are captured as CUDA graphs"
+        log.warning("model %s: runs one at a time, not %d: %s", first.manifest.name, count, reason)
+        return 1
+    return count
+
+
 @dataclass(frozen=True, eq=False)
 class Running:
     """One version of a model that answers.
@@ -92,8 +111,8 @@ class Running:
     async def close(self) -> None:
         """Stop the engine and give back what it took; what has not finished fails with ShuttingDown."""
         await asyncio.to_thread(self.engine.close)
-        for runner in self.runners:
-            runner.close()
+        # Not on the loop: on a GPU whoever closes a model waits for captures of others.
+        await asyncio.gather(*(off_loop(partial(close_runner, runner)) for runner in self.runners))
         await asyncio.to_thread(give_back)
 
 
@@ -124,11 +143,7 @@ def launch(
         batch=batch,
         max_run_s=settings.max_run_s,
     )
-    num_runners = settings.runners or default_runners(runner.provider, num_devices)
-    if num_runners > 1 and runner.provider != CPU:
-        # ONNX Runtime replays CUDA graphs from one thread at a time.
-        log.warning("model %s: runs one at a time on %s, not %d", manifest.name, runner.provider, num_runners)
-        num_runners = 1
+    num_runners = runners_of(model.runners, settings)
     engines: list[Engine | Devices] = []
     stopped = partial(on_stopped, manifest.name)
 

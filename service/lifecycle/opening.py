@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from export.bundle import BundlePath
+from service.devices.closing import close_runner
 from service.errors import ShuttingDown
 from service.repository import RefusedBundle, ServedModel, open_bundle
 from service.runtime.runner import Runner, RunnerConfig
@@ -22,7 +23,7 @@ async def off_loop(call: Callable[[], T], drop: Callable[[T], None] = lambda _: 
 
     Args:
         call: What to call.
-        drop: Takes what it gave, on the loop, if nobody waits for it any more.
+        drop: Takes what it gave, on one more thread, if nobody waits for it any more.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -32,7 +33,7 @@ async def off_loop(call: Callable[[], T], drop: Callable[[T], None] = lambda _: 
             if not future.done():
                 future.set_exception(error)
         elif future.done():
-            drop(result)  # type: ignore[arg-type]  # without an error there is a result
+            _start(lambda: drop(result))  # type: ignore[arg-type]  # without an error there is a result
         else:
             future.set_result(result)  # type: ignore[arg-type]
 
@@ -45,8 +46,12 @@ async def off_loop(call: Callable[[], T], drop: Callable[[T], None] = lambda _: 
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process ends
             loop.call_soon_threadsafe(settle, result, failure)
 
-    threading.Thread(target=work, name="repository", daemon=True).start()
+    _start(work)
     return await future
+
+
+def _start(work: Callable[[], None]) -> None:
+    threading.Thread(target=work, name="repository", daemon=True).start()
 
 
 class Opener:
@@ -79,15 +84,15 @@ class Opener:
             )
             self._measured = None
             if self._closed:
-                _let_go(opened)
+                await off_loop(lambda: _let_go(opened))
             self._check_open()
             return opened
 
     def close(self) -> None:
-        """Open nothing more, and end what is being measured."""
+        """Open nothing more, and end what is being measured, soon: a GPU may be somebody else's for a while."""
         self._closed = True
-        if self._measured is not None:
-            self._measured.close()
+        if (runner := self._measured) is not None:
+            _start(lambda: close_runner(runner))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -97,7 +102,7 @@ class Opener:
         """Take note of what is about to be measured; on the thread. Either this or `close` sees the other."""
         self._measured = runner
         if self._closed:
-            runner.close()
+            close_runner(runner)
 
 
 def _let_go(opened: ServedModel | RefusedBundle) -> None:

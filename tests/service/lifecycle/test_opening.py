@@ -9,7 +9,7 @@ import pytest
 from service.errors import ShuttingDown
 from service.lifecycle.opening import Opener, off_loop
 from service.repository import RefusedBundle, ServedModel, list_models
-from service.runtime.runner import RunnerConfig
+from service.runtime.runner import Runner, RunnerConfig
 from tests.service.lifecycle.shelf import shelf_in
 from tests.service.rpc.world import wait_until
 
@@ -27,19 +27,21 @@ async def test_what_is_called_is_on_another_thread_and_its_error_comes_back() ->
 
 
 async def test_what_nobody_waits_for_any_more_is_dropped() -> None:
-    go_on, dropped = threading.Event(), list[str]()
+    go_on, dropped = threading.Event(), list[tuple[str, int]]()
 
     def call() -> str:
         assert go_on.wait(10)
         return "late"
 
-    waiting = asyncio.create_task(off_loop(call, dropped.append))
+    waiting = asyncio.create_task(off_loop(call, lambda what: dropped.append((what, threading.get_ident()))))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     go_on.set()
-    await wait_until(lambda: dropped == ["late"])
+    await wait_until(lambda: dropped)
+    [(what, thread)] = dropped
+    assert what == "late" and thread != threading.get_ident()  # which may take long, too
 
 
 async def test_one_bundle_is_opened_at_a_time_and_none_once_it_is_closed(tmp_path: Path) -> None:
@@ -81,12 +83,18 @@ async def test_closing_ends_the_measuring_of_what_is_being_opened(
                 outcome.append(error)
                 raise
 
+        close = Runner.close
+
+        def close_and_tell(runner: Runner) -> None:
+            close(runner)
+            closed.set()
+
         monkeypatch.setattr("service.repository.load_or_measure", measure)
+        monkeypatch.setattr(Runner, "close", close_and_tell)
         opener = Opener(CONFIG)
         opening = asyncio.create_task(opener.open(list_models(shelf.folder)["a"][0]))
         await wait_until(measuring.is_set)
         opener.close()
-        closed.set()
         with pytest.raises(ShuttingDown):
             await opening
         assert [type(error) for error in outcome] == [KeyError]
