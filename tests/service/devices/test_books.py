@@ -75,3 +75,20 @@ def test_sessions_end_with_a_close_that_is_done_and_an_open_that_is_not(closes: 
         assert not unanswered.is_close(1)
     unanswered.end(Finished(1, None) if finished else Failed(1, InternalFailure("broken")))
     assert (pins.get(100) is None) == (closes == finished)
+
+
+def test_a_request_that_a_device_has_refused_is_counted_where_it_was_given_to() -> None:
+    pins = Pins(3)
+    unanswered = Unanswered(pins, 3, lambda: 0.0)
+    opening = OpenSession(1, 100)
+    pin = pins.add(100, 2)
+    unanswered.note(2, opening, pin)
+    unanswered.begins(opening)
+    assert (unanswered.opening(1), unanswered.opening(2)) == (opening, None)
+    unanswered.give_anew(1, 0)
+    assert [load.num_unanswered for load in unanswered.loads] == [1, 0, 0]
+    assert [unanswered.was_given(1, device) for device in range(3)] == [True, False, True]
+    assert pin.num_unanswered == 1
+    unanswered.end(Finished(1, None))
+    assert [load.num_unanswered for load in unanswered.loads] == [0, 0, 0]
+    assert (unanswered.opening(1), pin.num_unanswered) == (None, 0)
