@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from service.devices import opening as devices_opening
 from service.errors import ShuttingDown
 from service.lifecycle.launching import Running
 from service.lifecycle.opening import Opener
 from service.repository import RefusedBundle, ServedModel, list_models, open_bundle
 from service.runtime.errors import RunnerError
+from service.runtime.opening import open_runner
 from service.runtime.runner import Runner, RunnerConfig
 from tests.service.lifecycle.shelf import Shelf
 from tests.service.lifecycle.test_serving import look, served, serving_of
@@ -161,7 +161,6 @@ def test_nor_hides_why_a_further_device_does_not_work(
     shelf: Shelf, stubborn: Stubborn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Runner] = []
-    open_runner = devices_opening.open_runner
 
     def open_two(folder: Path, *how: Any) -> Runner:
         if len(made) == 2:
@@ -169,7 +168,7 @@ def test_nor_hides_why_a_further_device_does_not_work(
         made.append(open_runner(folder, *how))
         return made[-1]
 
-    monkeypatch.setattr(devices_opening, "open_runner", open_two)
+    monkeypatch.setattr("service.devices.opening.open_runner", open_two)
     shelf.put("acc", 1)
     refused = open_bundle(list_models(shelf.folder)["acc"][0], CONFIG, others=[CONFIG] * 3)
     assert isinstance(refused, RefusedBundle)
