@@ -119,6 +119,7 @@ def open_bundle(
     step_alone: bool = False,
     counted: bool = False,
     variant: Variant | None = None,
+    max_rows: int = 0,
 ) -> Iterator[Opened]:
     """Open a bundle on the provider that is shown, its state on the device.
 
@@ -131,11 +132,14 @@ def open_bundle(
         step_alone: Whether no other graph is wanted.
         counted: Whether traffic is counted, which costs some time.
         variant: Of the step; None: the graphs as they are.
+        max_rows: Of a batch whose step is captured; 0: as many as there are slots.
     """
     manifest = with_variant(manifest_of(folder), variant)
     if step_alone:
         manifest = manifest.model_copy(update={"graphs": {"step": manifest.graphs["step"]}})
-    config = RunnerConfig(num_slots=max(3, slots), num_memory_rows=memory_rows, cuda_graphs=cuda_graphs)
+    config = RunnerConfig(
+        num_slots=max(3, slots), num_memory_rows=memory_rows, cuda_graphs=cuda_graphs, max_rows=max_rows
+    )
     memory: DeviceMemory = HostMemory() if provider == CPU else CudaMemory(config.device_id)
     traffic = Traffic()
     if counted:

@@ -28,6 +28,7 @@ _LIMITS: Final = ", ".join(f"{limit:g} in {precision}" for precision, limit in P
 ANSWERS: Final = f"parity: the largest absolute difference from the processor (limits: {_LIMITS})"
 NODES: Final = "placement: where the nodes of each graph run"
 ROWS: Final = (1, 5, 64)  # of a batch
+_FEW: Final = 8  # rows up to which every step is captured: a batch of one, and one of five, which is padded
 _STEPS: Final = 5
 _RECURRENT: Final = frozenset({"LSTM", "GRU", "RNN", "Scan", "Loop"})
 _PRODUCTS: Final = frozenset({"MatMul", "Gemm", "MatMulInteger"})  # what a recurrence in primitive operators is made of
@@ -41,11 +42,13 @@ class Worst:
         by_part: By what was compared: outputs of a graph, states, memories.
         choices: Best outputs that were compared.
         other_choices: Those that are others than the processor's, which ties allow.
+        captured_rows: For which steps were captured meanwhile.
     """
 
     by_part: dict[str, float] = field(default_factory=dict)
     choices: int = 0
     other_choices: int = 0
+    captured_rows: str = "none"
 
     def compare(self, part: str, got: Array, expected: Array) -> None:
         """Take two arrays of one shape into account; NaN is as far off as can be."""
@@ -105,18 +108,19 @@ def _show_nodes(context: Context, folder: Path) -> None:
 
 def _answers(context: Context, folder: Path, variant: Variant | None) -> Row:
     context.budget.need(1.0)
-    captured = variant is None and precision_of(folder) == "fp32"
-    worst = compare(folder, context.provider, ROWS, variant, captured)
+    all_sizes = variant is None and precision_of(folder) == "fp32"
+    worst = compare(folder, context.provider, ROWS, variant, captured=max(ROWS) if all_sizes else _FEW)
     return {
         "worst": worst.largest,
         **{part: worst.by_part.get(part) for part in ("sequence", "step", "chunk", "states", "memories")},
         "choices": worst.choices,
         "other choices": worst.other_choices,
+        "captured rows": worst.captured_rows,
     }
 
 
 def compare(
-    folder: Path, provider: str, all_rows: Sequence[int], variant: Variant | None = None, captured: bool = True
+    folder: Path, provider: str, all_rows: Sequence[int], variant: Variant | None = None, captured: int = 64
 ) -> Worst:
     """Run a bundle on a provider and on the processor, plainly, and compare.
 
@@ -125,17 +129,18 @@ def compare(
         provider: Of ONNX Runtime.
         all_rows: Sizes of batches.
         variant: Of the step, on the provider; the processor runs the graphs as they are.
-        captured: Whether steps are captured on the provider, which takes a while.
+        captured: Rows of a batch up to which steps are captured on the provider, each size of which takes a while.
     """
     manifest, worst = models.manifest_of(folder), Worst()
     slots = max(all_rows) + inputs.FIRST_ROW
     memory_rows = max(16, slots * inputs.SOURCE)
     with (
-        open_bundle(folder, provider, slots, memory_rows, cuda_graphs=captured, variant=variant) as device,
+        open_bundle(folder, provider, slots, memory_rows, variant=variant, max_rows=captured) as device,
         open_plain(folder, slots, memory_rows) as plain,
     ):
         for rows in all_rows:
             _course(manifest, device, plain, rows, np.random.default_rng(rows), worst)
+        worst.captured_rows = device.captured_rows()
     return worst
 
 

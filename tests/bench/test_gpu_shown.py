@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 
-from bench.gpu import models, parity, traffic
+from bench.gpu import models, opened, parity, traffic
+from bench.gpu.budget import Budget
 from bench.gpu.cards import known
 from bench.gpu.floor import Floor
 from bench.gpu.inputs import LENGTH, draw
+from bench.gpu.journal import Journal
 from bench.gpu.opened import CountedMemory, Opened, Traffic, open_plain
 from bench.gpu.parity import Worst, compare
 from bench.gpu.peer import TorchSteps
-from bench.gpu.plan import Size
+from bench.gpu.plan import Context, Size
 from bench.gpu.residence import prove
 from bench.gpu.wire_client import Load, step_all
 from bench.report import Report, show
-from export.manifest import GraphKind
+from export.manifest import GraphKind, Variant
 from service.runtime.device.memory import HostMemory, Transfer
 from service.runtime.providers import CPU
 from tests.bench.servers import Sessions, serving
@@ -118,6 +120,25 @@ def test_the_same_graphs_are_equal_and_another_variant_is_near(repository: Path,
     folder = repository / name / "1"
     assert compare(folder, CPU, (1, 3)).largest == 0
     assert 0 < compare(folder, CPU, (1, 3), "primitive").largest < 1e-5
+
+
+class CapturingMemory(HostMemory):
+    """Memory of the host whose runs are captured; to the processor a replay is a run like any other."""
+
+    captures = True
+
+
+def test_steps_are_captured_in_every_variant_and_of_few_rows_at_least(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opened, "HostMemory", CapturingMemory)
+    folder = tmp_path / "language-lstm-fp32" / "1"  # a name that says the precision, as those that are made
+    folder.parent.symlink_to(repository / "language-lstm")
+    context = Context(CPU, SIZE, tmp_path, tmp_path, Journal(tmp_path / "journal"), Budget(100))
+    variants: list[Variant | None] = [None, "primitive"]
+    captured = [str(parity._answers(context, folder, variant)["captured rows"]).split(", ") for variant in variants]
+    assert {"1", "8", "64"} <= set(captured[0])  # those that 1, 5 and 64 rows are padded to
+    assert {"1", "8"} <= set(captured[1]) and "64" not in captured[1]
 
 
 @pytest.mark.parametrize("at", ["step", "states", "memories"])
