@@ -63,7 +63,11 @@ class Settings(BaseSettings):
         "absent: GPU 0; cpu,cpu: that many engines on the CPU, to try it",
     )
     runners: int = Field(
-        default=0, ge=0, le=256, description="runs of a model side by side on a device; 0: one a core, or 1 on a GPU"
+        default=0,
+        ge=0,
+        le=256,
+        description="runs of a model side by side on a device; 0: one a core, or 1 on a GPU; "
+        "always 1 where CUDA graphs are replayed",
     )
     threads: int = Field(default=1, ge=1, le=1024, description="intra-op threads of each run's arithmetic")
     cuda_graphs: bool = Field(

@@ -294,9 +294,8 @@ class Devices:
         elif event.request > 0:
             self._settle(event)
         elif event.request in self._gathering:
-            gathering = self._gathering.pop(event.request)
             part: Any = event.value if isinstance(event, Finished) else getattr(event, "error", None)
-            self._gather(gathering, part)
+            self._gather(self._gathering.pop(event.request), part)
         else:
             self._moves.hear(event)
 
