@@ -28,7 +28,8 @@ _ROWS: Final = (1, 4, 16, 64, 256)
 _GPU_ROWS: Final = (*_ROWS, 1024, 4096)
 _LENGTH: Final = 20  # time steps of what is padded: a sentence
 _BUDGET_S: Final = 0.5  # of each candidate
-_GAIN: Final = 1.03  # that a variant must bring: less is noise
+_GAIN: Final = 1.1  # that a variant must bring: less may be noise
+_FEW: Final = 2  # sizes of which none can be left out
 _log = logging.getLogger(__name__)
 
 
@@ -67,24 +68,27 @@ def quickest(step_seconds: Mapping[Candidate, Mapping[int, float]]) -> Variant |
     """Choose from what steps took.
 
     Which batches there will be is not known, so that all that were measured count alike: the geometric mean over rows
-    decides, of those rows that all candidates were timed at. A variant has to gain three hundredths over the graph as
-    it is.
+    decides, of those rows that all candidates were timed at. A variant has to gain a tenth over the graph as it is,
+    where three sizes or more were timed even without the one at which it gains the most: that may be a disturbance.
 
     Args:
         step_seconds: By candidate and rows, at least one; without `node` that one cannot be run.
 
     Returns:
-        The variant; None where the graph as it is does as well.
+        The variant; None where the graph as it is does nearly as well.
     """
     rows = set.intersection(*(set(series) for series in step_seconds.values()))
+    # Without the graph as it is, variants are held against each other.
+    base = step_seconds[_NODE] if _NODE in step_seconds else dict.fromkeys(rows, 1.0)
 
-    def mean(name: Candidate) -> float:
-        return math.exp(sum(math.log(step_seconds[name][size]) for size in rows) / max(1, len(rows)))
+    def gain(name: Candidate) -> float:
+        gains = sorted(math.log(base[size] / step_seconds[name][size]) for size in rows)
+        counted = gains[:-1] if len(gains) > _FEW and _NODE in step_seconds else gains
+        return math.exp(sum(counted) / max(1, len(counted)))
 
-    means = {name: mean(name) for name in _VARIANTS if name in step_seconds}
-    as_it_is = mean(_NODE) if _NODE in step_seconds else math.inf
-    best = min(means, key=lambda name: means[name], default=None)
-    return best if best is not None and as_it_is >= _GAIN * means[best] else None
+    gains = {name: gain(name) for name in _VARIANTS if name in step_seconds}
+    best = max(gains, key=lambda name: gains[name], default=None)
+    return best if best is not None and (_NODE not in step_seconds or gains[best] >= _GAIN) else None
 
 
 def open_quickest(
@@ -156,7 +160,7 @@ def measure(
         try:
             runner = open_trial(with_variant(manifest, variant))
             try:
-                series = _time_steps(runner, threads, clock)
+                seconds = _time_steps(runner, threads, clock)
             finally:
                 runner.close()
         except ProviderUnavailable:  # of the machine: no variant can help
@@ -165,7 +169,7 @@ def measure(
             failure = failure or error
             _leave_out(manifest, variant or _NODE, first_line(error))
         else:
-            tried.setdefault(runner.provider, {})[variant or _NODE] = series
+            tried.setdefault(runner.provider, {})[variant or _NODE] = seconds
     if failure is not None and not tried:
         raise failure
     # What falls back to the CPU is not what was asked for, however quick it is there.
@@ -173,12 +177,15 @@ def measure(
     for other in tried.keys() - {provider}:
         for name in tried[other]:
             _leave_out(manifest, name, f"it runs on {other}, others on {provider}")
+    series = tried[provider]
+    # Imports have variants for what CUDA does not run: the CPU runs all.
+    as_it_is = provider == CPU and manifest.imported is not None and _NODE in series
     return Choice(
         host=host,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
         provider=provider,
-        variant=quickest(tried[provider]),
-        step_seconds=tried[provider],
+        variant=None if as_it_is else quickest(series),
+        step_seconds=series,
     )
 
 
