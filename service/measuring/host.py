@@ -1,11 +1,13 @@
 """What is measured of a model on a host is kept beside it: in the bundle's folder, a file for each kind of host."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import tempfile
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +18,7 @@ from service.runtime.driver import name_of_gpu
 
 FOLDER: Final = "host-profiles"
 _DRIVER: Final = Path("/proc/driver/nvidia/gpus")
+_READABLE: Final = 0o644  # mode of files: by other accounts, too
 _WITHOUT_CARDS: Final = ("CPUExecutionProvider", "cpu")
 
 
@@ -100,8 +103,20 @@ def key(host: str, manifest: Manifest) -> str:
 
 
 def write(path: Path, profile: BaseModel) -> None:
-    """Write so that whoever reads meanwhile sees all or nothing."""
+    """Write so that whoever reads meanwhile sees all or nothing.
+
+    Raises:
+        OSError: It cannot be written, and nothing is left behind.
+    """
     path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(profile.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    # Its number is not enough to tell a process by: in a container of its own each is the first.
+    file, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(file, "w", encoding="utf-8") as opened:
+            os.fchmod(file, _READABLE)
+            opened.write(profile.model_dump_json(indent=2) + "\n")
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
