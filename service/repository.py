@@ -21,6 +21,7 @@ from service.measuring.variant import open_quickest
 from service.placing import place
 from service.runtime.errors import ProviderUnavailable, first_line
 from service.runtime.opening import open_runner
+from service.runtime.providers import CPU
 from service.runtime.runner import Runner, RunnerConfig
 
 RefusalKind = Literal["bundle", "graphs"]
@@ -174,9 +175,14 @@ def open_graphs(
             raise
         return runner
 
-    settings = f"tf32 {config.tf32}, CUDA graphs {config.cuda_graphs}"
-    host = f"{describe_host(config.provider, config.threads)}, {settings}"
-    trial = replace(config, num_slots=_TRIAL_SLOTS, num_memory_rows=_TRIAL_MEMORY_ROWS)
+    host = describe_host(config.provider, config)
+    # With few slots, and batches as large as in service: what is captured there is captured in a trial.
+    trial = replace(
+        config,
+        num_slots=_TRIAL_SLOTS,
+        num_memory_rows=_TRIAL_MEMORY_ROWS,
+        max_rows=config.max_rows or config.num_slots,
+    )
     return open_quickest(folder, manifest, host, config.threads, partial(open_with, config), partial(open_with, trial))
 
 
@@ -189,14 +195,15 @@ def _measured(
     config: RunnerConfig,
 ) -> ServedModel:
     """What runs cost, and whether company changes answers."""
-    profile = load_or_measure(folder, runner, config.threads)
+    profile = load_or_measure(folder, runner, config)
     if profile.most_rows is not None:
         bound(runner, profile.most_rows, "runs of more fail")
     num_ids = {name: len(tokenizer.vocabulary) for name, tokenizer in tokenizers.items()}
     # The step graph of an encoder-decoder reads target ids as `tokens`; only a language model has `targets`.
     num_ids["tokens"] = num_ids["targets"] = num_ids.get("tokens") or num_ids.get("target", 0)
     with runner.shrinking():  # what measuring took goes back, too
-        found = probe_company(runner, batch_sizes(profile.max_rows), num_ids)
+        tf32 = config.tf32 and runner.provider != CPU
+        found = probe_company(runner, batch_sizes(profile.max_rows), num_ids, tf32)
     variances = tuple(str(variance) for variance in found)
     return ServedModel(bundle, runner.manifest, tokenizers, runner, crf, profile, variances)
 

@@ -14,8 +14,10 @@ from export.manifest import MANIFEST_FILE, DecodingDefaults, Manifest
 from models.symbols import BOS, EOS, PAD, UNK
 from models.vocabulary import Vocabulary
 from service.measuring import profile
+from service.measuring.profile import HostProfile
 from service.repository import RefusedBundle, ServedModel, list_models, open_bundle
 from service.runtime.errors import ProviderUnavailable
+from service.runtime.providers import CPU, CUDA
 from service.runtime.runner import Runner, RunnerConfig
 from tests.service import tiny_models as tiny
 from tests.service.tensor_models import write_accumulator, write_meeting, write_narrow
@@ -239,6 +241,30 @@ def test_an_empty_repository_has_no_models_and_a_missing_one_is_an_error(tmp_pat
     assert list_models(tmp_path) == {}
     with pytest.raises(BundleError, match="expected a folder, got nothing there"):
         list_models(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("provider", "tf32", "coarse"), [(CUDA, True, True), (CUDA, False, False), (CPU, True, False)])
+def test_roundings_to_tf32_are_expected_of_a_gpu_that_makes_them(
+    tmp_path: Path, provider: str, tf32: bool, coarse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[object] = []
+
+    def note(runner: Runner, sizes: object, num_ids: object, tf32: bool) -> tuple[()]:
+        found.append(tf32)
+        return ()
+
+    def measure(*_: object) -> HostProfile:
+        return HostProfile(host="", measured_at="")
+
+    monkeypatch.setattr("service.repository.probe_company", note)
+    monkeypatch.setattr("service.repository.load_or_measure", measure)
+    add_bundle(tmp_path, "g2p", 1)
+
+    def opened(runner: Runner) -> None:
+        runner.provider = provider
+
+    model = open_bundle(list_models(tmp_path)["g2p"][0], RunnerConfig("cpu", 1, 16, 32, tf32), opened)
+    assert isinstance(model, ServedModel) and found == [coarse]
 
 
 def test_cuda_that_is_insisted_on_and_missing_is_nobodys_bundles_fault(
