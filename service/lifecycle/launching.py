@@ -67,12 +67,17 @@ def runners_of(runners: Sequence[Runner], settings: Settings) -> int:
     """
     first = runners[0]
     count = settings.runners or default_runners(first.provider, len(runners))
-    if count > 1 and first.provider != CPU and not all(runner.uncaptured for runner in runners):
+    if count > 1 and first.provider != CPU and any(map(_replays, runners)):
         # ONNX Runtime replays CUDA graphs from one thread at a time.
         reason = "its steps are captured as CUDA graphs"
         log.warning("model %s: runs one at a time, not %d: %s", first.manifest.name, count, reason)
         return 1
     return count
+
+
+def _replays(runner: Runner) -> bool:
+    """Whether some runs are, or will be, replayed as CUDA graphs."""
+    return not runner.uncaptured or any(runner.captured.values())
 
 
 @dataclass(frozen=True, eq=False)

@@ -51,6 +51,16 @@ def test_runs_go_side_by_side_on_a_gpu_where_no_captured_ones_are_replayed(
     assert runners_of([on_gpu[False]], Settings()) == 1  # unless it is asked for
 
 
+def test_nor_where_more_of_them_could_not_be_captured(
+    on_gpu: dict[bool, Runner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_gpu[True].warm_up()
+    assert any(on_gpu[True].captured.values())
+    monkeypatch.setattr(Runner, "uncaptured", "out of memory")
+    assert runners_of([on_gpu[True]], Settings(runners=3)) == 1
+    assert runners_of([on_gpu[False]], Settings(runners=3)) == 3
+
+
 def test_on_the_cpu_runs_go_side_by_side(on_gpu: dict[bool, Runner]) -> None:
     on_gpu[True].provider = CPU
     assert runners_of([on_gpu[True]], Settings(runners=3)) == 3
