@@ -7,6 +7,9 @@ torch and gRPC for `--help`. A test proves that each name exists.
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
 
 USER_ERRORS = frozenset(
     {
@@ -32,12 +35,43 @@ EXTRAS = {
     "serve": {"google.rpc", "grpc_health", "grpc_reflection", "onnxruntime", "pydantic_settings", "uvloop"},
 }
 EXTRAS["train"] |= {"numpy", "pydantic", "tokenizers", "yaml"}
+# Of a command that says so: elsewhere these are missing because something else is.
+IMPORT = frozenset({"numpy", "onnx", "onnxruntime", "tokenizers"})
 DEBUG = "CARRYOVER_DEBUG"
 INTERRUPTED = 130
 
 
 class CommandError(Exception):
     """The command cannot do what was asked; the message says expected and got."""
+
+
+@contextmanager
+def needing_import() -> Iterator[None]:
+    """Say of what is missing inside that the extra `import` brings it.
+
+    Raises:
+        CommandError: Something is missing that the extra has.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in IMPORT:
+            raise
+        # The extra brings an ONNX Runtime for the CPU, whose files would take the place of those of the one for GPUs.
+        only_onnx = error.name.split(".")[0] == "onnx" and _is_installed("onnxruntime-gpu")
+        raise CommandError(_missing(error.name, "onnx" if only_onnx else "carryover[import]")) from None
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        metadata.distribution(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _missing(module: str, wanted: str) -> str:
+    return f"this needs {module}, which is not installed: pip install '{wanted}'"
 
 
 def explain(error: Exception) -> str | None:
@@ -50,7 +84,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name:
         for extra, modules in EXTRAS.items():
             if error.name in modules or error.name.split(".")[0] in modules:
-                return f"this needs {error.name}, which is not installed: pip install 'carryover[{extra}]'"
+                return _missing(error.name, f"carryover[{extra}]")
     return None
 
 

@@ -92,8 +92,11 @@ def import_onnx(
     ] = False,
 ) -> None:
     """Import; see HELP."""
-    from carryover.cli.importing import run_import
-    from importing.options import parse_examples
+    from carryover.cli.errors import needing_import
+
+    with needing_import():
+        from carryover.cli.importing import run_import
+        from importing.options import parse_examples
 
     run_import(
         file,
