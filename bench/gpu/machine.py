@@ -12,7 +12,9 @@ from bench.gpu.cards import Card, known
 from bench.gpu.figures import CARD, row_of
 from bench.gpu.plan import Context
 from bench.report import Cell
+from service.runtime.device.cuda import load_runtime
 from service.runtime.driver import load_libraries, what_is_missing
+from service.runtime.errors import RunnerError
 from service.runtime.providers import CUDA
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which is when it counts
@@ -77,7 +79,7 @@ def libraries(on_card: bool) -> dict[str, Cell]:
     versions["onnxruntime build"] = onnxruntime.get_build_info()
     if on_card:
         load_libraries()
-        versions["CUDA runtime"] = _dotted(_number(("libcudart.so.13", "libcudart.so.12"), "cudaRuntimeGetVersion"))
+        versions["CUDA runtime"] = _dotted(_runtime_version())
         version = _told(("libcudnn.so.9",), "cudnnGetVersion")
         versions["cuDNN"] = f"{version // 10000}.{version // 100 % 100}.{version % 100}" if version else None
     return versions
@@ -106,16 +108,14 @@ def _ask(command: Sequence[str]) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _number(libraries: Sequence[str], function: str) -> int:
-    """What a function of CUDA writes where it is told to."""
-    value = ctypes.c_int(0)
-    for name in libraries:
-        try:
-            if getattr(ctypes.CDLL(name), function)(ctypes.byref(value)) == 0:
-                return value.value
-        except (OSError, AttributeError):
-            continue
-    return 0
+def _runtime_version() -> int:
+    """Of the CUDA runtime that the service takes, as CUDA writes it; 0: there is none."""
+    version = ctypes.c_int(0)
+    try:
+        failed = load_runtime().cudaRuntimeGetVersion(ctypes.byref(version))
+    except RunnerError:
+        return 0
+    return 0 if failed else version.value
 
 
 def _told(libraries: Sequence[str], function: str) -> int:

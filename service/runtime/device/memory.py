@@ -56,7 +56,7 @@ class DeviceMemory(Protocol):
         """Zeros on the device, aligned to ALIGNMENT.
 
         Raises:
-            Exception: What ONNX Runtime raises if there is no room.
+            RunnerError: There is no room.
         """
 
     def pinned(self, num_bytes: int) -> Bytes:
