@@ -95,7 +95,7 @@ async def _serve(settings: Settings) -> int:
         control = Control(settings, serving)
         loop.add_signal_handler(signal.SIGHUP, lambda: start(control.reload()))
         if not await _opened(settings, serving, control, stop):
-            return 0
+            return int(serving.failed)
         opened = Doors(settings, serving.models, control)
         await opened.open()
         doors.append(opened)

@@ -8,9 +8,11 @@ is touched by one thread at a time, and no row of a batch that runs is in anothe
 the inbox and hear from it through `publish`, which is called with lists of events.
 """
 
+import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -52,6 +54,7 @@ class Engine:
         clock: Seconds, on which deadlines are told.
         num_runners: Batches that may run side by side.
         warm_up: Called on the thread of the first lane before it runs anything: what is captured is for one thread.
+            It is given what says whether the engine closes, and then leaves the rest out.
 
     Attributes:
         failed: Whether a bug or a lost GPU ended the engine. It takes nothing any more.
@@ -65,7 +68,7 @@ class Engine:
         on_stopped: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         num_runners: int = 1,
-        warm_up: Callable[[], None] = lambda: None,
+        warm_up: Callable[[Callable[[], bool]], None] = lambda closing: None,
     ) -> None:
         most = runner.num_slots - NUM_RESERVED - 1
         if not 0 <= limits.session_slots <= most or limits.max_waiting < 1 or num_runners < 1:
@@ -92,6 +95,7 @@ class Engine:
         )
         self._lock = threading.Lock()
         self._roster = Roster(manifest, runner, runner.num_slots, runner.num_memory_rows, limits, num_runners)
+        self._arrived: deque[AnyRequest] = deque()  # taken from the inbox and not admitted yet
         self._last: GraphKind | None = None
         self._in_flight: dict[int, Plan] = {}  # by lane
         self._ran = Ran()
@@ -183,10 +187,7 @@ class Engine:
     def _live(self, lane: int) -> None:
         step_aside()
         if lane == 0:
-            try:
-                self._warm_up()
-            except Exception:  # it then costs time later
-                _log.exception("engine %s: could not get ready beforehand", self._runner.manifest.name)
+            self._get_ready()
         parts: Sequence[Part] = ()
         stirred = True
         while True:
@@ -219,12 +220,23 @@ class Engine:
             if self._num_alive == 0:
                 self._end()
 
+    def _get_ready(self) -> None:
+        try:
+            self._warm_up(lambda: self._closing)
+        except Exception as error:
+            if is_device_lost(error):
+                with self._lock:
+                    self._fail(error)
+            else:  # it then costs time later
+                _log.exception("engine %s: could not get ready beforehand", self._runner.manifest.name)
+
     def _begin(self, lane: int) -> Plan | None:
         roster = self._roster
         requests, cancels = self._inbox.take()
         now = self._clock()
-        for request in requests:
-            roster.admit(request, now)
+        self._arrived.extend(requests)
+        while self._arrived:
+            self._admit(self._arrived.popleft(), now)
         if roster.lost is not None:  # all that was taken has been admitted by now, and nothing is left without its end
             raise roster.lost
         for cancelled in cancels:
@@ -245,6 +257,13 @@ class Engine:
         if roster.num_tasks == roster.num_steps:
             self._work_pace.rest()
         return plan
+
+    def _admit(self, request: AnyRequest, now: float) -> None:
+        try:
+            self._roster.admit(request, now)
+        except Exception:  # a bug, since it has an answer to all else: it ends the engine, and this request first
+            self._roster.turn.fail(request.id, failure())
+            raise
 
     def _fill_s(self, now: float) -> float:
         """How much longer steps should wait for others to share their run; not if nothing else runs meanwhile."""
@@ -351,8 +370,10 @@ class Engine:
         reason = _broken if self.failed else _shut_down
         self._inbox.close(reason)
         self._in_flight.clear()
-        for request in self._inbox.take()[0]:
-            self._roster.admit(request, self._clock())
+        for request in (*self._arrived, *self._inbox.take()[0]):
+            with contextlib.suppress(Exception):  # it was told
+                self._admit(request, self._clock())
+        self._arrived.clear()
         try:
             self._roster.end_all(reason())
         except Exception:

@@ -101,6 +101,8 @@ class Chooser:
                 if isinstance(opened, Running):
                     choice.served[path.version] = Served(opened, mark)
                     choice.opened.append(opened)
+                    with self.loading(path):  # what is served so far answers meanwhile
+                        await opened.warm()
                     continue
                 broken = Broken(opened, mark)
             choice.broken[path.folder] = broken

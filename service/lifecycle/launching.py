@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from export.manifest import Manifest
 from service.bridge import Bridge
@@ -18,6 +19,7 @@ from service.engine.limits import EngineLimits
 from service.engine.schedule import ScheduleLimits
 from service.lifecycle.opening import off_loop
 from service.lifecycle.states import Key
+from service.lifecycle.warming import WarmUp
 from service.memory import give_back
 from service.models import Limits, LiveModel
 from service.repository import ServedModel
@@ -26,6 +28,7 @@ from service.runtime.runner import Runner, RunnerConfig
 from service.settings import CPU_DEVICE, Settings
 
 log = logging.getLogger(__name__)
+_WARM_S: Final = 60.0  # that engines may take to get ready; it then goes on beside the first requests
 
 
 def runner_config(settings: Settings) -> RunnerConfig:
@@ -89,12 +92,14 @@ class Running:
         engine: That of its bridge, or several behind one door.
         runners: Those of its engines, one a device; closed after them, whoever remembers the model.
         bundle: The manifest as it lies in the repository.
+        warm_ups: What its engines do before they serve.
     """
 
     live: LiveModel
     engine: Engine | Devices
     runners: tuple[Runner, ...]
     bundle: Manifest
+    warm_ups: tuple[WarmUp, ...] = ()
 
     @property
     def manifest(self) -> Manifest:
@@ -112,6 +117,12 @@ class Running:
         stats = self.engine.stats()
         # What has just been submitted shows at the bridge before it shows in the engine's counts.
         return stats.sessions + stats.waiting + stats.running + self.live.bridge.unanswered > 0
+
+    async def warm(self) -> None:
+        """Wait until its engines serve: they have captured what they capture first, or given up."""
+        waiting = [off_loop(partial(warm_up.wait, _WARM_S)) for warm_up in self.warm_ups]
+        if not all(await asyncio.gather(*waiting)):
+            log.warning("model %s version %d: serves although it is not ready after %g s", *self.key, _WARM_S)
 
     async def close(self) -> None:
         """Stop the engine and give back what it took; what has not finished fails with ShuttingDown."""
@@ -152,9 +163,13 @@ def launch(
     engines: list[Engine | Devices] = []
     stopped = partial(on_stopped, manifest.name)
 
+    warm_ups: list[WarmUp] = []
+
     def made_of(runner: Runner) -> Callable[[Publish, Callable[[], None]], Engine]:
+        warm_up = WarmUp(runner.warm_up)
+        warm_ups.append(warm_up)
         return lambda publish, stopped: Engine(
-            runner, limits, publish, stopped, num_runners=num_runners, warm_up=runner.warm_up
+            runner, limits, publish, stopped, num_runners=num_runners, warm_up=warm_up.run
         )
 
     def connect(publish: Publish) -> Engine | Devices:
@@ -182,7 +197,7 @@ def launch(
         batch_invariant=not model.variances,
         max_batch_rows=batch.max_rows,
     )
-    return Running(live, engines[0], model.runners, model.bundle)
+    return Running(live, engines[0], model.runners, model.bundle, tuple(warm_ups))
 
 
 def _batch_limits(model: ServedModel, settings: Settings) -> ScheduleLimits:

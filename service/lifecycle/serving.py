@@ -66,12 +66,12 @@ class Serving:
         self._turns: dict[str, asyncio.Lock] = {}
         self._opener = Opener(*runner_configs(settings), max_batch_rows=settings.max_batch_rows)
         self._chooser = Chooser(self._opener, self._launch, self._note_loading)
-        self._closing = False
+        self._closing = self._stopped = False
 
     @property
     def failed(self) -> bool:
         """Whether a bug has ended an engine."""
-        return any(running.engine.failed for running in self._all())
+        return self._stopped or any(running.engine.failed for running in self._all())
 
     def states(self) -> list[VersionState]:
         """How the versions stand that are served, come, go, are broken or were unloaded; by name and version."""
@@ -184,9 +184,14 @@ class Serving:
         task.add_done_callback(ended)
 
     def _launch(self, model: ServedModel) -> Running:
-        running = launch(model, self._settings, self._on_stopped, asyncio.get_running_loop())
+        running = launch(model, self._settings, self._engine_stopped, asyncio.get_running_loop())
         _report(model, self._settings)
         return running
+
+    def _engine_stopped(self, name: str) -> None:
+        """Take the end of an engine, on its thread; it may be that of one that is not served yet."""
+        self._stopped = True
+        self._on_stopped(name)
 
     @contextmanager
     def _note_loading(self, path: BundlePath) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 from export.manifest import GraphKind
 from service.engine.engine import Engine
 from service.engine.integrity import IntegrityError
-from service.engine.interface import CloseSession, Decode, Event, Generate, RunSequence, Sampling
+from service.engine.interface import AnyRequest, CloseSession, Decode, Event, Generate, RunSequence, Sampling
 from service.engine.limits import EngineLimits
 from service.engine.slots import StaleSlot
 from service.engine.tasks.decode import DecodeTask
@@ -164,6 +164,28 @@ def test_requests_end_even_where_the_bug_is_in_the_books(tmp_path: Path, monkeyp
     for request in (*steps, *texts):
         harness.wait(request)
     assert harness.stopped.wait(PATIENCE_S)
+    harness.check_one_end_each()
+
+
+def test_a_bug_in_admitting_leaves_nothing_without_its_end(tmp_path: Path) -> None:
+    """Of five that come at once the second breaks the books; what comes behind it had been taken, too."""
+
+    def broken_for_one(request: AnyRequest, now: float) -> None:
+        if request.id == requests[1]:
+            raise RuntimeError(SECRET)
+        admit(request, now)
+
+    harness = Harness()
+    model = open_tiny(tmp_path, tiny.write_encoder_decoder(tmp_path, TABLE))
+    harness.engine = Engine(model, NO_SESSIONS, harness.publish, harness.stopped.set)
+    roster = harness.engine._roster
+    admit, roster.admit = roster.admit, broken_for_one  # type: ignore[method-assign]
+    requests = [harness.submit(Decode(harness.new_id(), (4, 5), 1, 1, 0.6, 20)) for _ in range(5)]
+    harness.engine.start()
+    for request in requests:
+        assert isinstance(harness.error(request), InternalFailure)
+    assert harness.stopped.wait(PATIENCE_S)
+    harness.engine.close()
     harness.check_one_end_each()
 
 

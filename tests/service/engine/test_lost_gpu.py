@@ -157,3 +157,15 @@ def test_a_gpu_that_is_lost_when_a_session_is_opened_ends_the_engine_with_all_th
         harness.wait(export)
         harness.wait(step)
         check_failed(harness, [])
+
+
+def test_a_gpu_that_is_lost_while_the_engine_gets_ready_ends_it(tmp_path: Path) -> None:
+    runner = ScriptedRunner(open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE)))
+    harness = Harness()
+    harness.engine = Engine(runner, LIMITS, harness.publish, harness.stopped.set, warm_up=fail)
+    harness.submit(OpenSession(harness.new_id(), 1))
+    step = harness.step(1, [4])
+    with closing(harness.engine):
+        harness.engine.start()
+        check_failed(harness, [step])
+    assert runner.calls == []

@@ -1,6 +1,7 @@
 """An engine on a device: what it serves, and on which thread it gets ready."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from service.engine import engine as engine_module
-from service.engine.interface import Decode
+from service.engine.interface import Decode, DescribeSessions
 from service.engine.limits import EngineLimits
+from service.errors import ShuttingDown
 from service.runtime.runner import RunnerConfig
 from tests.service import tiny_models as tiny
 from tests.service.engine.harness import NO_SESSIONS, PATIENCE_S, Harness, running
@@ -66,8 +68,8 @@ def test_an_engine_gets_ready_on_the_thread_that_runs_and_once(tmp_path: Path) -
     threads: list[str] = []
     ready = threading.Event()
 
-    def warm_up() -> None:
-        runner.warm_up()
+    def warm_up(closing: Callable[[], bool]) -> None:
+        runner.warm_up(closing)
         threads.append(threading.current_thread().name)
         ready.set()
 
@@ -87,7 +89,7 @@ def test_an_engine_gets_ready_on_the_thread_that_runs_and_once(tmp_path: Path) -
 def test_an_engine_that_cannot_get_ready_serves_all_the_same(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     runner = Far().open(tmp_path, tiny.write_language_model(tmp_path, TABLE), CONFIG)
 
-    def warm_up() -> None:
+    def warm_up(closing: Callable[[], bool]) -> None:
         raise RuntimeError("out of memory")
 
     harness = Harness()
@@ -102,3 +104,35 @@ def test_an_engine_that_cannot_get_ready_serves_all_the_same(tmp_path: Path, cap
         engine.close()
     assert "engine tiny: could not get ready beforehand" in caplog.text
     assert runner.run("step", batch(1), TOP)
+
+
+def test_getting_ready_ends_between_captures_when_it_is_told_to(tmp_path: Path) -> None:
+    runner = Far().open(tmp_path, tiny.write_language_model(tmp_path, TABLE), CONFIG)
+    before = runner.captured["step"]
+    answers = iter([False, True])
+    runner.warm_up(lambda: next(answers))
+    assert runner.captured == {"step": [*before, 16]}  # the largest first
+
+
+def test_who_gets_ready_is_told_when_the_engine_closes(tmp_path: Path) -> None:
+    runner = Far().open(tmp_path, tiny.write_language_model(tmp_path, TABLE), CONFIG)
+    inside, told, seen = threading.Event(), threading.Event(), list[bool]()
+
+    def warm_up(closing: Callable[[], bool]) -> None:
+        seen.append(closing())
+        inside.set()
+        assert told.wait(PATIENCE_S)
+        seen.append(closing())
+
+    limits = EngineLimits(session_slots=4, max_sessions=4)
+    engine = engine_module.Engine(runner, limits, Harness().publish, warm_up=warm_up)
+    engine.start()
+    assert inside.wait(PATIENCE_S)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    with pytest.raises(ShuttingDown):
+        while True:  # until the door is shut, which is after `closing` is true
+            engine.submit(DescribeSessions(1, ()))
+    told.set()
+    closing.join(PATIENCE_S)
+    assert seen == [False, True]
