@@ -23,6 +23,7 @@ from importing.analysis.trace import (
     Place,
     Trace,
     Unknown,
+    in_size,
     run_and_keep,
 )
 from importing.signature import Array
@@ -46,7 +47,7 @@ def _heard(look: Look) -> Flow:
     """What is to be said where nothing is read of a body; None: it reads nothing that has to do with rows."""
     flows = [look.trace.flow(name) for name in reads(look.node)]
     found = [flow for kind in (Joined, Unknown) for flow in flows if isinstance(flow, kind)]
-    return found[0] if found else UNKNOWN if any(flow is not None for flow in flows) else None
+    return in_size(found[0]) if found else UNKNOWN if any(flow is not None for flow in flows) else None
 
 
 class _If:
@@ -65,7 +66,7 @@ class _If:
         look, trace = self._look, self._look.trace
         condition = trace.flow(look.node.input[0])
         if isinstance(condition, Joined | Unknown):
-            return condition
+            return in_size(condition)  # a branch may give more than the other
         if condition is not None or look.node.input[0] not in trace.arrays:
             return look.joined("decides by rows")
         level = trace.level(look.node.input[0])
@@ -84,22 +85,20 @@ class _If:
             self._cover(other, level)
         else:
             self._want(other, level)
-        return [
-            b if isinstance(b, Joined) and not isinstance(a, Joined) else a for a, b in zip(mine, others, strict=True)
-        ]
+        return [_merged(a, b) if isinstance(b, Joined) else a for a, b in zip(mine, others, strict=True)]
 
     def _branch(self, name: str) -> list[Flow] | None:
-        body = _Body(self._look, self._look.attribute(name), {}, self._follow)
+        body = _Body(self._look, name, {}, self._follow)
         return body.flows({}, {}) if body.runs else None
 
     def _cover(self, branch: str, level: int) -> None:
         if level >= SHARED:
-            self._look.trace.covered.reached.add((self._look.called, branch))
+            self._look.trace.covered.reached.add((*self._look.trace.path, self._look.called, branch))
 
     def _want(self, branch: str, level: int) -> None:
         if level >= SHARED:
             reason = f"If ({self._look.called}): nothing that was tried takes its {branch.replace('_', ' ')}"
-            self._look.trace.covered.wanted[self._look.called, branch] = reason
+            self._look.trace.covered.wanted[*self._look.trace.path, self._look.called, branch] = reason
 
 
 def _alike(some: Sequence[Flow], others: Sequence[Flow]) -> bool:
@@ -112,7 +111,9 @@ def _loop(look: Look, follow: Follow) -> Flows:
     graph: onnx.GraphProto = look.attribute("body")
     for index in (0, 1):
         if look.given(index) and (flow := trace.flow(node.input[index])) is not None:
-            return flow if isinstance(flow, Joined | Unknown) else look.joined("runs as often as there are rows")
+            return (
+                in_size(flow) if isinstance(flow, Joined | Unknown) else look.joined("runs as often as there are rows")
+            )
     carried = list(node.input[2:])
     if len(graph.input) != len(carried) + 2 or any(name not in trace.arrays for name in carried):
         return UNKNOWN
@@ -122,13 +123,13 @@ def _loop(look: Look, follow: Follow) -> Flows:
         going: np.array(True),
         **{a: trace.arrays[b] for a, b in zip(names, carried, strict=True)},
     }
-    body = _Body(look, graph, given, follow)
+    body = _Body(look, "body", given, follow)
     if not body.runs:
         return _heard(look) or UNKNOWN
     levels = dict.fromkeys(given, SHARED)
     flows = _settle(body, names, [trace.flow(name) for name in carried], {}, levels)
     if flows[0] is not None:
-        return flows[0] if isinstance(flows[0], Joined | Unknown) else look.joined("ends as the rows say")
+        return in_size(flows[0]) if isinstance(flows[0], Joined | Unknown) else look.joined("ends as the rows say")
     kept = len(carried) + 1
     if not body.keeps_shapes(names, range(1, kept)):
         return UNKNOWN
@@ -160,7 +161,7 @@ def _scan(look: Look, follow: Follow) -> Flows:
                 return look.joined("computes with the number of rows")
         given[value.name] = array
         flows.append(flow)
-    body = _Body(look, graph, given, follow)
+    body = _Body(look, "body", given, follow)
     names = list(given)
     if not body.runs or not body.keeps_shapes(names[:kept], range(kept)):
         return _heard(look) or UNKNOWN
@@ -185,21 +186,25 @@ def _settle(
     levels: Mapping[str, int],
     first: int = 1,
 ) -> list[Flow]:
-    """Follow a body until what it hands on is as it was; the first of its outputs to be handed on is told."""
+    """Follow a body until what it hands on is as it was; the first of its outputs to be handed on is told.
+
+    Returns:
+        Of its outputs; those that are handed on may be as they were before, since there may be no turn at all.
+    """
     known = list(flows)
     while True:
         found = body.flows({**fixed, **dict(zip(names, known, strict=True))}, levels)
         after = [_merged(a, b) for a, b in zip(known, found[first:], strict=False)]
         if after == known:
-            return found
+            return [*found[:first], *known, *found[first + len(known) :]]
         known = after
 
 
 def _merged(before: Flow, after: Flow) -> Flow:
     """What holds of both; each time there is less to know."""
-    for flow in (before, after):
-        if isinstance(flow, Joined):
-            return flow
+    joined = [flow for flow in (before, after) if isinstance(flow, Joined)]
+    if joined:
+        return in_size(joined[0]) if any(flow.in_size for flow in joined) else joined[0]
     if before == after or isinstance(before, Unknown):
         return before
     return after if isinstance(after, Unknown) else Unknown("a loop hands on other rows than it began with")
@@ -210,13 +215,15 @@ class _Body:
 
     Args:
         look: At its node.
-        graph: The body.
+        name: Of the attribute that has it.
         given: By its input, a value.
         follow: Goes on in it.
     """
 
-    def __init__(self, look: Look, graph: onnx.GraphProto, given: Mapping[str, Array], follow: Follow) -> None:
+    def __init__(self, look: Look, name: str, given: Mapping[str, Array], follow: Follow) -> None:
+        graph: onnx.GraphProto = look.attribute(name)
         self._outer, self._graph, self._given, self._follow = look.trace, graph, given, follow
+        self._path = (*look.trace.path, look.called, name)
         self._captured = sorted(_captured(graph))
         arrays = {name: look.trace.arrays[name] for name in self._captured if name in look.trace.arrays}
         constants = {name for name in arrays if look.trace.flow(name) is None and not look.trace.level(name)}
@@ -240,7 +247,8 @@ class _Body:
     def flows(self, given: Mapping[str, Flow], levels: Mapping[str, int]) -> list[Flow]:
         """Of its outputs, with these of its inputs."""
         assert self._arrays is not None
-        trace = Trace(self._arrays, self._outer.num_rows, self._outer.opsets, self._outer.covered)
+        trace = Trace(self._arrays, self._outer.num_rows, self._outer.opsets, self._outer.covered, self._path)
+        self._outer.inner[self._path] = trace
         for name in self._captured:
             trace.flows[name], trace.levels[name] = self._outer.flow(name), self._outer.level(name)
         trace.shapes = self._outer.shapes & set(self._captured)

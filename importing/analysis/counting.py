@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from importing.analysis.counts import Count, NotCounted, absolute, divide, is_equal, is_less, remainder
+from importing.analysis.counts import MOST_ROWS, Count, NotCounted, absolute, divide, is_equal, is_less, remainder
 from importing.errors import ImportRefused
 from importing.session import RunFailed, Session
 from importing.signature import Array
@@ -95,17 +95,28 @@ def settled(computed: Array, seen: Array, num_rows: int) -> Array:
     """Elements that do not depend on the rows as they were in a run.
 
     Raises:
-        NotCounted: What was computed is not what the run gave.
+        NotCounted: What was computed is not what the run gave, or what runs of more rows give: their type cannot hold
+            it.
     """
     if computed.shape != seen.shape:
         raise NotCounted
     result = seen.astype(object)
     for index, element in np.ndenumerate(computed):
         if isinstance(element, Count):
-            if element.at(num_rows) != seen[index]:
+            if element.at(num_rows) != seen[index] or not _holds(seen.dtype, element):
                 raise NotCounted
             result[index] = element
     return result
+
+
+def _holds(dtype: np.dtype[Any], count: Count) -> bool:
+    """Whether a type has the number itself, whole, for all numbers of rows that are thought of."""
+    largest = sum(abs(coefficient) * MOST_ROWS**power for power, coefficient in enumerate(count.coefficients))
+    if dtype.kind == "f":
+        return bool(largest <= 2 ** (np.finfo(dtype).nmant + 1))
+    if dtype.kind not in "iu":
+        return False
+    return bool(largest <= np.iinfo(dtype).max) and (dtype.kind == "i" or not is_less(count, 0))
 
 
 def _by_element(operation: Callable[..., Any], inputs: list[Array]) -> Array:

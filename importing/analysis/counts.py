@@ -7,6 +7,8 @@ with.
 
 from typing import Any, Final
 
+MOST_ROWS: Final = 2**16  # of a run; with more of them, whole numbers of a narrow type may wrap around
+
 
 class NotCounted(Exception):
     """A result that is no polynomial of the number of rows, or not the same comparison for all numbers."""

@@ -11,8 +11,8 @@ from importing.analysis.bodies import follow_bodies
 from importing.analysis.counting import compute, has_counts, settled
 from importing.analysis.counts import ROWS, NotCounted
 from importing.analysis.look import Flows, Look, NotFollowed
-from importing.analysis.operators import REDUCERS, RULES, SIZES, WHOLE
-from importing.analysis.trace import CONSTANT, SIZED, UNKNOWN, Counted, Flow, Joined, Place, Trace, Unknown
+from importing.analysis.operators import REDUCERS, RULES, SIZES, WHOLE, keeps_size
+from importing.analysis.trace import CONSTANT, SIZED, UNKNOWN, Counted, Flow, Joined, Place, Trace, Unknown, in_size
 from importing.signature import Array
 
 _MEASURES: Final = frozenset({"Shape", "Size"})  # of what they read no values, but its sizes
@@ -55,9 +55,8 @@ def _flows(look: Look) -> Flows:
     flows = [trace.flow(name) for name in node.input if name]
     if node.op_type in _MEASURES and not isinstance(flows[0], Unknown):
         return _measure(look, flows[0])
-    for flow in flows:
-        if isinstance(flow, Joined):
-            return flow
+    if any(isinstance(flow, Joined) for flow in flows):
+        return _joined(look)
     known = node.domain in _DOMAINS and all(name in trace.arrays for name in (*node.input, *node.output) if name)
     for flow in flows:
         if isinstance(flow, Unknown):
@@ -70,6 +69,15 @@ def _flows(look: Look) -> Flows:
     if any(isinstance(flow, Counted) for flow in flows):
         return _count(look)
     return _ruled(look)
+
+
+def _joined(look: Look) -> Flow:
+    """What reads something that rows have joined; how much it gives of it may be what that says."""
+    found = [
+        (index, flow) for index, name in enumerate(look.node.input) if isinstance(flow := look.trace.flow(name), Joined)
+    ]
+    sized = any(flow.in_size for _, flow in found) or not keeps_size(look.node, [index for index, _ in found])
+    return in_size(found[0][1]) if sized else found[0][1]
 
 
 def _ruled(look: Look) -> Flows:

@@ -103,13 +103,18 @@ def _overlooked(one: Trace, other: Trace) -> Unknown | None:
     for name in one.flows.keys() & one.arrays.keys() & other.arrays.keys():
         first, second = one.arrays[name], other.arrays[name]
         place = one.flow(name)
-        if isinstance(place, Place) and other.flow(name) == place:
-            same = _but(first.shape, place.axis) == _but(second.shape, place.axis)
+        its = other.flow(name)
+        if isinstance(place, Place) and isinstance(its, Place):
+            # Unequal where a size that is no row's is a multiple of both numbers.
+            same = place == its and _but(first.shape, place.axis) == _but(second.shape, place.axis)
+        elif isinstance(place, Place) or isinstance(its, Place):
+            same = isinstance(place, Joined | Unknown) or isinstance(its, Joined | Unknown)
         else:
-            same = place is not None or other.flow(name) is not None or _same(first, second)
+            same = place is not None or its is not None or _same(first, second)
         if not same:
             return Unknown(f"{name} depends on their number in a way that was not followed")
-    return None
+    inner = (_overlooked(trace, other.inner[path]) for path, trace in one.inner.items() if path in other.inner)
+    return next((found for found in inner if found is not None), None)
 
 
 def _but(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

@@ -8,6 +8,8 @@ operators that only move elements about are in `importing.analysis.moves`, of su
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import onnx
+
 from importing.analysis import moves, products
 from importing.analysis.look import Flows, Look, NotFollowed, moved
 from importing.analysis.trace import UNKNOWN, Flow, Joined, Place
@@ -139,6 +141,11 @@ def compress(look: Look) -> Flow:
     return look.rows[0]
 
 
+def keeps_size(node: onnx.NodeProto, indices: Sequence[int]) -> bool:
+    """Whether the values of these inputs have no say in how much a node gives."""
+    return node.op_type in _SIZED_BY_SIZES or (node.op_type in _SIZED_BY_FIRST and list(indices) == [0])
+
+
 def _drop(place: Place, axes: set[int], look: Look) -> Place:
     gone = 0 if look.attribute("keepdims", 1) else sum(axis < place.axis for axis in axes)
     return moved(place, place.axis - gone)
@@ -203,5 +210,11 @@ RULES: Final[Mapping[str, Callable[[Look], Flows]]] = {
 # Whose outputs depend on all of what they read, wherever the rows are in it.
 WHOLE: Final = frozenset(name for name, rule in RULES.items() if rule is whole)
 REDUCERS: Final = frozenset(name for name, rule in RULES.items() if rule is reduce)
+# Of what these give there is as much as their inputs' sizes say, whatever the values; of the others only those of the
+# first input do not matter, since the rest are axes.
+_SIZED_BY_SIZES: Final = frozenset(name for name, rule in RULES.items() if rule in (elementwise, first)) | {"Gather"}
+_SIZED_BY_FIRST: Final = frozenset(
+    name for name, rule in RULES.items() if rule in (reduce, pick, softmax, cumulate)
+) | frozenset({"LayerNormalization", "LpNormalization", "Transpose", "Unsqueeze"})
 # Whose other inputs than the first may have the number of rows as a size.
 SIZES: Final = frozenset({"ConstantOfShape", "Expand", "Range", "Reshape", "Resize", "Slice", "Tile"})

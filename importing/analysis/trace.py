@@ -80,6 +80,11 @@ UNKNOWN: Final = Unknown()
 Flow = Place | Joined | Unknown | Counted | None  # None: it has no rows, and is the same however many there are
 
 
+def in_size(flow: Joined | Unknown) -> Joined | Unknown:
+    """The same where values say how much there is, too."""
+    return Joined(flow.reason, True) if isinstance(flow, Joined) else flow
+
+
 class Trace:
     """A run of a graph with every value kept, and where each has its rows.
 
@@ -88,6 +93,7 @@ class Trace:
         num_rows: Of the run.
         opsets: What the graph imports.
         covered: Branches that were followed, added to; shared by all traces of a model.
+        path: Of a body: by what its node is called and the attribute that has it, from the outermost on.
     """
 
     def __init__(
@@ -96,8 +102,11 @@ class Trace:
         num_rows: int,
         opsets: Sequence[onnx.OperatorSetIdProto],
         covered: "Coverage",
+        path: tuple[str, ...] = (),
     ) -> None:
         self.arrays, self.num_rows, self.opsets, self.covered = arrays, num_rows, opsets, covered
+        self.path = path
+        self.inner: dict[tuple[str, ...], Trace] = {}  # of bodies, by path
         self.flows: dict[str, Flow] = {}
         self.levels: dict[str, int] = {}
         self.shapes: set[str] = set()  # values that are shapes: how long they are is constant
@@ -141,12 +150,12 @@ class Coverage:
     """Which branches were followed, of those that values decide which all rows share.
 
     Args:
-        wanted: By node and branch, what to say where nobody follows it.
+        wanted: By path of the branch, what to say where nobody follows it.
         reached: Those that were followed.
     """
 
-    wanted: dict[tuple[str, str], str]
-    reached: set[tuple[str, str]]
+    wanted: dict[tuple[str, ...], str]
+    reached: set[tuple[str, ...]]
 
     def missing(self) -> str | None:
         """What to say of one that was not followed."""

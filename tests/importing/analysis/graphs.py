@@ -62,10 +62,10 @@ def others_change(model: onnx.ModelProto, **shared: Array) -> bool:
     return False
 
 
-def differ_by_number(model: onnx.ModelProto, **shared: Array) -> bool:
+def differ_by_number(model: onnx.ModelProto, rows: int = 20, **shared: Array) -> bool:
     """Whether what a row gets depends on how many rows there are, or on which it is."""
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    x = np.repeat(np.random.default_rng(4).standard_normal((1, *SHAPE)).astype(np.float32), 20, axis=0)
+    x = np.repeat(np.random.default_rng(4).standard_normal((1, *SHAPE)).astype(np.float32), rows, axis=0)
     alone, every = run(session, x[:1], shared), run(session, x, shared)
     if len(alone) != 1 or len(every) != len(x):
         return True

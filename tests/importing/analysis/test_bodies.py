@@ -35,6 +35,7 @@ def body(
 
 KEEP = body([node("Tanh", ["x"], ["kept"])], [], ["kept"])
 MIX = body([node("ReduceMax", ["x"], ["top"], keepdims=0), node("Sub", ["x", "top"], ["mixed"])], [], ["mixed"])
+ONE, SEVEN = {"mode": np.array(1)}, {"mode": np.array(7)}
 COUNT = [models.value("turn", [], models.INT64), models.value("going", [], models.BOOL), free("sum")]
 GO_ON = node("Identity", ["going"], ["on"])
 TURNS = [constant("turns", 3, np.int64), constant("none", 0, np.int64)]
@@ -174,6 +175,73 @@ def test_as_many_turns_as_rows() -> None:
     assert verdict(model) == Joined("Loop (y) runs as often as there are rows", in_size=True)
 
 
+LOUDEST = [
+    node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=1),
+    node("Sub", ["x", "most"], ["mixed"]),
+]
+ANEW = [node("Identity", ["x"], ["sum_out"])]
+NO_TURN = {
+    "turns": {"turns": np.array(0), "begin": np.array(True)},
+    "begin": {"turns": np.array(3), "begin": np.array(False)},
+}
+
+
+@pytest.mark.parametrize("name", NO_TURN)
+def test_a_loop_that_may_not_turn_hands_on_what_it_began_with(name: str) -> None:
+    graph = body([GO_ON, *ANEW], COUNT, ["on", "sum_out"], [models.BOOL, models.FLOAT])
+    loop = node("Loop", ["turns", "begin", "mixed"], ["y"], body=graph)
+    shared = [models.value("turns", [], models.INT64), models.value("begin", [], models.BOOL)]
+    model = build(([*LOUDEST, loop], []), shared=shared)
+    turns = {"turns": np.array(3), "begin": np.array(True)}
+    assert not others_change(model, **turns) and others_change(model, **NO_TURN[name])
+    assert verdict(model, shared=[turns]) == Joined("ReduceMax (most) computes over the rows")
+
+
+def test_a_loop_that_never_turns() -> None:
+    graph = body([GO_ON, *ANEW], COUNT, ["on", "sum_out"], [models.BOOL, models.FLOAT])
+    model = build(([*LOUDEST, node("Loop", ["none", "", "mixed"], ["y"], body=graph)], TURNS))
+    assert others_change(model)
+    assert isinstance(verdict(model), Joined)
+
+
+def test_branches_of_one_name_in_different_bodies_are_told_apart() -> None:
+    """Both inner ones are called r; the second's other branch fails under every value that is tried."""
+    fails = [node("Gather", ["x", "many"], ["g"], axis=1), *LOUDEST, node("ReduceMax", ["g"], ["h"], keepdims=0)]
+    mixes = body([*fails, node("Add", ["mixed", "h"], ["m"])], [], ["m"], weights=[ints("many", 9)])
+
+    def outer(name: str, then: onnx.GraphProto) -> onnx.NodeProto:
+        inner = node("If", ["is_seven"], ["r"], then_branch=then, else_branch=KEEP)
+        return node("If", ["is_some"], [name], then_branch=body([inner], [], ["r"]), else_branch=KEEP)
+
+    nodes = [
+        node("Equal", ["mode", "seven"], ["is_seven"]),
+        node("Greater", ["mode", "nought"], ["is_some"]),
+        outer("a", KEEP),
+        outer("b", mixes),
+        node("Add", ["a", "b"], ["y"]),
+    ]
+    weights = [constant("seven", 7, np.int64), constant("nought", 0, np.int64)]
+    model = build((nodes, weights), shared=[models.value("mode", [], models.INT64)])
+    assert verdict(model, shared=[ONE]) == Unknown("If (r): nothing that was tried takes its then branch")
+
+
+def test_branches_of_which_the_rows_choose_may_give_more() -> None:
+    def ones(number: int) -> onnx.GraphProto:
+        return body([], [], ["ones"], weights=[constant("ones", np.ones(number))])
+
+    nodes = [
+        node("ReduceMax", ["x"], ["most"], keepdims=0),
+        node("Greater", ["most", "ten"], ["loud"]),
+        node("If", ["loud"], ["some"], then_branch=ones(2), else_branch=ones(1)),
+        node("Size", ["some"], ["n"]),
+        node("Cast", ["n"], ["f"], to=models.FLOAT),
+        node("Add", ["x", "f"], ["y"]),
+    ]
+    model = build((nodes, [constant("ten", 10.0)]))
+    assert others_change(model)
+    assert isinstance(verdict(model), Joined)
+
+
 def switch(then: onnx.GraphProto, otherwise: onnx.GraphProto) -> onnx.ModelProto:
     """The branch is what the input `mode` says, which all rows share."""
     nodes = [
@@ -182,9 +250,6 @@ def switch(then: onnx.GraphProto, otherwise: onnx.GraphProto) -> onnx.ModelProto
     ]
     shared = [models.value("mode", [], models.INT64)]
     return build((nodes, [constant("seven", 7, np.int64)]), shared=shared)
-
-
-ONE, SEVEN = {"mode": np.array(1)}, {"mode": np.array(7)}
 
 
 def test_the_other_branch_is_followed_too() -> None:

@@ -1,6 +1,7 @@
 """Graphs in which rows meet or do not; what a run gives where one row is another tells which."""
 
 import numpy as np
+import onnx
 import pytest
 
 from importing.analysis.operators import RULES
@@ -10,6 +11,9 @@ from tests.importing.analysis.graphs import Case, build, ints, others_change, ve
 from tests.importing.recurrent_models import constant, node, weight
 
 SIX = weight("six", 6, 5)
+LOUD = [node("ReduceMax", ["x"], ["peak"], keepdims=0), node("Greater", ["peak", "eight"], ["loud"])]
+MANY = [node("Cast", ["many"], ["f"], to=models.FLOAT), node("Add", ["x", "f"], ["y"])]
+EIGHT, COLUMN = constant("eight", 8.0), ints("column", 1)
 
 # x (B, 4, 6) -> y, whatever shape it has.
 APART: dict[str, Case] = {
@@ -164,6 +168,42 @@ TOGETHER: dict[str, Case] = {
         ],
         [constant("eight", 8.0)],
     ),
+    "counted where any is loud": (
+        [*LOUD, node("NonZero", ["loud"], ["where"]), node("Size", ["where"], ["many"]), *MANY],
+        [EIGHT],
+    ),
+    "some where any is loud": (
+        [
+            *LOUD,
+            node("Reshape", ["loud", "column"], ["l"]),
+            node("Compress", ["eight", "l"], ["some"]),
+            node("Shape", ["some"], ["many"]),
+            *MANY,
+        ],
+        [constant("eight", [8.0]), COLUMN],
+    ),
+    "cut where any is loud": (
+        [
+            *LOUD,
+            node("Cast", ["loud"], ["end"], to=models.INT64),
+            node("Unsqueeze", ["end", "none"], ["ends"]),
+            node("Slice", ["column", "none", "ends"], ["part"]),
+            node("Shape", ["part"], ["many"]),
+            *MANY,
+        ],
+        [EIGHT, COLUMN, ints("none", 0)],
+    ),
+    "as many zeros as are loud": (
+        [
+            *LOUD,
+            node("Cast", ["loud"], ["length"], to=models.INT64),
+            node("Unsqueeze", ["length", "none"], ["lengths"]),
+            node("ConstantOfShape", ["lengths"], ["zeros"]),
+            node("Size", ["zeros"], ["many"]),
+            *MANY,
+        ],
+        [EIGHT, ints("none", 0)],
+    ),
     "running sums of rows": ([node("CumSum", ["x", "first"], ["y"])], [constant("first", 0, np.int64)]),
     "the first row for all": (
         [node("Gather", ["x", "none"], ["f"], axis=0), node("Add", ["x", "f"], ["y"])],
@@ -261,6 +301,35 @@ def test_rows_elsewhere_than_runs_told_are_not_known() -> None:
 def test_a_size_that_is_as_many_as_the_rows_are_once_is_not_taken_for_them() -> None:
     model = build(([node("Reshape", ["x", "seven"], ["r"]), node("Softmax", ["r"], ["y"])], [ints("seven", 7, -1)]))
     assert verdict(model) is not None
+
+
+def across_seventy_seven() -> Case:
+    """A row of 77 laid out as 77 of as many as there are rows: both numbers that are tried divide 77."""
+    nodes = [
+        node("Reshape", ["x", "flat"], ["f"]),
+        node("MatMul", ["f", "wide"], ["w"]),
+        node("Reshape", ["w", "other"], ["o"]),
+        node("ReduceMax", ["o"], ["most"], axes=[1], keepdims=1),
+        node("Sub", ["o", "most"], ["s"]),
+        node("Reshape", ["s", "back"], ["y"]),
+    ]
+    return nodes, [ints("flat", -1, 24), weight("wide", 24, 77), ints("other", 77, -1), ints("back", -1, 77)]
+
+
+def test_a_size_that_both_numbers_of_rows_divide_is_not_taken_for_them() -> None:
+    model = build(across_seventy_seven())
+    assert others_change(model)
+    assert isinstance(verdict(model), Unknown)
+
+
+def test_a_size_that_both_numbers_divide_is_seen_in_a_branch_too() -> None:
+    nodes, weights = across_seventy_seven()
+    nodes = [*nodes[:-1], node("Reshape", ["s", "back"], ["inside"])]
+    branch = onnx.helper.make_graph(nodes, "branch", [], [onnx.ValueInfoProto(name="inside")])
+    chosen = node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)
+    model = build(([chosen], [*weights, constant("yes", True, np.bool_)]))
+    assert others_change(model)
+    assert isinstance(verdict(model), Unknown)
 
 
 def test_a_rule_that_overlooks_rows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Graphs that compute with the number of their rows: in shapes it may be, in values it may not."""
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.importing import recurrent_models as models
@@ -163,6 +164,85 @@ COUNTED: dict[str, Case] = {
         [*FEWER, ints("many", 17)],
     ),
 }
+
+
+NEGATIVE = [
+    node("Less", ["p", "zero"], ["l"]),
+    node("Cast", ["l"], ["f"], to=models.FLOAT),
+    node("Add", ["x", "f"], ["y"]),
+]
+IN_32 = node("Cast", ["n"], ["w"], to=onnx.TensorProto.INT32)
+ZERO_32 = constant("zero", [0], np.int32)
+# By how many rows it takes: from there on their number, or what comes of it, is more than its type holds.
+WRAPPED: dict[str, tuple[int, Case]] = {
+    "in 8 bits": (
+        130,
+        (
+            [
+                *NUMBER,
+                node("Cast", ["n"], ["b"], to=onnx.TensorProto.INT8),
+                node("Cast", ["b"], ["p"], to=onnx.TensorProto.INT32),
+                *NEGATIVE,
+            ],
+            [*FEWER, ZERO_32],
+        ),
+    ),
+    "a product in 32 bits": (
+        20,
+        (
+            [*NUMBER, IN_32, node("Mul", ["w", "k"], ["p"]), *NEGATIVE],
+            [*FEWER, ZERO_32, constant("k", 2**27, np.int32)],
+        ),
+    ),
+    "a square in 32 bits": (
+        130,
+        (
+            [*NUMBER, IN_32, node("Mul", ["w", "k"], ["q"]), node("Mul", ["q", "q"], ["p"]), *NEGATIVE],
+            [*FEWER, ZERO_32, constant("k", 360, np.int32)],
+        ),
+    ),
+    "a product in 64 bits": (
+        20,
+        (
+            [*NUMBER, node("Mul", ["n", "k"], ["p"]), *NEGATIVE],
+            [*FEWER, constant("zero", [0], np.int64), constant("k", 2**59, np.int64)],
+        ),
+    ),
+    "a difference without a sign": (
+        1,
+        (
+            [
+                *NUMBER,
+                node("Cast", ["n"], ["w"], to=onnx.TensorProto.UINT64),
+                node("Sub", ["w", "two"], ["d"]),
+                node("Less", ["d", "w"], ["l"]),
+                *NEGATIVE[1:],
+            ],
+            [*FEWER, constant("two", [2], np.uint64)],
+        ),
+    ),
+    "half a float": (
+        2049,
+        (
+            [
+                *NUMBER,
+                node("Cast", ["n"], ["h"], to=onnx.TensorProto.FLOAT16),
+                node("Cast", ["h"], ["w"], to=models.INT64),
+                node("Less", ["w", "n"], ["l"]),
+                *NEGATIVE[1:],
+            ],
+            FEWER,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_the_number_of_rows_in_a_type_that_is_too_small_for_it(name: str) -> None:
+    rows, case = WRAPPED[name]
+    model = build(case)
+    assert rows == 1 or differ_by_number(model, rows)
+    assert verdict(model) is not None
 
 
 @pytest.mark.parametrize("name", SIZES)
