@@ -32,7 +32,8 @@ def place(folder: Path, manifest: Manifest, config: RunnerConfig, max_batch_rows
         return config
     measured = load(folder, manifest, host_of(config, gpu))
     most = config.num_slots - NUM_RESERVED
-    best = None if measured is None else measured.best(min(max_batch_rows or most, most))
+    taken = manifest.imported.max_rows if manifest.imported is not None else None
+    best = None if measured is None else measured.best(min(max_batch_rows or most, taken or most, most))
     if best is None:
         return config
     log.info(

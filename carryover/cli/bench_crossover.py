@@ -80,7 +80,7 @@ def _measure(bundle: "BundlePath", settings: "Settings", sizes: list[int], secon
     from carryover.cli.errors import CommandError
     from export.bundle import load_manifest
     from service.lifecycle.launching import default_runners, runner_config
-    from service.measuring.crossover import host_of, keep, measure, sizes_of, slots_for
+    from service.measuring.crossover import host_of, keep, load, measure, sizes_of, slots_for
     from service.repository import open_graphs
     from service.runtime.driver import name_of_gpu
     from service.runtime.providers import CPU
@@ -99,7 +99,8 @@ def _measure(bundle: "BundlePath", settings: "Settings", sizes: list[int], secon
     ):
         gpu = None if on_cuda.provider == CPU else name_of_gpu(config.device_id) or "a GPU without a name"
         host = host_of(config, gpu or "no GPU")
-        print(f"{bundle.name} version {bundle.version}, CPU: {runners} runners of {config.threads} threads")
+        of_threads = f"{_count(runners, 'runner')} of {_count(config.threads, 'thread')}"
+        print(f"{bundle.name} version {bundle.version}, CPU: {of_threads}")
         print(f"on {host}")
         if gpu is None:
             print(f"GPU: not measured: {'; '.join(on_cuda.warnings) or 'this ONNX Runtime has no CUDA'}")
@@ -108,6 +109,9 @@ def _measure(bundle: "BundlePath", settings: "Settings", sizes: list[int], secon
     if gpu is None:
         print("nothing to compare: nothing is kept")
         return
+    found = found.on_top_of(load(bundle.folder, manifest, found.host))
+    if earlier := sorted(found.cuda.keys() - set(fitting)):
+        print(f"with what was measured before at {', '.join(f'{rows:,}' for rows in earlier)} rows")
     _conclude(found)
     print(f"kept in {keep(bundle.folder, manifest, found)}")
 
@@ -122,8 +126,14 @@ def _tell(rows: int, cpu: "Rate", cuda: "Rate | None") -> None:
         print(f"{line}{cuda.runs_per_s:>14,.0f}{cuda.rows_per_s:>12,.0f}  {quicker}", flush=True)
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _conclude(found: "Crossover") -> None:
     """Print from where on the GPU is quicker, and what that means."""
+    from service.measuring.crossover import REACH, ROWS
+
     best = found.best()
     assert best is not None  # both were measured
     if found.row is None:
@@ -132,6 +142,8 @@ def _conclude(found: "Crossover") -> None:
         print(f"crossover: {found.row:,} rows, from which on the GPU is quicker")
     where = "CPU" if best.on_cpu else "GPU"
     print(f"auto: the {where}, with {best.cpu:,.0f} rows/s at best on the CPU and {best.cuda:,.0f} on the GPU")
+    if (most := REACH * max(found.cuda)) < max(ROWS):
+        print(f"for services in which up to {most:,} rows can be ready at a time")
 
 
 def register(app: typer.Typer) -> None:

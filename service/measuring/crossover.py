@@ -23,6 +23,7 @@ from service.measuring.host import FOLDER, HowRun, describe_host, key, write
 from service.measuring.timing import TimedRunner, usual_run
 
 ROWS: Final = (1, 4, 16, 64, 256, 1024, 4096)
+REACH: Final = 16  # times as many rows as were measured, that a measurement still decides for
 _KINDS: Final[tuple[GraphKind, ...]] = ("step", "sequence", "encode", "run")  # the first that a model has
 _LENGTH: Final = 20  # time steps of a whole sequence: a sentence
 _PATIENCE_S: Final = 300.0  # for the other lanes' first runs
@@ -83,15 +84,22 @@ class Crossover(BaseModel):
         """The most rows a second that either reaches.
 
         Args:
-            max_rows: That can be ready at a time in service; None is any number.
+            max_rows: That can be ready at a time in service; None: as many as were measured.
 
         Returns:
-            Nothing where nothing so small was measured of both.
+            Nothing where nothing so small was measured of both, or nothing nearly as large (of sizes that are usually
+            measured): one row says nothing of a thousand.
         """
         sizes = [rows for rows in self.cpu.keys() & self.cuda.keys() if max_rows is None or rows <= max_rows]
-        if not sizes:
+        if not sizes or REACH * max(sizes) < min(max_rows or 0, ROWS[-1]):
             return None
         return Best(*(max(rates[rows].rows_per_s for rows in sizes) for rates in (self.cpu, self.cuda)))
+
+    def on_top_of(self, earlier: "Crossover | None") -> "Crossover":
+        """This one, and of sizes that it does not have what was measured earlier in the same way."""
+        if earlier is None or (earlier.graph, earlier.runners) != (self.graph, self.runners):
+            return self
+        return self.model_copy(update={"cpu": {**earlier.cpu, **self.cpu}, "cuda": {**earlier.cuda, **self.cuda}})
 
 
 class Best(NamedTuple):

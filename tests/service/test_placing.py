@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import BundlePath, load_manifest
-from export.manifest import Manifest
+from export.manifest import ImportedSpec, Manifest
 from service import placing, repository
 from service.lifecycle import opening
 from service.lifecycle.opening import Opener
@@ -142,3 +142,16 @@ async def test_the_rows_that_the_settings_allow_reach_the_choice(
     await serving.update("m", [path], keep_gone=False, retry=True)
     await serving.close()
     assert allowed == [7, 11]
+
+
+@pytest.mark.parametrize(("max_rows", "provider"), [(1, "cpu"), (None, "auto")])
+def test_a_model_that_takes_one_row_at_a_time_is_measured_with_it(
+    tmp_path: Path, gpus: dict[int, str], max_rows: int | None, provider: str
+) -> None:
+    """One row says nothing of a thousand, unless no more than one is ever run."""
+    imported = ImportedSpec(original="m.onnx", max_rows=max_rows)
+    manifest = MANIFEST.model_copy(update={"task": "tensors", "imported": imported})
+    rate = {1: Rate(runs_per_s=1, rows_per_s=1)}
+    host = host_of(AUTO, "H100")
+    keep(tmp_path, manifest, Crossover(host=host, measured_at="", graph="step", runners=1, cpu=rate, cuda=rate))
+    assert place(tmp_path, manifest, AUTO).provider == provider

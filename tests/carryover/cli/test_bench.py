@@ -83,6 +83,20 @@ def test_what_is_measured_is_printed_with_the_crossover_and_kept(
     assert said[-1] == f"kept in {path}"
 
 
+def test_one_size_measured_anew_leaves_the_others_kept(
+    bundle: Path, with_gpu: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments(bundle, "--rows", "1,4,16", "--seconds", "0.25")) == 0
+    capsys.readouterr()
+    assert run(arguments(bundle, "--rows", "1", "--seconds", "0.25")) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "with what was measured before at 4, 16 rows" in said
+    assert "crossover: 16 rows, from which on the GPU is quicker" in said
+    assert "for services in which up to 256 rows can be ready at a time" in said
+    kept = load(bundle, load_manifest(bundle), host_of(RunnerConfig(), "NVIDIA H100"))
+    assert kept is not None and sorted(kept.cuda) == sorted(kept.cpu) == [1, 4, 16]
+
+
 def test_where_the_gpu_never_wins_the_cpu_is_what_auto_takes(
     bundle: Path, with_gpu: dict[str, dict[int, float]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -188,6 +188,31 @@ def test_the_best_counts_of_what_can_be_ready(max_rows: int | None, best: tuple[
         assert found.on_cpu == (found.cpu >= found.cuda)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "max_rows", "decides"),
+    [
+        ((1,), 16, True),
+        ((1,), 17, False),
+        ((1, 64), 1024, True),
+        ((1, 64), 1025, False),
+        ((1, 4096), 64, False),  # 64 can be ready, and of what is as small one row was measured
+        ((256,), 65536, True),  # no more than 4,096 rows are usually measured
+    ],
+)
+def test_a_few_rows_decide_nothing_for_many(sizes: Sequence[int], max_rows: int, decides: bool) -> None:
+    rates = dict.fromkeys(sizes, 1.0)
+    assert (crossover_of(rates, rates).best(max_rows) is not None) == decides
+
+
+def test_what_is_measured_at_one_size_leaves_the_others_as_they_were() -> None:
+    earlier = crossover_of({1: 10, 64: 90}, {1: 5, 64: 400})
+    anew = crossover_of({1: 11, 4: 30}, {1: 6, 4: 20})
+    assert anew.on_top_of(earlier) == crossover_of({1: 11, 4: 30, 64: 90}, {1: 6, 4: 20, 64: 400})
+    assert anew.on_top_of(None) == anew
+    for change in ({"runners": 7}, {"graph": "sequence"}):
+        assert anew.on_top_of(earlier.model_copy(update=change)) == anew, "measured in another way"
+
+
 def test_what_is_quickest_on_the_cpu_in_small_batches_counts_in_large_ones_too() -> None:
     """Whoever has 64 rows ready may run them in fours."""
     found = crossover_of({4: 100, 64: 50}, {4: 10, 64: 80}).best()

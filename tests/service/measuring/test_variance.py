@@ -72,7 +72,7 @@ def test_where_factors_were_rounded_to_ten_bits_float32_is_as_coarse() -> None:
     assert difference("float32", one, far, [one], tf32=True)[1]
     for dtype in ("float64", "int64"):  # which are not rounded so
         first, second = np.array([1000], dtype), np.array([1002], dtype)
-        assert difference(dtype, first, second, [first], tf32=True)[1]  # type: ignore[arg-type]
+        assert difference(dtype, first, second, [first], tf32=True)[1]
 
 
 def test_bits_of_bfloat16_are_the_numbers_that_they_stand_for() -> None:
