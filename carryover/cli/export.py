@@ -50,14 +50,16 @@ def export(
     ] = None,
 ) -> None:
     """Export; see HELP."""
+    if target == "cuda" and precision == "int8":
+        raise typer.BadParameter(
+            "expected fp32 or fp16 with --for cuda, got int8, which runs on the CPU alone", param_hint="--precision"
+        )
+
     from carryover.cli.console import make_console
-    from carryover.cli.errors import CommandError
     from carryover.cli.publishing import publish, publish_for_triton
     from export.triton.repository import check_family
     from models.training.config import load_config
 
-    if target == "cuda" and precision == "int8":
-        raise CommandError("--precision: expected fp32 or fp16 with --for cuda, got int8, which runs on the CPU alone")
     if triton is not None:
         check_family(load_config(run / "config.yaml").model.family)  # before anything is published
     console = make_console()
