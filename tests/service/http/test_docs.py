@@ -83,3 +83,17 @@ def test_the_table_of_errors_gives_the_statuses_of_the_code() -> None:
     statuses = {str(code): status for code, status in STATUSES.items()}
     for code, status in rows:
         assert statuses[code.lower()] == int(status)
+
+
+@pytest.mark.parametrize(
+    ("text", "statuses"),
+    [
+        ("Request for unknown model: 'm' is not found", "NOT_FOUND | 404"),
+        ("Request for unknown model: 'm' has no available versions", "NOT_FOUND | 404"),
+        ("Request for unknown model: 'm' version 9 is not at ready state", "UNAVAILABLE | 503"),
+        ("Model version not ready", "| 400"),
+    ],
+)
+def test_what_is_said_of_a_model_that_is_not_served_is_in_the_table(text: str, statuses: str) -> None:
+    """The texts and statuses themselves are held by test_core.py and test_calls.py."""
+    assert re.search(rf"^\| `{re.escape(text)}`.* \| {re.escape(statuses)} \|$", TEXT, re.MULTILINE)
