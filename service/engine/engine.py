@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from export.manifest import GraphKind
@@ -210,7 +211,7 @@ class Engine:
                 stirred = self._inbox.wait(wait_s)
             else:
                 try:
-                    parts = self._runs.run(plan, lane)
+                    parts = self._runs.run(plan, lane, partial(self._deliver, lane))
                 except Exception as error:
                     with self._lock:
                         self._fail(error)
@@ -313,21 +314,40 @@ class Engine:
             return plan
         return None
 
+    def _deliver(self, lane: int, parts: Sequence[Part]) -> None:
+        """Settle the part of a batch that need not wait for the rest of it."""
+        with self._lock:
+            plan = self._in_flight[lane]
+            ended = {id(work) for part in parts for work in part.works}
+            works = [work for work in plan.works if id(work) not in ended]
+            self._in_flight[lane] = plan._replace(works=works, whole=False)
+            for part in parts:
+                self._settle(part, self._clock())
+            self._count()
+            if len(self._roster.ready) and len(self._in_flight) < self._num_runners:
+                self._inbox.stir()
+            self._publish()
+
     def _finish(self, lane: int, parts: Sequence[Part]) -> None:
         plan = self._in_flight.pop(lane)
         now = self._clock()
         took_s = now - plan.began_s
         self._ran.note(plan.graph, plan.num_rows, took_s, [plan.began_s - work.ready_since_s for work in plan.works])
-        for works, outputs in parts:
-            if isinstance(outputs, ServiceError):
-                for work in works:
-                    self._roster.fail(work, outputs)
-            else:
-                if len(parts) == 1:  # what fails, and what is run again, says nothing about others
-                    self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
-                tops = [work.num_top for work in works]
-                most = None if None in tops else max(tops)  # type: ignore[type-var]
-                self._roster.settle(works, Outputs(outputs, most), now)
+        if len(parts) == 1 and plan.whole and not isinstance(parts[0].outputs, ServiceError):
+            # What fails, and what is run again, says nothing about others.
+            self._run_s[plan.graph] = took_s + _RUN_MEMORY * (self._run_s.get(plan.graph, took_s) - took_s)
+        for part in parts:
+            self._settle(part, now)
+
+    def _settle(self, part: Part, now: float) -> None:
+        works, outputs = part
+        if isinstance(outputs, ServiceError):
+            for work in works:
+                self._roster.fail(work, outputs)
+        else:
+            tops = [work.num_top for work in works]
+            most = None if None in tops else max(tops)  # type: ignore[type-var]
+            self._roster.settle(works, Outputs(outputs, most), now)
 
     def _wait_s(self) -> float:
         """How long a runner with nothing to run may sleep: until a session may have been idle for too long."""

@@ -258,6 +258,7 @@ class Roster:
             self.at_sessions.end(work, error)
         else:
             assert isinstance(work, Task)
+            self.turn.num_ended += 1  # it has had its run, and those behind it wait for it no longer
             self._end(work, Failed(work.request.id, error))
 
     def end_all(self, error: ServiceError) -> None:

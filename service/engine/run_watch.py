@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-_LOOK_S: Final = 0.5  # between looks
+_LOOK_S: Final = 0.5  # between looks, at most
+_AGAIN_S: Final = 0.02  # between looks at a run that has had its time and goes on
 _JOIN_S: Final = 5.0
 
 
@@ -23,7 +24,8 @@ class RunWatch:
         self._end_run, self._clock = end_run, clock
         self._until_s: dict[int, float] = {}  # by lane
         self._lock = threading.Lock()  # with it, a run that is known is under way: none after it is ended for it
-        self._closed = threading.Event()
+        self._closed = False
+        self._stirred = threading.Event()  # a run has begun that is over before the next look
         self._thread = threading.Thread(target=self._live, name=f"watch-{name}", daemon=True)
         self.hurried = False
 
@@ -31,6 +33,8 @@ class RunWatch:
         """Note that a run begins in a lane, and how long it may take."""
         with self._lock:
             self._until_s[lane] = self._clock() + limit_s
+        if limit_s < _LOOK_S:
+            self._stirred.set()
 
     def end(self, lane: int) -> None:
         """Note that the run in a lane is over."""
@@ -56,10 +60,19 @@ class RunWatch:
 
     def close(self) -> None:
         """Watch no more."""
-        self._closed.set()
+        self._closed = True
+        self._stirred.set()
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
 
     def _live(self) -> None:
-        while not self._closed.wait(_LOOK_S):
+        while not self._closed:
+            self._stirred.wait(self._wait_s())
+            self._stirred.clear()
             self.look()
+
+    def _wait_s(self) -> float:
+        """Until the next look: when the first run has had its time."""
+        with self._lock:
+            first_s = min(self._until_s.values(), default=float("inf"))
+            return min(_LOOK_S, max(_AGAIN_S, first_s - self._clock()))

@@ -1,7 +1,7 @@
 """Batches put together and run: what the engine asks of it, whatever the model is, and how a model of ours does it."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
@@ -41,7 +41,7 @@ class GraphRunner(Protocol):
 
 
 class Plan(NamedTuple):
-    """One batch on its way: what `GraphRunner.run` takes, and who is in it."""
+    """One batch on its way: what `GraphRunner.run` takes, and who is in it; `whole` unless some have left."""
 
     graph: GraphKind
     inputs: Arrays
@@ -49,6 +49,7 @@ class Plan(NamedTuple):
     works: Sequence[Work]
     num_rows: int
     began_s: float
+    whole: bool = True
 
 
 class Part(NamedTuple):
@@ -56,6 +57,9 @@ class Part(NamedTuple):
 
     works: Sequence[Work]
     outputs: Arrays | ServiceError
+
+
+Deliver = Callable[[Sequence[Part]], None]
 
 
 class Runs(Protocol):
@@ -70,8 +74,13 @@ class Runs(Protocol):
             num_rows: Rows that a step of ours is padded to; fewer than there are: not at all.
         """
 
-    def run(self, plan: Plan, lane: int) -> Sequence[Part]:
+    def run(self, plan: Plan, lane: int, deliver: Deliver) -> Sequence[Part]:
         """Run a batch; each of its works is in one of the parts.
+
+        Args:
+            plan: The batch.
+            lane: Where.
+            deliver: Takes parts that need not wait for the others, which are then not returned; never all of them.
 
         Raises:
             Exception: The model cannot go on: its GPU is lost, or what its states are now is not known.
@@ -103,7 +112,7 @@ class TrainedRuns:
         """Inputs of a batch; see `Runs`."""
         return feeds(graph, self._step_inputs, works, num_rows)
 
-    def run(self, plan: Plan, lane: int) -> Sequence[Part]:
+    def run(self, plan: Plan, lane: int, deliver: Deliver) -> Sequence[Part]:
         """Run a batch; see `Runs`."""
         try:
             return (Part(plan.works, self._runner.run(plan.graph, plan.inputs, plan.outputs, lane)),)

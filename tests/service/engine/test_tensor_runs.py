@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from export.manifest import GraphKind
-from service.engine import tensor_runs
 from service.engine.run_watch import RunWatch
 from service.engine.runs import Arrays, Part, Plan
 from service.engine.tensor_runs import TensorRuns
@@ -41,7 +40,9 @@ class PatientRunner:
         self.totals = np.arange(num_slots, dtype=np.float32)
         self.runs: list[int] = []
         self.now_s = 100.0
-        self.work = TensorRuns(self, MAX_RUN_S, lambda: self.now_s)
+        self.away_s = 0.0  # that others had the core
+        self.stalls = list[int]()  # numbers of the runs that get no core for a second
+        self.work = TensorRuns(self, MAX_RUN_S, lambda: self.now_s, lambda: self.now_s - self.away_s)
         self.hurry_at_s = float("inf")
         self._ended = False
         self._output = np.zeros((num_slots, 1), np.float32)  # good until the next run
@@ -54,10 +55,12 @@ class PatientRunner:
         self.totals[rows] = RUBBISH
         if BROKEN in turns:
             raise ValueError("index out of range\nin some node")
-        until_s = self.now_s + int(turns.max())
+        stalled = len(self.runs) in self.stalls
+        until_s = self.now_s + int(turns.max()) + stalled
         self._ended = False
         while self.now_s < until_s:
             self.now_s += TICK_S
+            self.away_s += stalled * TICK_S
             if self.now_s >= self.hurry_at_s:
                 self.work.end([3])
             self.work._watch.look()
@@ -86,6 +89,7 @@ class Batch:
         self.before = runner.totals.copy()
         self.works = [self._session(2 + i, wanted) for i, wanted in enumerate(turns)]
         self.parts: list[Part] = []
+        self.early: list[tuple[float, Part]] = []  # delivered before the others, and when
 
     def _session(self, row: int, turns: int) -> TensorSession:
         session = cast(Any, object.__new__(TensorSession))
@@ -96,8 +100,13 @@ class Batch:
     def run(self) -> None:
         inputs = self.runner.work.feeds("step", self.works, 0)
         plan = Plan("step", inputs, ("total",), self.works, len(self.works), self.runner.now_s)
-        self.parts = list(self.runner.work.run(plan, 3))
+        self.parts = []
+        self.parts += self.runner.work.run(plan, 3, self._deliver)
         assert sorted(id(work) for part in self.parts for work in part.works) == sorted(map(id, self.works))
+
+    def _deliver(self, parts: Sequence[Part]) -> None:
+        self.parts += parts
+        self.early += [(self.runner.now_s, part) for part in parts]
 
     def outcome(self, index: int) -> Any:
         """What a step gave, or the error that its caller is told."""
@@ -121,7 +130,7 @@ def test_an_endless_step_fails_alone(tmp_path: Path, endless: list[int]) -> None
     for i in endless:
         error = batch.outcome(i)
         assert isinstance(error, InvalidInput)
-        assert "expected values with which a run ends within 10 s" in str(error)
+        assert "expected values with which a run ends within " in str(error)
     batch.check_answered([i for i in range(8) if i not in endless])
     assert runner.totals[[0, 1, *range(10, 64)]].tolist() == [0, 1, *range(10, 64)]
 
@@ -139,22 +148,85 @@ def test_who_is_slow_alone_gets_all_of_the_time_and_those_beside_are_not_kept_wa
     """9 s are more than a piece gets beside an endless one, and less than a run may take."""
     runner = PatientRunner(tmp_path)
     batch = Batch(runner, [0, 9, ENDLESS, 0])
-    batch.run()
-    batch.check_answered([0, 1, 3])
-    assert isinstance(batch.outcome(2), InvalidInput)
-    assert [len(part.works) for part in batch.parts] == [1, 1, 1, 1]
-    assert [part.works[0] for part in batch.parts[:2]] == [batch.works[0], batch.works[3]]
-
-
-def test_the_time_that_is_spent_on_a_batch_is_bounded(tmp_path: Path) -> None:
-    runner = PatientRunner(tmp_path)
-    batch = Batch(runner, [ENDLESS] * 40)
     began_s = runner.now_s
     batch.run()
-    assert runner.now_s - began_s < MAX_RUN_S * (1 + tensor_runs._RETRIES + 1) + 2 * TICK_S
-    told = [type(batch.outcome(i)) for i in range(40)]
-    assert set(told) <= {InvalidInput, InternalFailure} and InternalFailure in told
-    assert runner.totals.tolist() == batch.before.tolist()
+    batch.check_answered([0, 1, 3])
+    error = batch.outcome(2)
+    assert isinstance(error, InvalidInput) and "a run ends within 10 s" in str(error)
+    assert [part.works[0] for _, part in batch.early] == [batch.works[0], batch.works[3]]
+    assert all(now_s - began_s < 1.3 * MAX_RUN_S for now_s, _ in batch.early)
+
+
+def test_a_crowd_of_endless_steps_costs_those_beside_them_moments(tmp_path: Path) -> None:
+    runner = PatientRunner(tmp_path)
+    Batch(runner, [0, 0]).run()
+    turns = [ENDLESS if i % 2 else 0 for i in range(24)]
+    for first_s in (MAX_RUN_S, TICK_S, TICK_S):
+        batch = Batch(runner, turns)
+        began_s = runner.now_s
+        batch.run()
+        batch.check_answered(range(0, 24, 2))
+        assert [type(batch.outcome(i)) for i in range(1, 24, 2)] == [InvalidInput] * 12
+        told_s = batch.early[0][0] if batch.early else runner.now_s
+        assert told_s - began_s <= first_s + 12 * 2 * TICK_S
+
+
+def test_slow_requests_of_one_lane_leave_the_other_lanes_alone(tmp_path: Path) -> None:
+    """While one lane spends what may be spent on them, none of another lane are run again."""
+    runner = PatientRunner(tmp_path)
+    batch, beside = Batch(runner, [0, ENDLESS]), Batch(runner, [ENDLESS, ENDLESS, ENDLESS])
+    deliver = batch._deliver
+
+    def meanwhile(parts: Sequence[Part]) -> None:
+        deliver(parts)
+        began_s = runner.now_s
+        beside.run()
+        assert runner.now_s - began_s < MAX_RUN_S / 2
+
+    batch._deliver = meanwhile  # type: ignore[method-assign]
+    batch.run()
+    assert [type(beside.outcome(i)) for i in range(3)] == [InvalidInput] * 3
+
+
+def test_the_time_that_is_spent_on_endless_steps_is_bounded_for_good(tmp_path: Path) -> None:
+    runner = PatientRunner(tmp_path)
+    began_s = runner.now_s
+    for _ in range(10):
+        batch = Batch(runner, [ENDLESS] * 40)
+        batch.run()
+        assert [type(batch.outcome(i)) for i in range(40)] == [InvalidInput] * 40
+        assert runner.totals.tolist() == batch.before.tolist()
+    short_s = 1.0 + TICK_S  # of a run, where none has come to an end
+    spent_s = runner.now_s - began_s - 10 * 41 * short_s
+    assert spent_s <= MAX_RUN_S * (1 + 3 + 1) + 0.1 * (runner.now_s - began_s)
+
+
+def test_a_step_that_got_no_core_is_not_taken_for_one_that_does_not_end(tmp_path: Path) -> None:
+    """Where nothing is left to spend on slow ones."""
+    runner = PatientRunner(tmp_path)
+    for _ in range(2):
+        Batch(runner, [0, *[ENDLESS] * 20]).run()
+    batch = Batch(runner, [0, 0, ENDLESS])
+    runner.stalls.append(len(runner.runs) + 2)
+    batch.run()
+    assert not batch.early and runner.away_s > 0
+    batch.check_answered([0, 1])
+
+
+def test_after_some_quiet_time_a_batch_has_all_of_its_time_again(tmp_path: Path) -> None:
+    runner = PatientRunner(tmp_path)
+    Batch(runner, [0, ENDLESS]).run()
+    runner.runs.clear()
+    batch = Batch(runner, [0, 9])
+    batch.run()
+    assert runner.runs[0] == 2 and len(runner.runs) > 1  # the batch was given up and run one by one
+    batch.check_answered([0, 1])
+    runner.now_s += 11 * MAX_RUN_S
+    runner.runs.clear()
+    batch = Batch(runner, [0, 9])
+    batch.run()
+    assert runner.runs == [2]
+    batch.check_answered([0, 1])
 
 
 def test_a_run_of_one_request_that_does_not_end_is_not_tried_again(tmp_path: Path) -> None:

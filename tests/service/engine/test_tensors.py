@@ -9,7 +9,6 @@ import pytest
 
 from export.manifest import DType, storage
 from service.engine import engine as engine_module
-from service.engine import run_watch, tensor_runs
 from service.engine.interface import (
     Cancelled,
     CloseSession,
@@ -295,11 +294,7 @@ def test_a_run_that_does_not_end_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_who_shares_a_run_with_a_step_that_does_not_end_is_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_watch, "_LOOK_S", 0.05)
-    monkeypatch.setattr(tensor_runs, "_LEAST_S", 0.1)
+def test_who_shares_a_run_with_a_step_that_does_not_end_is_answered(tmp_path: Path) -> None:
     runner = ScriptedRunner(open_tiny(tmp_path, write_patient(tmp_path)))
     gate = Gate()
     runner.before = lambda *_: gate.stop()
