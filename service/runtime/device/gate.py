@@ -34,7 +34,7 @@ class Gate:
     """See the module docstring. Nobody goes through it twice at a time.
 
     Args:
-        patience_s: Seconds that others wait for a capture.
+        patience_s: Seconds that anybody waits for a capture.
         press_s: Seconds for which a capture that waits keeps others out.
         pause_s: Seconds for which captures keep nobody out after that was in vain.
     """
@@ -126,13 +126,10 @@ class Gate:
                 self._changed.wait(min(end, self._press_from) - now)
 
     def _take_turn(self) -> bool:
-        """Go in now, or after a moment in which others are kept out."""
-        if time.monotonic() < self._press_from:
-            if self._capturing or self._inside:
-                return False
-            self._capturing = True
-            return True
-        if not self._changed.wait_for(lambda: not self._capturing, self._press_s):
+        """Go in now, or after a moment in which others are kept out; another capture ends soon in any case."""
+        if not self._changed.wait_for(lambda: not self._capturing, self._patience_s):
+            return False
+        if self._inside and time.monotonic() < self._press_from:
             return False
         self._capturing = True
         if self._changed.wait_for(lambda: not self._inside, self._press_s):
