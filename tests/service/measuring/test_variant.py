@@ -1,4 +1,4 @@
-"""The choice among the graphs of a step: from given figures, on a clock of its own, and of real graphs."""
+"""The choice among the graphs of a step: on a clock of its own, and of real graphs."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ from export.manifest import (
 from models.config import LanguageModelConfig
 from models.symbols import SPECIALS
 from service.measuring.host import FOLDER
-from service.measuring.variant import Candidate, Choice, measure, open_quickest, quickest
+from service.measuring.variant import Choice, measure, open_quickest
 from service.repository import ServedModel, open_bundle
 from service.runtime.errors import ProviderUnavailable
 from service.runtime.opening import open_runner
@@ -115,42 +115,6 @@ def by_file(**seconds: float) -> Seconds:
     files = {"node": "step.onnx", "primitive": "step.primitive.onnx", "folded": "step.folded.onnx"}
     costs = {files[name]: value for name, value in seconds.items()}
     return lambda file, rows: costs[file]
-
-
-@pytest.mark.parametrize(
-    ("step_seconds", "best"),
-    [
-        ({"node": {1: 1.0}, "primitive": {1: 0.9}, "folded": {1: 0.8}}, "folded"),
-        ({"node": {1: 1.0}, "primitive": {1: 1.1}, "folded": {1: 1.2}}, None),
-        ({"node": {1: 1.0}, "primitive": {1: 0.92}}, None),
-        ({"node": {1: 1.0}, "primitive": {1: 0.9}}, "primitive"),
-        # One size of several is not enough, however much is gained there: something may have disturbed.
-        ({"node": {1: 1.0, 4: 1.0, 16: 9.0}, "primitive": {1: 0.95, 4: 0.95, 16: 1.0}}, None),
-        ({"node": {1: 1.0, 4: 1.0, 16: 9.0}, "primitive": {1: 0.9, 4: 0.9, 16: 1.0}}, "primitive"),
-        (
-            {
-                "node": {1: 1.0, 4: 1.0, 16: 1.0},
-                "primitive": {1: 1.0, 4: 1.0, 16: 0.1},
-                "folded": {1: 0.8, 4: 0.8, 16: 0.8},
-            },
-            "folded",
-        ),
-        # Twice as quick at one size outweighs a third slower at another, and not three times slower.
-        ({"node": {1: 1.0, 64: 10.0}, "primitive": {1: 0.5, 64: 15.0}}, "primitive"),
-        ({"node": {1: 1.0, 64: 10.0}, "primitive": {1: 0.5, 64: 30.0}}, None),
-        # Sums would say otherwise: the large batch is not the only one that counts.
-        ({"node": {1: 1.0, 64: 10.0}, "primitive": {1: 0.5, 64: 11.0}}, "primitive"),
-        # What only some were timed at says nothing.
-        ({"node": {1: 1.0, 64: 10.0}, "primitive": {1: 2.0}}, None),
-        ({"node": {1: 1.0, 64: 1.0}, "primitive": {1: 0.5}}, "primitive"),
-        ({"node": {}, "primitive": {1: 0.5}}, None),
-        ({"primitive": {1: 0.5}, "folded": {1: 0.4}}, "folded"),
-    ],
-)
-def test_the_quickest_over_all_rows_is_taken(
-    step_seconds: dict[Candidate, dict[int, float]], best: Variant | None
-) -> None:
-    assert quickest(step_seconds) == best
 
 
 @pytest.mark.parametrize(
