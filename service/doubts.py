@@ -19,7 +19,8 @@ def doubts(settings: Settings) -> Iterator[str]:
     if numbers and settings.provider == "auto" and CUDA not in available():
         yield (
             f"{PREFIX}DEVICES: expected an ONNX Runtime with CUDA for GPU {', '.join(numbers)}, got one with "
-            f"{', '.join(available())} only: models are served on the CPU; pip install 'carryover[serve-gpu]' brings it"
+            f"{', '.join(available())} only: models are served on the CPU; pip install 'carryover[serve-gpu]' brings "
+            "it, in a checkout make RUNTIME=serve-gpu"
         )
     if settings.model_control == "explicit" and not settings.load_models and settings.admin_token_file is None:
         yield (

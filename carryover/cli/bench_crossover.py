@@ -9,6 +9,7 @@ from carryover.cli.help import flow
 
 if TYPE_CHECKING:
     from export.bundle import BundlePath
+    from export.manifest import GraphKind, Manifest
     from service.measuring.crossover import Crossover, Rate
     from service.settings import Settings
 
@@ -24,6 +25,9 @@ Examples:
   carryover bench crossover shakespeare --repository repository --rows 1,64,1024 --seconds 0.2
 """
 MOST_ROWS = 65_536
+NO_CUDA = (
+    "this ONNX Runtime has no CUDA; pip install 'carryover[serve-gpu]' brings it, in a checkout make RUNTIME=serve-gpu"
+)
 
 
 def crossover(
@@ -81,9 +85,10 @@ def _measure(bundle: "BundlePath", settings: "Settings", sizes: list[int], secon
     from export.bundle import load_manifest
     from service.lifecycle.launching import default_runners, runner_config
     from service.measuring.crossover import host_of, keep, load, measure, sizes_of, slots_for
+    from service.measuring.host import describe_host
     from service.repository import open_graphs
     from service.runtime.driver import name_of_gpu
-    from service.runtime.providers import CPU
+    from service.runtime.providers import CPU, CUDA, available
 
     manifest = load_manifest(bundle.folder)
     fitting = sizes_of(manifest, sizes)
@@ -101,11 +106,17 @@ def _measure(bundle: "BundlePath", settings: "Settings", sizes: list[int], secon
         host = host_of(config, gpu or "no GPU")
         of_threads = f"{_count(runners, 'runner')} of {_count(config.threads, 'thread')}"
         print(f"{bundle.name} version {bundle.version}, CPU: {of_threads}")
-        print(f"on {host}")
+        # As a key of what is kept the text stays as it is.
+        print(f"on {host if gpu else describe_host(CPU, config)}".replace(", 1 threads", ", 1 thread"))
         if gpu is None:
-            print(f"GPU: not measured: {'; '.join(on_cuda.warnings) or 'this ONNX Runtime has no CUDA'}")
+            reason = "; ".join(on_cuda.warnings) if CUDA in available() else NO_CUDA
+            print(f"GPU: not measured: {reason}")
         print(f"{'rows':>6}{'CPU runs/s':>14}{'rows/s':>12}{'GPU runs/s':>14}{'rows/s':>12}  quicker")
         found = measure(on_cpu, None if gpu is None else on_cuda, fitting, seconds, runners, host, _tell)
+        forms = f"{_form(on_cpu.manifest, found.graph)} on the CPU"
+        if gpu is not None:
+            forms += f", {_form(on_cuda.manifest, found.graph)} on the GPU"
+        print(f"measured of the graph {found.graph}: {forms}")
     if gpu is None:
         print("nothing to compare: nothing is kept")
         return
@@ -128,6 +139,12 @@ def _tell(rows: int, cpu: "Rate", cuda: "Rate | None") -> None:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _form(manifest: "Manifest", kind: "GraphKind") -> str:
+    """Which form of a graph a runner has opened, of those that the bundle has."""
+    graph = manifest.graphs[kind]
+    return next((f"form {name!r}" for name, file in graph.variants.items() if file == graph.file), "as it is")
 
 
 def _conclude(found: "Crossover") -> None:

@@ -11,7 +11,8 @@ from tests.service.process import running
 
 NO_CUDA = (
     "CARRYOVER_DEVICES: expected an ONNX Runtime with CUDA for GPU 0, 3, got one with CPUExecutionProvider only: "
-    "models are served on the CPU; pip install 'carryover[serve-gpu]' brings it"
+    "models are served on the CPU; pip install 'carryover[serve-gpu]' brings it, in a checkout make "
+    "RUNTIME=serve-gpu"
 )
 NOTHING_EVER = (
     "CARRYOVER_MODEL_CONTROL=explicit: expected CARRYOVER_LOAD_MODELS or CARRYOVER_ADMIN_TOKEN_FILE with it, got "

@@ -8,6 +8,7 @@ import pytest
 
 from carryover.cli.app import run
 from export.bundle import load_manifest
+from export.manifest import Manifest
 from service import repository
 from service.measuring import crossover
 from service.measuring.crossover import Rate, host_of, load
@@ -83,6 +84,25 @@ def test_what_is_measured_is_printed_with_the_crossover_and_kept(
     assert said[-1] == f"kept in {path}"
 
 
+def test_the_form_of_the_step_that_each_has_measured_is_said(
+    bundle: Path, with_gpu: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_open = repository.open_graphs
+
+    def open_graphs(folder: Path, manifest: Manifest, config: RunnerConfig) -> Any:
+        runner = real_open(folder, manifest, config)
+        if config.provider != "cpu":  # as where the service has chosen it
+            step = runner.manifest.graphs["step"]
+            step = step.model_copy(update={"file": "step.folded.onnx", "variants": {"folded": "step.folded.onnx"}})
+            runner.manifest = runner.manifest.model_copy(update={"graphs": {**runner.manifest.graphs, "step": step}})
+        return runner
+
+    monkeypatch.setattr(repository, "open_graphs", open_graphs)
+    assert run(arguments(bundle, "--rows", "1,4")) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "measured of the graph step: as it is on the CPU, form 'folded' on the GPU" in said
+
+
 def test_one_size_measured_anew_leaves_the_others_kept(
     bundle: Path, with_gpu: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,9 +132,16 @@ def test_without_a_gpu_the_cpu_is_measured_and_one_line_says_why_it_is_alone(
 ) -> None:
     """For real, but for the machine's providers."""
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [CPU])
+    monkeypatch.setenv("CARRYOVER_RUNNERS", "1")
     assert run(arguments(bundle, "--rows", "1,3", "--seconds", "0.002")) == 0
     said = capsys.readouterr().out.splitlines()
-    assert [line for line in said if "GPU:" in line] == ["GPU: not measured: this ONNX Runtime has no CUDA"]
+    assert said[0].endswith(" version 1, CPU: 1 runner of 1 thread")
+    assert said[1].startswith("on ") and said[1].endswith(", CPUExecutionProvider, 1 thread")
+    assert [line for line in said if "GPU:" in line] == [
+        "GPU: not measured: this ONNX Runtime has no CUDA; pip install 'carryover[serve-gpu]' brings it, in a checkout "
+        "make RUNTIME=serve-gpu"
+    ]
+    assert "measured of the graph step: as it is on the CPU" in said
     table = [line.split() for line in said if line[:6].strip().isdigit()]
     assert [(row[0], *row[3:]) for row in table] == [("1", "-", "-", "-"), ("3", "-", "-", "-")]
     assert all(float(figure.replace(",", "")) > 0 for row in table for figure in row[1:3])
