@@ -406,7 +406,12 @@ class Engine:
     def _count(self) -> None:
         """Tell the inbox and whoever asks for `stats` how things stand; an `EngineStats` is made when asked for."""
         roster = self._roster
-        self._inbox.set_backlog(roster.num_new, roster.num_steps, roster.at_sessions.num_inputs)
+        # Nobody is said to wait behind the slow ones that a batch has left: other lanes go on.
+        left = {True: 0, False: 0}
+        for plan in self._in_flight.values():
+            left[plan.graph == "step"] += 0 if plan.whole else len(plan.works)
+        num_inputs = max(0, roster.at_sessions.num_inputs - left[True])
+        self._inbox.set_backlog(max(0, roster.num_new - left[False]), roster.num_steps, num_inputs)
         self._counts = (
             roster.num_new + len(self._inbox),
             roster.num_tasks - roster.num_new,

@@ -22,6 +22,7 @@ _LONG: Final = 2.0  # times the average, that a run counts for at most
 _LONG_S: Final = 0.005  # the same, however little the average is
 _WARY: Final = 10.0  # times `max_run_s`, that no other run was ended
 _PURSE: Final = 3.0  # times `max_run_s`, that slow runs may take one after the other
+_PURSE_S: Final = 30.0  # and the most of it; the last of them may take its `max_run_s` still
 _REFILL: Final = 0.1  # of the time that goes by
 
 
@@ -38,7 +39,7 @@ class Patience:
         self._usual_s: dict[GraphKind, float] = {}
         self._lock = threading.Lock()
         self._wary_until_s = self._filled_s = clock()
-        self._purse_s = _PURSE * max_run_s
+        self._purse_s = self._full_s = min(_PURSE * max_run_s, _PURSE_S)
         self._spending = False
 
     @property
@@ -91,5 +92,5 @@ class Patience:
     def _left_s(self) -> float:
         now_s = self._clock()
         filled_s = self._purse_s + _REFILL * (now_s - self._filled_s)
-        self._purse_s, self._filled_s = min(_PURSE * self._max_run_s, filled_s), now_s
+        self._purse_s, self._filled_s = min(self._full_s, filled_s), now_s
         return self._purse_s

@@ -80,7 +80,7 @@ class Runs(Protocol):
         Args:
             plan: The batch.
             lane: Where.
-            deliver: Takes parts that need not wait for the others, which are then not returned; never all of them.
+            deliver: Takes parts that need not wait for the others, which are then not returned: the others are slow.
 
         Raises:
             Exception: The model cannot go on: its GPU is lost, or what its states are now is not known.

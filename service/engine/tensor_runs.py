@@ -136,8 +136,7 @@ class TensorRuns:
                 parts.append(Part(batch.works(piece), self._told(got, limit_s)))
         if slow and not self._watch.hurried and self._patience.open_purse():
             try:
-                if parts:
-                    deliver(parts)
+                deliver(parts)
                 return self._slowly(batch, slow, limit_s)
             finally:
                 self._patience.close_purse()

@@ -1,7 +1,10 @@
 """Imported models in the engine: sums that plain Python keeps as well."""
 
 import random
+import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +26,9 @@ from service.engine.interface import (
     TensorOutputs,
 )
 from service.engine.limits import EngineLimits
+from service.engine.runs import Part
 from service.engine.schedule import ScheduleLimits
+from service.engine.tensor_runs import TensorRuns
 from service.errors import InternalFailure, InvalidInput, ShuttingDown, WrongTask
 from service.measuring.invariance import probe_invariance
 from service.measuring.profile import measure
@@ -42,6 +47,7 @@ from tests.service.tensor_models import (
 )
 
 Array = npt.NDArray[np.float32]
+TIMEOUT_S: Final = 60.0
 ALL = ("total", "count", "twice")
 
 
@@ -328,6 +334,51 @@ def test_who_shares_a_run_with_a_step_that_does_not_end_is_answered(tmp_path: Pa
         assert ("step", 7) in runner.calls
         assert harness.engine._run_s["step"] < 0.2 * limits.max_run_s
         for session in (1, 2, 3, 4, 6, 7):
+            assert harness.close(session) == 2
+
+
+def test_who_is_run_beside_slow_steps_is_answered_and_goes_on_before_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last runs of the slow one take until the others have taken another step in the other lane."""
+    runner = ScriptedRunner(open_tiny(tmp_path, write_patient(tmp_path)))
+    gate, others = Gate(), threading.Event()
+    runner.before = lambda *_: gate.stop()
+
+    def slowly(runs: TensorRuns, batch: Any, slow: Sequence[range], limit_s: float) -> list[Part]:
+        assert others.wait(TIMEOUT_S)
+        return [Part(batch.works(piece), InvalidInput("inputs", "less", "more")) for piece in slow]
+
+    monkeypatch.setattr(TensorRuns, "_slowly", slowly)
+    limits = EngineLimits(session_slots=20, max_sessions=20)
+    with running(runner, limits, num_runners=2) as harness:
+
+        def step(session: int, turns: int) -> RequestId:
+            inputs = {"turns": np.array([turns])}
+            return harness.submit(StepTensors(harness.new_id(), session, inputs, {}, 1, ("seen", "total")))
+
+        for session in range(1, 6):
+            harness.open(session)
+        held = [step(1, 1)]
+        gate.wait_inside()
+        held.append(step(2, 1))
+        gate.wait_inside()  # both lanes are taken: what comes now shares a run
+        runs = harness.engine._runs
+        assert isinstance(runs, TensorRuns)
+        runs._patience.beware()
+        together = [step(session, 2**50 if session == 4 else 1) for session in (3, 4, 5)]
+        gate.open()
+        gate.let_go()
+        for request in (*held, together[0], together[2]):
+            assert tensors(harness, request).tensors["total"].tolist() == [[1]]
+        for session in (1, 2, 3, 5):
+            assert tensors(harness, step(session, 2)).tensors["total"].tolist() == [[3]]
+        assert ("step", 3) in runner.calls
+        assert harness.engine._inbox._inside[2] == 0  # nobody waits
+        others.set()
+        assert isinstance(harness.error(together[1]), InvalidInput)
+        assert [ended.session for ended in harness.ended] == [4]
+        for session in (1, 2, 3, 5):
             assert harness.close(session) == 2
 
 
