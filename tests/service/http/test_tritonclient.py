@@ -31,7 +31,7 @@ def drive(world: World) -> None:
         assert client.get_model_config(SUM)["name"] == SUM
         states = {entry["name"]: entry["state"] for entry in client.get_model_repository_index()}
         assert states[SUM] == "READY" and states["broken"] == "UNAVAILABLE"
-        client.load_model(SUM, headers={"Authorization": "Bearer secret"}, config="{}")
+        client.load_model(SUM, headers={"Authorization": "Bearer secret"})
         client.unload_model(SUM, unload_dependents=True)
         total = INITIAL_TOTAL
         for turn, (binary, squeeze) in enumerate([(True, None), (False, None), (True, "gzip"), (False, "deflate")]):
