@@ -67,10 +67,9 @@ async def test_one_bundle_is_opened_at_a_time_and_none_once_it_is_closed(tmp_pat
         assert len(shelf.opened) == 2
 
 
-async def test_closing_ends_the_measuring_of_what_is_being_opened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with shelf_in(tmp_path / "repository") as shelf:
+async def test_closing_ends_the_measuring_of_what_is_being_opened(tmp_path: Path) -> None:
+    # The patch of the test within that of the shelf, so that each takes back what it found.
+    with shelf_in(tmp_path / "repository") as shelf, pytest.MonkeyPatch.context() as monkeypatch:
         shelf.put("a", 1)
         measuring, closed, outcome = threading.Event(), threading.Event(), list[object]()
 
