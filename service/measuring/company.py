@@ -12,11 +12,11 @@ import numpy as np
 from export.manifest import Manifest, own_tensors
 from service.engine.slots import INITIAL_SLOT, SCRATCH_SLOT
 from service.measuring.invariance import probe_invariance
-from service.measuring.likely import likely_rows, shared_inputs
 from service.measuring.rehearsal import PooledRunner
 from service.measuring.timing import TimedRunner
 from service.measuring.variance import Variance
 from service.runtime.errors import first_line
+from service.runtime.likely import likely_batch
 
 _MOST: Final = 4096  # rows that are tried
 
@@ -108,8 +108,6 @@ def _runs(runner: TimedRunner, num_rows: int) -> bool:
 def _run(runner: TimedRunner, num_rows: int) -> None:
     manifest = runner.manifest
     (kind,) = manifest.graphs
-    inputs = likely_rows(manifest, num_rows, np.random.default_rng(0)) | shared_inputs(manifest)
-    if manifest.states:
-        inputs["read_slots"] = np.full(num_rows, INITIAL_SLOT, np.int64)
-        inputs["write_slots"] = np.full(num_rows, SCRATCH_SLOT, np.int64)
+    reads, writes = [INITIAL_SLOT] * num_rows, [SCRATCH_SLOT] * num_rows
+    inputs = likely_batch(manifest, reads, writes, np.random.default_rng(0))
     runner.run(kind, inputs, tuple(own_tensors(manifest).outputs))

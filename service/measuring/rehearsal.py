@@ -15,7 +15,7 @@ from export.manifest import GraphKind, GraphSpec, Manifest, TensorSpec, own_tens
 from models.symbols import PAD_ID
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.slots import INITIAL_SLOT, NUM_RESERVED, SCRATCH_SLOT
-from service.measuring.likely import likely_rows, shared_inputs
+from service.runtime.likely import likely_rows, shared_inputs
 
 Array = npt.NDArray[Any]
 _PLACES: Final = frozenset({"read_slots", "write_slots", "source_rows", "source_lengths", "lengths"})

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from export.manifest import GraphKind, GraphSpec, Manifest
 from service.engine.pages import SCRATCH_ROW, ZERO_ROW
 from service.engine.slots import INITIAL_SLOT, SCRATCH_SLOT
-from service.measuring.likely import likely_rows, shared_inputs
+from service.runtime.likely import likely_batch
 
 CPU: Final = "CPUExecutionProvider"
 SOURCE_POSITIONS: Final = 16  # a source of usual length, which a step attends to
@@ -140,11 +140,9 @@ def _inputs(
 
 def _imported_inputs(manifest: Manifest, rows: int, length: int) -> dict[str, npt.NDArray[Any]]:
     assert manifest.imported is not None
-    places = {"read_slots": INITIAL_SLOT, "write_slots": SCRATCH_SLOT} if manifest.states else {}
-    slots = {name: np.full((rows,), slot, dtype=np.int64) for name, slot in places.items()}
     time_steps = length if manifest.imported.lengths_input is not None else None
-    made = likely_rows(manifest, rows, np.random.default_rng(0), time_steps)
-    return {**made, **shared_inputs(manifest), **slots}
+    reads, writes = [INITIAL_SLOT] * rows, [SCRATCH_SLOT] * rows
+    return likely_batch(manifest, reads, writes, np.random.default_rng(0), time_steps)
 
 
 def _outputs(spec: GraphSpec, manifest: Manifest) -> tuple[str, ...]:

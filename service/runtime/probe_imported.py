@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import Manifest
-from service.measuring.likely import likely_rows, shared_inputs
+from service.runtime.likely import likely_batch
 from service.runtime.probe import (
     BYSTANDER,
     NUM_ROWS,
@@ -51,18 +51,14 @@ def probe_imported(graph: Probed, manifest: Manifest, pools: ProbedPools, num_tu
     most = manifest.imported.max_rows
     turns = _ALONE if most is not None and most < len(_TOGETHER[0][0]) else _TOGETHER
 
-    def inputs(reads: tuple[int, ...], writes: tuple[int, ...]) -> dict[str, Array]:
-        places = {"read_slots": np.array(reads, dtype=np.int64), "write_slots": np.array(writes, dtype=np.int64)}
-        made = likely_rows(manifest, len(reads), generator)
-        return {**made, **shared_inputs(manifest), **places}
-
     found = {name: pools.whole(name) for name in graph.updated}
     states = {name: pool[:NUM_ROWS].copy() for name, pool in found.items()}
     for row in range(_FIRST, NUM_ROWS):  # a state of its own in each row
         for _ in range(row - 1):
-            states |= graph.run_apart(inputs((row,), (row,)), states)
+            states |= graph.run_apart(likely_batch(manifest, (row,), (row,), generator), states)
     for reads, writes in turns[:num_turns]:
-        _probe(graph, pools, inputs(reads, writes), {name: rows.copy() for name, rows in states.items()}, list(writes))
+        inputs = likely_batch(manifest, reads, writes, generator)
+        _probe(graph, pools, inputs, {name: rows.copy() for name, rows in states.items()}, list(writes))
     for name, pool in found.items():
         pools.replace(name, pool)
 

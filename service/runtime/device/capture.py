@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from export.manifest import GraphSpec, Manifest, storage
-from service.measuring.likely import likely_rows, shared_inputs
 from service.runtime.device.layout import buckets
+from service.runtime.likely import likely_batch
+from service.runtime.pools import INITIAL_ROW
 
 # Before the import, which is when it counts: on by default, telemetry tells the vendor which models run.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -117,8 +118,8 @@ def why_not(spec: GraphSpec, manifest: Manifest) -> str:
 
 def harmless(spec: GraphSpec, manifest: Manifest, rows: int) -> dict[str, Array]:
     """Make inputs of a batch that reads the initial state and writes to scratch."""
-    slots = {"read_slots": 0, "write_slots": SCRATCH_ROW}
     if manifest.imported is None:
+        slots = {"read_slots": INITIAL_ROW, "write_slots": SCRATCH_ROW}
         pools = {state.pool_input for state in manifest.states} | {memory.pool_input for memory in manifest.memories}
         return {
             tensor.name: np.full(
@@ -129,6 +130,4 @@ def harmless(spec: GraphSpec, manifest: Manifest, rows: int) -> dict[str, Array]
             for tensor in spec.inputs
             if tensor.name not in pools
         }
-    made = likely_rows(manifest, rows, np.random.default_rng(0))
-    places = {name: np.full(rows, slot, dtype=np.int64) for name, slot in slots.items()}
-    return {**made, **shared_inputs(manifest), **places}
+    return likely_batch(manifest, [INITIAL_ROW] * rows, [SCRATCH_ROW] * rows, np.random.default_rng(0))

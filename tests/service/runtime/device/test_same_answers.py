@@ -14,9 +14,9 @@ from export.emit.emit import emit
 from export.manifest import GraphSpec, Manifest, Precision, Task, TokenizerSpec
 from models.build import build_model
 from models.config import EncoderDecoderConfig, LanguageModelConfig, TaggerConfig
-from service.measuring.likely import likely_rows, shared_inputs
 from service.runtime.device.memory import DeviceMemory, HostMemory
 from service.runtime.device.pools import DevicePools
+from service.runtime.likely import likely_rows, shared_inputs
 from service.runtime.probe import ProbeFailure
 from service.runtime.proof import prove
 from service.runtime.providers import CPU

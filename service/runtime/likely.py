@@ -1,5 +1,6 @@
 """Inputs that an imported model can be run on, made up from what its manifest says of it."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -9,6 +10,27 @@ from export.manifest import Manifest, TensorSpec, own_tensors, storage
 
 Array = npt.NDArray[Any]
 _NUM_IDS: Final = 2  # integers are 0 or 1: whatever they name, there are two of it
+
+
+def likely_batch(
+    manifest: Manifest,
+    reads: Sequence[int],
+    writes: Sequence[int],
+    generator: np.random.Generator,
+    length: int | None = None,
+) -> dict[str, Array]:
+    """Make all inputs of a run but the pools.
+
+    Args:
+        manifest: Of the imported model.
+        reads: The row of the state pools that each row of the batch begins with; without meaning where there are none.
+        writes: The row that each leaves its state in, likewise.
+        generator: Of what is random.
+        length: T; None: that of the examples.
+    """
+    places = {"read_slots": reads, "write_slots": writes} if manifest.states else {}
+    slots = {name: np.array(rows, dtype=np.int64) for name, rows in places.items()}
+    return {**likely_rows(manifest, len(reads), generator, length), **shared_inputs(manifest), **slots}
 
 
 def likely_rows(
