@@ -16,8 +16,6 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-import uvloop
-
 from export.bundle import BundleError
 from service.descriptors import raise_limit
 from service.doubts import doubts
@@ -30,6 +28,7 @@ from service.models import Models
 from service.oip.control import ModelControl
 from service.oip.core import Core
 from service.oip.shared_memory import Regions
+from service.rpc.completion.loop import loop_factory
 from service.rpc.server import RpcServer
 from service.runtime.errors import RunnerError
 from service.settings import Settings
@@ -53,7 +52,8 @@ def serve(settings: Settings) -> int:
     for doubt in doubts(settings):
         log.warning("%s", doubt)
     try:
-        return uvloop.run(_serve(settings))
+        with asyncio.Runner(loop_factory=loop_factory(settings.event_loop)) as runner:
+            return runner.run(_serve(settings))
     except (BundleError, RunnerError, OSError) as error:
         log.error("cannot serve: %s", error)
         return 1

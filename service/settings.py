@@ -79,6 +79,11 @@ class Settings(BaseSettings):
         "differ from those of the export's checks",
     )
 
+    event_loop: Literal["completion", "uvloop"] = Field(
+        default="completion",
+        description="completion: wait for gRPC's own queue, which costs least a message; uvloop: grpc.aio's server, "
+        "which uses nothing of gRPC's inside",
+    )
     max_message_bytes: int = Field(default=4 * 2**20, ge=1024, le=2**31 - 1, description="bytes of one request message")
     max_input_tokens: int = Field(default=512, ge=1, le=2**20, description="tokens of one sequence, source or prompt")
     max_word_characters: int = Field(default=64, ge=1, le=65536, description="characters of one word of a tagger")

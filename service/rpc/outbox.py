@@ -5,6 +5,7 @@ in bytes there is a bound, above which the stream is read no further.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 MAX_MESSAGE_EVENTS = 1000  # of one message to the caller
@@ -56,8 +57,8 @@ class Outbox:
         self._max_in_flight = max_in_flight
         self._payloads: list[bytes] = []
         self._num_bytes = 0  # of the payloads and, as reserved, of those to come
-        self._reader: asyncio.Future[None] | None = None  # who waits for room
-        self._writer: asyncio.Future[None] | None = None  # who waits for something to send
+        self._reader: Callable[[], None] | None = None  # who waits for room
+        self._writer: Callable[[], None] | None = None  # who waits for something to send
         self.closed = False
         self.in_flight = 0
         self.pending: dict[int, Owed] = {}
@@ -93,10 +94,9 @@ class Outbox:
         self._payloads.append(payload)
         self._num_bytes += len(payload) - pending.reserved_bytes
         writer = self._writer
-        if writer is not None:
+        if writer is not None:  # in the next turn: what else is ready by then goes with it
             self._writer = None
-            if not writer.done():
-                writer.set_result(None)
+            self._loop.call_soon(writer)
 
     def tell(self, payload: bytes) -> None:
         """Send something that answers no command."""
@@ -106,6 +106,10 @@ class Outbox:
         self._payloads.append(payload)
         self._num_bytes += len(payload)
         self.wake_writer()
+
+    def first(self) -> bytes:
+        """The payload that has waited longest; it stays until it is `sent`."""
+        return self._payloads[0]
 
     def batch(self) -> tuple[list[bytes], int]:
         """The payloads of the next message and their size in bytes; they stay until they are `sent`."""
@@ -129,27 +133,22 @@ class Outbox:
         reader = self._reader
         if reader is not None and not self.full:
             self._reader = None
-            if not reader.done():
-                reader.set_result(None)
+            self._loop.call_soon(reader)
 
-    async def room(self) -> None:
-        """Wait until something more may be taken."""
-        while self.full:
-            self._reader = self._loop.create_future()
-            await self._reader
+    def when_room(self, reader: Callable[[], None]) -> None:
+        """Have something called once when more may be taken than now."""
+        self._reader = reader
 
-    async def news(self) -> None:
-        """Wait for something to send, or to be woken."""
-        self._writer = self._loop.create_future()
-        await self._writer
+    def when_news(self, writer: Callable[[], None]) -> None:
+        """Have something called once when there is something to send, or it is woken."""
+        self._writer = writer
 
     def wake_writer(self) -> None:
         """Have the writer look."""
         writer = self._writer
         if writer is not None:
             self._writer = None
-            if not writer.done():
-                writer.set_result(None)
+            self._loop.call_soon(writer)
 
     def close(self) -> list[Owed]:
         """Drop everything: the stream has ended. Gives what was not answered."""

@@ -17,6 +17,8 @@ from service.oip.shared_memory import Regions
 from service.rpc.boundary import Behaviour, Boundary
 from service.rpc.callers import Callers
 from service.rpc.catalogue import get_model, list_models
+from service.rpc.completion.loop import CompletionLoop
+from service.rpc.completion.server import CompletionServer
 from service.rpc.departures import expect_departures
 from service.rpc.generate import generate
 from service.rpc.oip.service import SERVICE as INFERENCE
@@ -70,7 +72,12 @@ class RpcServer:
             ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
             ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
         ]
-        self._server = grpc.aio.server(options=options)
+        loop = asyncio.get_running_loop()
+        self._server: grpc.aio.Server
+        if isinstance(loop, CompletionLoop):
+            self._server = CompletionServer(loop, options)
+        else:
+            self._server = grpc.aio.server(options=options)
         self._add_methods()
 
     async def start(self) -> int:

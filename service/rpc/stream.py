@@ -1,23 +1,23 @@
 """A bidirectional call: commands in, answers out, many in flight.
 
-Two parts run side by side for each stream. The reader takes messages and submits their commands; the engines' events
-turn into answers as they come; the writer sends all that are ready as one message. A command counts as in flight until
-its answer has been handed to gRPC, and with too much in flight the stream is read no further: a caller that does not
-read its answers is stopped by flow control, costs a bounded amount of memory, and is cut off in the end.
+Two halves run side by side for each stream, by callbacks: a task that waits for each message would cost as much as the
+message. `inflow` takes messages and submits their commands; the engines' events turn into answers as they come;
+`outflow` sends all that are ready as one message. A command counts as in flight until its answer has been handed to
+gRPC, and with too much in flight the stream is read no further: a caller that does not read its answers is stopped by
+flow control, costs a bounded amount of memory, and is cut off in the end.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import grpc.aio
-
-from service.calls import DRAIN_POLL_S, RETRY_AFTER_S
-from service.errors import InvalidInput, Overloaded, ShuttingDown
-from service.rpc.boundary import Context, Malformed
+from service.calls import DRAIN_POLL_S
+from service.errors import InvalidInput, ShuttingDown
+from service.rpc.boundary import Context
+from service.rpc.inflow import Inflow
 from service.rpc.outbox import Outbox, Owed
-
-TURN_COMMANDS = 64  # taken from one message before others get a turn of the loop
+from service.rpc.outflow import Outflow
+from service.rpc.wire import wire_of
 
 
 class Commands(Protocol):
@@ -57,16 +57,15 @@ class Stream:
     ) -> None:
         self._commands = commands
         self._outbox = outbox
-        self._patience_s = patience_s
         self._draining = draining
         self._context = context
         self._quiet_s = quiet_s
         self._loop = asyncio.get_running_loop()
-        self._num_read = 0  # messages
-        self._read_all = False
-        self._writing_since_s: float | None = None  # on the loop's clock
-        self._watch: asyncio.TimerHandle | None = None
-        self._cut_off: asyncio.Future[None] = self._loop.create_future()  # the caller has not read for too long
+        self._over: asyncio.Future[None] = self._loop.create_future()
+        self._wire = wire_of(context)
+        self._inflow = Inflow(self._wire, outbox, self._commands_of, commands.take, self._all_read, self._end)
+        self._outflow = Outflow(self._wire, outbox, self._next_message, patience_s, self._end)
+        self._drain: asyncio.Task[None] | None = None
 
     async def serve(self) -> None:
         """Serve until the caller has half-closed the stream and has its answers.
@@ -76,120 +75,61 @@ class Stream:
         """
         # Before anything else: gRPC cannot end a stream whose first message, which they would go out with, is stuck.
         await self._context.send_initial_metadata(())
-        parts = [asyncio.create_task(part) for part in (self._read(), self._write(), self._watch_for_drain())]
+        self._drain = asyncio.create_task(self._watch_for_drain())
         try:
-            await self._first_of(parts)
-            if parts[0].done():  # the caller has sent all: what is in flight is still answered
-                self._read_all = True
-                self._outbox.wake_writer()
-                await self._first_of(parts[1:2])
+            self._outflow.go_on()
+            self._inflow.go_on()
+            await self._over
         finally:
-            for part in parts:
-                part.cancel()
-            if self._watch is not None:
-                self._watch.cancel()
-            self._cut_off.cancel()
+            self._drain.cancel()
+            self._outflow.close()
             self._commands.abandon(self._outbox.close())  # after an orderly end nothing is left
-            await asyncio.gather(*parts, return_exceptions=True)
-
-    async def _read(self) -> None:
-        """Take messages until the caller half-closes.
-
-        Raises:
-            InvalidInput: Bytes came that are no message, or a message without commands: there is no request id to
-                answer to, so the stream ends.
-        """
-        context, outbox, take = self._context, self._outbox, self._commands.take
-        while True:
-            if outbox.full:
-                await outbox.room()
-            message: Any = await context.read()
-            if message is grpc.aio.EOF:
-                return
-            if isinstance(message, Malformed):
-                raise message.error()
-            self._num_read += 1
-            turn = TURN_COMMANDS
-            for command in self._commands_of(message):
-                if outbox.full:
-                    await outbox.room()
-                if not turn:
-                    await asyncio.sleep(0)
-                    turn = TURN_COMMANDS
-                turn -= 1
-                take(command)
+            self._wire.stop()
+            self._over.cancel()
+            await asyncio.gather(self._drain, return_exceptions=True)
 
     def _commands_of(self, message: Any) -> Sequence[Any]:
         """The commands of a message.
 
         Raises:
-            InvalidInput: It has none.
+            InvalidInput: It has none: there is no request id to answer to, so the stream ends.
         """
         commands: Sequence[Any] = message.commands
         if not commands:
             raise InvalidInput("commands", "at least one", "none")
         return commands
 
-    async def _send(self, payloads: Sequence[bytes]) -> None:
-        """Send answers as one message: serialised ones put together are the message of all their events."""
-        await self._context.write(payloads[0] if len(payloads) == 1 else b"".join(payloads))
+    def _next_message(self) -> tuple[bytes, int, int]:
+        """What to send next, of how many payloads of the outbox it is made, and the bytes of those.
 
-    async def _write(self) -> None:
-        """Send what is ready, all together, until all commands have been answered and no more can come."""
-        outbox, time = self._outbox, self._loop.time
-        while True:
-            while outbox.unsent:
-                payloads, num_bytes = outbox.batch()
-                self._writing_since_s = time()
-                if self._watch is None:
-                    self._watch = self._loop.call_later(self._patience_s, self._look)
-                await self._send(payloads)
-                self._writing_since_s = None
-                outbox.sent(len(payloads), num_bytes)
-            if self._read_all and not outbox.in_flight:
-                return
-            await outbox.news()
+        Serialised answers put together are the message of all their events.
+        """
+        payloads, num_bytes = self._outbox.batch()
+        return (payloads[0] if len(payloads) == 1 else b"".join(payloads)), len(payloads), num_bytes
+
+    def _all_read(self) -> None:
+        """Take note that the caller has sent all: what is in flight is still answered."""
+        if self._drain is not None:
+            self._drain.cancel()
+        self._outflow.when_all_answered(self._all_answered)
+
+    def _all_answered(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    def _end(self, error: Exception) -> None:
+        """End early."""
+        if not self._over.done():
+            self._over.set_exception(error)
 
     async def _watch_for_drain(self) -> None:
-        """End a stream that is of no more use once the service is shutting down.
-
-        Raises:
-            ShuttingDown: Always, when it is time.
-        """
+        """End a stream that is of no more use once the service is shutting down."""
         await self._draining.wait()
-        num_read, quiet_since_s = self._num_read, self._loop.time()
+        num_read, quiet_since_s = self._inflow.num_read, self._loop.time()
         while self._outbox.in_flight or self._commands.has_open:
-            if self._outbox.in_flight or self._num_read != num_read:
-                num_read, quiet_since_s = self._num_read, self._loop.time()
+            if self._outbox.in_flight or self._inflow.num_read != num_read:
+                num_read, quiet_since_s = self._inflow.num_read, self._loop.time()
             elif self._loop.time() >= quiet_since_s + self._quiet_s:  # whoever has it open is not in its middle
                 break
             await asyncio.sleep(DRAIN_POLL_S)
-        raise ShuttingDown("the service is shutting down and this stream has nothing open, or nothing to do")
-
-    async def _first_of(self, parts: Iterable[asyncio.Task[None]]) -> None:
-        """Wait until one of some parts has ended, well or not.
-
-        Raises:
-            Overloaded: The caller had to be cut off.
-            ServiceError: What ended the part.
-        """
-        done, _ = await asyncio.wait([*parts, self._cut_off], return_when=asyncio.FIRST_COMPLETED)
-        if self._cut_off in done:
-            expected = f"expected to be read within {self._patience_s:g} s"
-            raise Overloaded(f"the answers of the stream: {expected}, got no progress", RETRY_AFTER_S)
-        for part in done:
-            part.result()
-
-    def _look(self) -> None:
-        """Cut the caller off if one write has taken too long, or look again when it would have.
-
-        One timer at a time looks when it fires: arming it anew for each write would cost as much as the write.
-        """
-        self._watch = None
-        if self._writing_since_s is None:
-            return
-        due_s = self._writing_since_s + self._patience_s
-        if due_s > self._loop.time():
-            self._watch = self._loop.call_at(due_s, self._look)
-        elif not self._cut_off.done():
-            self._cut_off.set_result(None)
+        self._end(ShuttingDown("the service is shutting down and this stream has nothing open, or nothing to do"))

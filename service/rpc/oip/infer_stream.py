@@ -30,15 +30,13 @@ class InferStream(Stream):
     def _commands_of(self, message: Any) -> Sequence[Any]:
         return (message,)
 
-    async def _send(self, payloads: Sequence[bytes]) -> None:
-        """Send answers, each as a message.
+    def _next_message(self) -> tuple[bytes, int, int]:
+        """The next answer, which is a message.
 
         Raises:
-            OipError: The one that the stream is to end with is among them.
+            OipError: It is the one that the stream is to end with.
         """
-        write, time = self._context.write, self._loop.time
-        for payload in payloads:
-            if type(payload) is Fatal:
-                raise payload.error
-            self._writing_since_s = time()
-            await write(payload)
+        payload = self._outbox.first()
+        if type(payload) is Fatal:
+            raise payload.error
+        return payload, 1, len(payload)

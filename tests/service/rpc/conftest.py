@@ -1,9 +1,17 @@
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
+import uvloop
 
+from service.rpc.completion.loop import CompletionLoop
 from tests.service.rpc.streams import Stream
 from tests.service.rpc.world import World, serving
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Every test of the edge runs on both: our own server, and grpc.aio's on another loop."""
+    return {"completion": CompletionLoop, "aio": uvloop.new_event_loop}
 
 
 @pytest.fixture

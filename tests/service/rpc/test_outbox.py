@@ -45,11 +45,12 @@ async def test_it_is_full_of_commands_until_their_answers_have_gone() -> None:
     outbox.answer(first, b"1")
     outbox.answer(second, b"2")
     assert (outbox.full, outbox.pending) == (True, {})
-    waiting = asyncio.create_task(outbox.room())
+    there_is_room = asyncio.Event()
+    outbox.when_room(there_is_room.set)
     await asyncio.sleep(0)
-    assert not waiting.done()
+    assert not there_is_room.is_set()
     outbox.sent(1, 1)
-    await asyncio.wait_for(waiting, 60)
+    await asyncio.wait_for(there_is_room.wait(), 60)
     assert not outbox.full
 
 
@@ -74,10 +75,12 @@ async def test_it_is_full_of_bytes_that_wait_and_bytes_that_are_to_come() -> Non
 async def test_a_writer_is_woken_by_what_comes_and_a_closed_outbox_drops_it() -> None:
     outbox = Outbox(100)
     first, second = pending(outbox, 1), pending(outbox, 2)
-    waiting = asyncio.create_task(outbox.news())
+    there_is_news = asyncio.Event()
+    outbox.when_news(there_is_news.set)
     await asyncio.sleep(0)
+    assert not there_is_news.is_set()
     outbox.answer(first, b"1")
-    await asyncio.wait_for(waiting, 60)
+    await asyncio.wait_for(there_is_news.wait(), 60)
     assert outbox.close() == [second]
     outbox.answer(second, b"2")
     outbox.tell(b"3")

@@ -1,0 +1,151 @@
+"""What an event loop waits with: gRPC's completion queue, and file descriptors beside it.
+
+The loop's thread waits for the queue, so that what gRPC has to say is heard on it without another thread in between. A
+second thread watches the descriptors, which are few and seldom ready (HTTP, signals), and wakes the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import selectors
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from service.rpc.completion import core
+from service.rpc.completion.waker import Waker
+
+log = logging.getLogger(__name__)
+
+_LONGEST_WAIT_S: Final = 1.0  # the queue goes by the wall clock, which may be set while it waits
+_TURN_S: Final = 0.005  # of taking events, after which the loop gets a turn
+_CLOSE_S: Final = 5.0
+
+Selected = list[tuple[selectors.SelectorKey, int]]
+Tag = Callable[
+    [Any], None
+]  # what an operation is started with: called with the event that ends it, on the loop's thread
+
+
+class CompletionSelector(selectors.BaseSelector):
+    """See the module docstring.
+
+    Attributes:
+        queue: gRPC's completion queue. The tag of everything that ends in it is a `Tag`.
+
+    Raises:
+        OSError: There is no way to wake a thread that waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.queue = core.CompletionQueue()
+        self._waker = Waker(self.queue, self._woken)
+        self._waking = False  # whether a waking is on its way
+        self._descriptors = selectors.EpollSelector()
+        self._ready = False  # whether a descriptor is; set by the watcher, which then waits until it may look again
+        self._looked_at = False
+        self._look_again = threading.Semaphore(0)
+        self._closing = False
+        self._end_of_watch = os.eventfd(0)
+        self._watcher = threading.Thread(target=self._watch, name="descriptors", daemon=True)
+        self._watcher.start()
+
+    # ---------------------------------------------------------------------------------------------------- any thread
+
+    def wake(self) -> None:
+        """Have `select` return."""
+        if not self._waking:
+            self._waking = True
+            self._waker.wake()
+
+    def _watch(self) -> None:
+        poll = select.poll()
+        poll.register(self._descriptors.fileno(), select.POLLIN)  # an epoll is ready when one of its own is
+        poll.register(self._end_of_watch, select.POLLIN)
+        while True:
+            poll.poll()
+            if self._closing:
+                return
+            self._ready = True
+            self.wake()
+            self._look_again.acquire()
+
+    # --------------------------------------------------------------------------------------------- the loop's thread
+
+    def select(self, timeout: float | None = None) -> Selected:
+        """Wait for events of gRPC, which are taken here, for descriptors, or to be woken.
+
+        Args:
+            timeout: Seconds to wait at most; None: for ever (it may return early, with nothing).
+        """
+        if self._looked_at:  # by now the loop has dealt with them
+            self._looked_at = False
+            self._look_again.release()
+        wait_s = _LONGEST_WAIT_S if timeout is None else min(timeout, _LONGEST_WAIT_S)
+        poll = self.queue.poll
+        event = poll(deadline=time.time() + wait_s if wait_s > 0 else 0.0)
+        until_s = time.monotonic() + _TURN_S
+        while event.completion_type != core.TIMEOUT:
+            self._take(event)
+            del event  # before the wait: what holds an ended call keeps gRPC from letting go of it
+            if time.monotonic() > until_s:
+                break
+            event = poll(deadline=0.0)
+        if not self._ready:
+            return []
+        self._ready = False
+        self._looked_at = True
+        return self._descriptors.select(0)
+
+    def _take(self, event: Any) -> None:
+        try:
+            event.tag(event)
+        except Exception:  # one call's trouble is not the next one's
+            log.exception("an event of gRPC could not be taken")
+
+    def _woken(self, event: Any) -> None:
+        self._waking = False
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As of `selectors.BaseSelector`."""
+        return self._descriptors.register(fileobj, events, data)
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """As of `selectors.BaseSelector`."""
+        return self._descriptors.unregister(fileobj)
+
+    def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """As of `selectors.BaseSelector`."""
+        return self._descriptors.modify(fileobj, events, data)
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """As of `selectors.BaseSelector`."""
+        return self._descriptors.get_map()
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """As of `selectors.BaseSelector`."""
+        return self._descriptors.get_key(fileobj)
+
+    def close(self) -> None:
+        """Close all. Servers on the queue have ended."""
+        if self._closing:
+            return
+        self._closing = True
+        os.eventfd_write(self._end_of_watch, 1)
+        self._look_again.release()
+        self._watcher.join()
+        os.close(self._end_of_watch)
+        self._descriptors.close()
+        self._waker.close()
+        self.queue.shutdown()
+        until_s = time.time() + _CLOSE_S
+        while (event := self.queue.poll(deadline=until_s)).completion_type != core.SHUTDOWN:
+            if event.completion_type == core.TIMEOUT:
+                log.error("calls of gRPC were still open after %g s", _CLOSE_S)
+                break
+            with contextlib.suppress(Exception):  # nobody is left to hear of it
+                event.tag(event)

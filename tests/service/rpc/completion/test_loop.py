@@ -1,0 +1,179 @@
+"""The loop that waits for gRPC's queue does all that an asyncio loop does."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import uvloop
+
+from service.rpc.completion import core
+from service.rpc.completion import loop as loops
+from service.rpc.completion.loop import CompletionLoop, loop_factory
+from service.rpc.completion.selector import CompletionSelector
+
+WAIT_S = 30.0
+
+
+def run(work: object) -> object:
+    with asyncio.Runner(loop_factory=CompletionLoop) as runner:
+        return runner.run(work)  # type: ignore[arg-type]
+
+
+def test_other_threads_wake_it_each_time() -> None:
+    async def hop() -> list[int]:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(8) as pool:
+            return await asyncio.gather(*(loop.run_in_executor(pool, int, i) for i in range(2_000)))
+
+    assert run(hop()) == list(range(2_000))
+
+
+def test_a_waking_is_not_lost_while_it_falls_asleep() -> None:
+    """One thread asks, the loop answers, over and over: a waking that is missed stops both."""
+
+    async def ping() -> int:
+        loop, asked, answered = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+        count = 0
+
+        def ask() -> None:
+            for _ in range(3_000):
+                answered.clear()
+                loop.call_soon_threadsafe(asked.set)
+                assert answered.wait(WAIT_S)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        while thread.is_alive() and count < 3_000:
+            await asyncio.wait_for(asked.wait(), WAIT_S)
+            asked.clear()
+            count += 1
+            answered.set()
+        thread.join(WAIT_S)
+        return count
+
+    began = time.monotonic()
+    assert run(ping()) == 3_000
+    assert time.monotonic() - began < WAIT_S  # and not by the timeouts of the wait
+
+
+def test_timers_go_off_in_order() -> None:
+    async def wait() -> list[int]:
+        loop, rung = asyncio.get_running_loop(), list[int]()
+        done = loop.create_future()
+        for ms in (30, 5, 20, 0, 10):
+            loop.call_later(ms / 1000, rung.append, ms)
+        loop.call_later(0.04, done.set_result, None)
+        await done
+        return rung
+
+    assert run(wait()) == [0, 5, 10, 20, 30]
+
+
+def test_sockets_are_read_and_written_beside_it() -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def talk() -> bytes:
+        server = await asyncio.start_server(echo, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        sent = os.urandom(3_000_000)  # more than any buffer on the way: both sides have to wait to write
+
+        async def send() -> None:
+            writer.write(sent)
+            await writer.drain()
+            writer.write_eof()
+
+        sending = asyncio.create_task(send())
+        got = await asyncio.wait_for(reader.read(-1), WAIT_S)
+        await sending
+        server.close()
+        assert got == sent
+        return got
+
+    assert run(talk())
+
+
+def test_a_reader_that_reads_little_is_told_again() -> None:
+    async def read() -> bytes:
+        ours, theirs = socket.socketpair()
+        got, loop = bytearray(), asyncio.get_running_loop()
+        done = loop.create_future()
+
+        def take() -> None:
+            got.extend(ours.recv(1))
+            if len(got) == 100:
+                loop.remove_reader(ours)
+                done.set_result(None)
+
+        with ours, theirs:
+            loop.add_reader(ours, take)
+            theirs.send(bytes(range(100)))
+            await asyncio.wait_for(done, WAIT_S)
+        return bytes(got)
+
+    assert run(read()) == bytes(range(100))
+
+
+def test_signals_arrive() -> None:
+    async def wait() -> None:
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, came.set)
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.wait_for(came.wait(), WAIT_S)
+            came.clear()
+        loop.remove_signal_handler(signal.SIGUSR1)
+
+    run(wait())
+
+
+def test_nothing_is_left_of_those_that_were_closed() -> None:
+    async def nothing() -> None:
+        await asyncio.sleep(0)
+
+    run(nothing())  # what gRPC keeps for the process
+    gc.collect()
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        run(nothing())
+    gc.collect()
+    until = time.monotonic() + WAIT_S
+    while threading.active_count() > threads and time.monotonic() < until:
+        time.sleep(0.01)  # threads of gRPC's channels end by themselves
+    assert threading.active_count() <= threads
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 2
+
+
+def test_waking_what_was_closed_does_nothing() -> None:
+    selector = CompletionSelector()
+    selector.close()
+    selector.wake()
+    selector.close()
+
+
+def test_uvloop_takes_its_place_where_grpc_is_not_as_expected(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert loop_factory() is CompletionLoop
+    assert loop_factory("uvloop") is uvloop.new_event_loop
+
+    def changed() -> CompletionSelector:
+        raise AttributeError("CompletionQueue")
+
+    monkeypatch.setattr(loops, "CompletionSelector", changed)
+    assert loop_factory() is uvloop.new_event_loop
+    assert "(CompletionQueue)" in caplog.text
+    monkeypatch.setattr(core, "MISSING", ["Server"])
+    assert loop_factory() is uvloop.new_event_loop
+    assert "grpcio has no Server" in caplog.text
+    assert "at a higher cost a message" in caplog.text
