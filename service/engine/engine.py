@@ -196,6 +196,8 @@ class Engine:
                 try:
                     if parts:
                         self._finish(lane, parts)
+                        if not len(self._roster.ready) and not len(self._inbox):
+                            self._publish()  # nothing to run next, which would be planned first
                     if self._closing or self.failed:
                         break
                     if not stirred:

@@ -22,7 +22,7 @@ from service.rpc.completion.waker import Waker
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S: Final = 1.0  # the queue goes by the wall clock, which may be set while it waits
-_TURN_S: Final = 0.005  # of taking events, after which the loop gets a turn
+_TURN_S: Final = 0.001  # of taking events, after which the loop gets a turn
 _CLOSE_S: Final = 5.0
 
 Selected = list[tuple[selectors.SelectorKey, int]]
@@ -45,6 +45,7 @@ class CompletionSelector(selectors.BaseSelector):
         self.queue = core.CompletionQueue()
         self._waker = Waker(self.queue, self._woken)
         self._waking = False  # whether a waking is on its way
+        self._woken_up = False  # whether one has come in this turn
         self._descriptors = selectors.EpollSelector()
         self._ready = False  # whether a descriptor is; set by the watcher, which then waits until it may look again
         self._looked_at = False
@@ -88,11 +89,12 @@ class CompletionSelector(selectors.BaseSelector):
         wait_s = _LONGEST_WAIT_S if timeout is None else min(timeout, _LONGEST_WAIT_S)
         poll = self.queue.poll
         event = poll(deadline=time.time() + wait_s if wait_s > 0 else 0.0)
+        self._woken_up = False
         until_s = time.monotonic() + _TURN_S
         while event.completion_type != core.TIMEOUT:
             self._take(event)
             del event  # before the wait: what holds an ended call keeps gRPC from letting go of it
-            if time.monotonic() > until_s:
+            if self._woken_up or time.monotonic() > until_s:
                 break
             event = poll(deadline=0.0)
         if not self._ready:
@@ -108,7 +110,7 @@ class CompletionSelector(selectors.BaseSelector):
             log.exception("an event of gRPC could not be taken")
 
     def _woken(self, event: Any) -> None:
-        self._waking = False
+        self._waking, self._woken_up = False, True
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """As of `selectors.BaseSelector`."""
