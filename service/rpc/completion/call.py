@@ -33,13 +33,17 @@ class CallOver(grpc.aio.InternalError):
     """Something was sent on a call that is over."""
 
 
+class Unreadable(Exception):
+    """Bytes that came where a message was expected."""
+
+
 class ServerCall:
     """See the module docstring.
 
     Args:
         loop: Whose thread this is.
         event: Of the call's arrival.
-        parse: Makes a message of bytes.
+        parse: Makes a message of bytes; whoever takes messages gets an `Unreadable` where it fails.
         serialize: Makes bytes of an answer.
 
     Attributes:
@@ -108,7 +112,14 @@ class ServerCall:
             self._read_all = True
             take(grpc.aio.EOF)
         else:
-            take(data if self._parse is None else self._parse(data))
+            take(data if self._parse is None else self._parsed(data))
+
+    def _parsed(self, data: bytes) -> Any:
+        assert self._parse is not None
+        try:
+            return self._parse(data)
+        except Exception:  # whatever it is that parses
+            return Unreadable(f"expected a message of this method, got {len(data)} bytes that are not")
 
     def _sent(self, event: Any) -> None:
         sent, self._sending = self._sending, None
@@ -135,10 +146,17 @@ class ServerCall:
     # ---------------------------------------------------------------------------------- as of grpc.aio.ServicerContext
 
     async def read(self) -> Any:
-        """The next message; grpc.aio.EOF where none comes."""
-        message: asyncio.Future[Any] = self._loop.create_future()
-        self.receive(lambda got: None if message.done() else message.set_result(got))
-        return await message
+        """The next message; grpc.aio.EOF where none comes.
+
+        Raises:
+            Unreadable: Bytes came that are none.
+        """
+        coming: asyncio.Future[Any] = self._loop.create_future()
+        self.receive(lambda got: None if coming.done() else coming.set_result(got))
+        message = await coming
+        if type(message) is Unreadable:
+            raise message
+        return message
 
     async def write(self, message: Any) -> None:
         """Send a message.

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 
 from service.rpc.completion import core
-from service.rpc.completion.call import CallOver, ServerCall
+from service.rpc.completion.call import CallOver, ServerCall, Unreadable
 from service.rpc.completion.loop import CompletionLoop
 
 log = logging.getLogger(__name__)
@@ -115,23 +115,27 @@ class CompletionServer(grpc.aio.Server):
             return
         if self._over is None:
             self._ask_for_call()
-        details = CallDetails(event.call_details.method.decode(), event.invocation_metadata)
+        # The path is what a caller wrote: where it is no text it is no method's.
+        details = CallDetails(event.call_details.method.decode(errors="replace"), event.invocation_metadata)
         handler = next(filter(None, (one.service(details) for one in self._handlers)), None)
         if handler is None:
             call = ServerCall(self._loop, event)
-            work = call.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
         else:
             call = ServerCall(self._loop, event, handler.request_deserializer, handler.response_serializer)
-            work = _serve(call, handler)
-        call.task = task = self._loop.create_task(_guarded(call, work))
+        call.task = task = self._loop.create_task(_guarded(call, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _guarded(call: ServerCall, work: Any) -> None:
-    """Serve a call to its end, whatever happens."""
+async def _guarded(call: ServerCall, handler: Any) -> None:
+    """Serve a call to its end, whatever happens; without a handler it is told so."""
     try:
-        await work
+        if handler is None:
+            await call.end(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
+        else:
+            await _serve(call, handler)
+    except Unreadable as error:
+        await _end(call, grpc.StatusCode.INVALID_ARGUMENT, str(error))
     except CallOver:
         log.debug("a caller went away", exc_info=True)
     except grpc.aio.AbortError:

@@ -1,8 +1,11 @@
 """The server is a gRPC server: what its callers and its handlers see is what grpc.aio's would have shown them."""
 
 import asyncio
+import gc
+import logging
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -26,11 +29,14 @@ def make_server() -> Server:
 
 @asynccontextmanager
 async def serving(
-    unary: Behaviour | None = None, stream: Behaviour | None = None, both: Behaviour | None = None
+    unary: Behaviour | None = None,
+    stream: Behaviour | None = None,
+    both: Behaviour | None = None,
+    handlers: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[tuple[Server, Any, str]]:
-    """Serve /t.T/Unary, Stream (one message in) and Both (streams) of plain bytes."""
+    """Serve /t.T/Unary, Stream (one message in) and Both (streams) of plain bytes, and other handlers."""
     server = make_server()
-    handlers: dict[str, Any] = {}
+    handlers = dict(handlers or {})
     if unary:
         handlers["Unary"] = grpc.unary_unary_rpc_method_handler(unary)
     if stream:
@@ -304,3 +310,68 @@ async def test_what_is_sent_on_a_call_that_is_over_is_an_error_and_not_a_crash()
         for one in late:
             with pytest.raises((CallOver, grpc.aio.UsageError)):
                 await one()
+
+
+async def test_bytes_that_are_no_message_end_the_call_and_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    if not isinstance(asyncio.get_running_loop(), CompletionLoop):
+        pytest.skip("grpc.aio's leaves one")
+
+    async def unary(request: int, context: Any) -> bytes:
+        return b"%d" % request
+
+    async def both(requests: AsyncIterator[int], context: Any) -> None:
+        async for request in requests:
+            await context.write(b"%d" % request)
+
+    handlers = {
+        "Unary": grpc.unary_unary_rpc_method_handler(unary, request_deserializer=int),
+        "Both": grpc.stream_stream_rpc_method_handler(both, request_deserializer=int),
+    }
+    async with serving(handlers=handlers) as (_, channel, _):
+        assert await channel.unary_unary("/t.T/Unary")(b"7") == b"7"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/t.T/Unary")(b"seven", timeout=WAIT_S)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert caught.value.details() == "expected a message of this method, got 5 bytes that are not"
+        call: Any = channel.stream_stream("/t.T/Both")(timeout=WAIT_S)
+        await call.write(b"7")
+        assert await call.read() == b"7"
+        await call.write(b"seven")
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_a_path_that_is_no_text_is_no_method(caplog: pytest.LogCaptureFixture) -> None:
+    if not isinstance(asyncio.get_running_loop(), CompletionLoop):
+        pytest.skip("grpc.aio's serves nobody any more after it")
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        return request
+
+    async with serving(unary) as (_, channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(b"/t.T/\xff\xfe")(b"", timeout=WAIT_S)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_calls_that_are_over_before_they_begin_are_let_go_of(recwarn: pytest.WarningsRecorder) -> None:
+    """Their arrival and their end are taken in one turn of the loop, as under a flood of short deadlines."""
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        return request
+
+    def flood(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            grpc.channel_ready_future(channel).result(WAIT_S)
+            call = channel.unary_unary("/t.T/Unary")
+            late = [call.future(b"", timeout=0.005) for _ in range(300)]
+            assert {one.exception(WAIT_S).code() for one in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
+
+    async with serving(unary) as (_, channel, address):
+        thread = threading.Thread(target=flood, args=(address,))
+        thread.start()
+        thread.join(WAIT_S)  # nothing is taken meanwhile
+        assert await channel.unary_unary("/t.T/Unary")(b"next", timeout=WAIT_S) == b"next"
+    gc.collect()
+    assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
