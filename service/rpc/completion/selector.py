@@ -43,7 +43,11 @@ class CompletionSelector(selectors.BaseSelector):
 
     def __init__(self) -> None:
         self.queue = core.CompletionQueue()
-        self._waker = Waker(self.queue, self._woken)
+        try:
+            self._waker = Waker(self.queue, self._woken)
+        except OSError:
+            self._end_queue()
+            raise
         self._waking = False  # whether a waking is on its way
         self._woken_up = False  # whether one has come in this turn
         self._descriptors = selectors.EpollSelector()
@@ -143,6 +147,10 @@ class CompletionSelector(selectors.BaseSelector):
         os.close(self._end_of_watch)
         self._descriptors.close()
         self._waker.close()
+        self._end_queue()
+
+    def _end_queue(self) -> None:
+        """Take what is left: gRPC waits for ever, and lets nobody else run, for a queue that is let go of before."""
         self.queue.shutdown()
         until_s = time.time() + _CLOSE_S
         while (event := self.queue.poll(deadline=until_s)).completion_type != core.SHUTDOWN:

@@ -28,7 +28,7 @@ class Waker:
         woken: Called with the event of a waking, by whoever takes events from the queue.
 
     Raises:
-        OSError: The call could not be made.
+        OSError: The call could not be made; the queue has nothing but ends to come.
     """
 
     def __init__(self, queue: Any, woken: Callable[[Any], None]) -> None:
@@ -41,14 +41,15 @@ class Waker:
         self._server.add_http2_port(address.encode())
         self._server.start()
         self._server.request_call(queue, queue, None)
-        self._channel = grpc.insecure_channel(address)
+        self._channel = grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),))
         call: Any = self._channel.unary_stream("/carryover.v1.Wake/Wake")
         self._answer = call(b"")
         event = queue.poll(deadline=time.time() + _CONNECT_S)
+        self._server.shutdown(queue, _ignore)  # it listens no more; the call goes on
         if event.completion_type == core.TIMEOUT or not event.success:
+            self.close()
             raise OSError("expected to reach ourselves through a local socket, got no call")
         self._call = event.call
-        self._server.shutdown(queue, _ignore)  # it listens no more; the call goes on
 
     def wake(self) -> None:
         """End the wait for the queue; nothing after `close`."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 import uvloop
 
@@ -177,3 +179,23 @@ def test_uvloop_takes_its_place_where_grpc_is_not_as_expected(
     assert loop_factory() is uvloop.new_event_loop
     assert "grpcio has no Server" in caplog.text
     assert "at a higher cost a message" in caplog.text
+
+
+def test_a_proxy_for_http_is_not_asked_for_a_way_to_ourselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setattr("service.rpc.completion.waker._CONNECT_S", 3.0)
+    assert loop_factory() is CompletionLoop
+
+
+def test_uvloop_takes_its_place_where_we_cannot_reach_ourselves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.rpc.completion.waker._CONNECT_S", 0.2)
+    connect = grpc.insecure_channel
+    monkeypatch.setattr(grpc, "insecure_channel", lambda address, **more: connect("127.0.0.1:1", **more))
+    assert loop_factory() is uvloop.new_event_loop
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "gRPC's queue cannot be waited for (expected to reach ourselves through a local socket, got no call): "
+        "grpc.aio serves, at a higher cost a message"
+    ]
