@@ -34,6 +34,7 @@ from carryover.client.sync import Client
 from importing.pipeline import import_model
 
 LOG = "server.log"
+SHOWN_LINES = 30  # of the log from what is wrong there
 IDLE_TIMEOUT_S = 3.0
 SLOTS = 48  # fewer than sequences, so that states come and go
 KILLED_AFTER_S = (2.0, 8.0)  # a client process that is to crash
@@ -212,8 +213,12 @@ def run(options: Options, folder: Path, sources: Mapping[str, Source] = SOURCES)
 
 def check_log(log: str) -> list[str]:
     """Faults that the server's log tells of."""
-    bad = [line for line in log.splitlines() if " CRITICAL " in line or " ERROR " in line or "Traceback" in line]
-    return [f"{len(bad)} bad lines in the server's log, first: {bad[0]}"] if bad else []
+    lines = log.splitlines()
+    bad = [i for i, line in enumerate(lines) if " CRITICAL " in line or " ERROR " in line or "Traceback" in line]
+    if not bad:
+        return []
+    first = "\n".join(lines[max(0, bad[0] - 1) : bad[0] + SHOWN_LINES])
+    return [f"{len(bad)} bad lines in the server's log, the first of them:\n{first}"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
