@@ -197,7 +197,7 @@ class Engine:
                     if parts:
                         self._finish(lane, parts)
                         if not len(self._roster.ready) and not len(self._inbox):
-                            self._publish()  # nothing to run next, which would be planned first
+                            self._publish()  # the answers need not wait for the planning of nothing
                     if self._closing or self.failed:
                         break
                     if not stirred:

@@ -66,6 +66,7 @@ class Inflow:
                 turn -= 1
                 self._num_taken += 1
                 self._take(commands[self._num_taken - 1])
+            self._commands = ()
             if outbox.full:
                 outbox.when_room(self.go_on)
             else:
@@ -79,13 +80,12 @@ class Inflow:
         if message is grpc.aio.EOF:
             self._at_end()
             return
-        if type(message) is Malformed:
-            self._fail(message.error())
+        if isinstance(message, Malformed | Exception):
+            self._fail(message.error() if isinstance(message, Malformed) else message)
             return
         self.num_read += 1
-        self._num_taken = 0
         try:
-            self._commands = self._commands_of(message)
+            self._commands, self._num_taken = self._commands_of(message), 0
         except Exception as error:
             self._fail(error)
         else:

@@ -124,6 +124,15 @@ class Stream:
 
     async def _watch_for_drain(self) -> None:
         """End a stream that is of no more use once the service is shutting down."""
+        try:
+            await self._drained()
+        except Exception as error:
+            self._end(error)
+        else:
+            self._end(ShuttingDown("the service is shutting down and this stream has nothing open, or nothing to do"))
+
+    async def _drained(self) -> None:
+        """Wait until the service is shutting down and the stream is of no more use."""
         await self._draining.wait()
         num_read, quiet_since_s = self._inflow.num_read, self._loop.time()
         while self._outbox.in_flight or self._commands.has_open:
@@ -132,4 +141,3 @@ class Stream:
             elif self._loop.time() >= quiet_since_s + self._quiet_s:  # whoever has it open is not in its middle
                 break
             await asyncio.sleep(DRAIN_POLL_S)
-        self._end(ShuttingDown("the service is shutting down and this stream has nothing open, or nothing to do"))

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-import grpc.aio
-
 from service.rpc.completion.call import ServerCall
+
+log = logging.getLogger(__name__)
 
 
 class Wire(Protocol):
     """How a stream hears and speaks."""
 
     def receive(self, take: Callable[[Any], None]) -> None:
-        """Have `take` called with the next message, or with grpc.aio.EOF where none comes; one at a time."""
+        """Have `take` called with the next message, one at a time.
+
+        Where none comes it is called with grpc.aio.EOF, and where there was none that can be read with an exception.
+        """
 
     def send(self, payload: bytes, sent: Callable[[bool], None]) -> None:
         """Send serialised bytes; `sent` is called once others may follow, with whether these went. One at a time.
@@ -39,7 +43,11 @@ class TaskWire:
         """As of `Wire`."""
 
         async def read() -> None:
-            take(await self._context.read())
+            try:
+                message = await self._context.read()
+            except Exception as error:  # the stream ends with it, whatever it is
+                message = error
+            take(message)
 
         self._start(read())
 
@@ -49,7 +57,8 @@ class TaskWire:
         async def write() -> None:
             try:
                 await self._context.write(payload)
-            except (grpc.aio.InternalError, grpc.aio.UsageError):
+            except Exception:  # most often: the caller has gone
+                log.debug("a message could not be sent", exc_info=True)
                 sent(False)
             else:
                 sent(True)

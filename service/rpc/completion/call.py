@@ -1,7 +1,7 @@
 """One call as its handler sees it.
 
-What grpc.aio's ServicerContext offers, and a way to receive and send messages without a task that waits: whoever has a
-stream with thousands of messages a second gets each by a callback. Everything runs on the loop's thread.
+What handlers use of grpc.aio's ServicerContext, and a way to receive and send messages without a task that waits:
+whoever has a stream with thousands of messages a second gets each by a callback. Everything runs on the loop's thread.
 """
 
 from __future__ import annotations
@@ -74,30 +74,34 @@ class ServerCall:
         self._details = ""
         self._trailing: Metadata = ()
         self._callbacks: list[Callable[[ServerCall], None]] = []
-        self._call.start_server_batch((ReceiveCloseOnServer(NO_FLAGS),), self._closed)
+        self._start(self._closed, ReceiveCloseOnServer(NO_FLAGS))
 
     # ------------------------------------------------------------------------------------------------- without a task
 
     def receive(self, take: Callable[[Any], None]) -> None:
-        """Have `take` called with the next message, or with grpc.aio.EOF where none comes; one at a time."""
-        assert self._taking is None, "a message is being waited for"
+        """Have `take` called with the next message, or with grpc.aio.EOF where none comes; one at a time.
+
+        Raises:
+            grpc.aio.UsageError: One is being waited for.
+        """
         if self._read_all:
             self._loop.call_soon(take, grpc.aio.EOF)
             return
+        self._start(self._received, ReceiveMessage(NO_FLAGS))
         self._taking = take
-        self._call.start_server_batch((ReceiveMessage(NO_FLAGS),), self._received)
 
     def send(self, payload: bytes, sent: Callable[[bool], None]) -> None:
         """Send serialised bytes; `sent` is called once others may follow, with whether these went. One at a time.
 
         Raises:
             CallOver: The call has ended.
+            grpc.aio.UsageError: One is on its way.
         """
-        assert self._sending is None, "a message is being sent"
         if self._ended or self._cancelled:
             raise CallOver("the call is over")
+        self._start(self._sent, *self._beginning(), SendMessage(payload, NO_FLAGS))
+        self._begun = True
         self._sending = sent
-        self._call.start_server_batch((*self._beginning(), SendMessage(payload, NO_FLAGS)), self._sent)
 
     def stop(self) -> None:
         """Stop waiting: what comes now is of no use to anybody."""
@@ -138,10 +142,28 @@ class ServerCall:
 
     def _beginning(self) -> tuple[Any, ...]:
         """The operation that goes before the first message or the status."""
-        if self._begun:
-            return ()
-        self._begun = True
-        return (SendInitialMetadata((), NO_FLAGS),)
+        return () if self._begun else (SendInitialMetadata((), NO_FLAGS),)
+
+    def _start(self, tag: Callable[[Any], None], *operations: Any) -> None:
+        """Start operations; `tag` is called with the event of their end.
+
+        Raises:
+            grpc.aio.UsageError: gRPC takes none of them, and will not call `tag`.
+        """
+        code = self._call.start_server_batch(operations, tag)
+        if code:
+            kinds = ", ".join(type(operation).__name__ for operation in operations)
+            raise grpc.aio.UsageError(f"expected operations that the call can take now, got {kinds} (error {code})")
+
+    def _going(self, *operations: Any) -> asyncio.Future[bool]:
+        """Start operations; the future says whether they went.
+
+        Raises:
+            grpc.aio.UsageError: gRPC takes none of them.
+        """
+        ended: asyncio.Future[bool] = self._loop.create_future()
+        self._start(lambda event: None if ended.done() else ended.set_result(event.success), *operations)
+        return ended
 
     # ---------------------------------------------------------------------------------- as of grpc.aio.ServicerContext
 
@@ -178,8 +200,10 @@ class ServerCall:
         """
         if self._begun:
             raise grpc.aio.UsageError("expected to send the initial metadata first, and once")
+        going = self._going(SendInitialMetadata(tuple(metadata), NO_FLAGS))
         self._begun = True
-        await self._do(SendInitialMetadata(tuple(metadata), NO_FLAGS))
+        if not await going:
+            raise CallOver("the call is over")
 
     async def abort(
         self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str | bytes]] = ()
@@ -191,9 +215,7 @@ class ServerCall:
             CallOver: The call was over.
             grpc.aio.UsageError: It has a status.
         """
-        if self._ended:
-            raise grpc.aio.UsageError("expected one status, got another")
-        await self.end(code, details, tuple(trailing_metadata) or self._trailing)
+        await self.end(code, details or self._details, tuple(trailing_metadata) or self._trailing)
         raise grpc.aio.AbortError("ended with an error")
 
     async def end(self, code: grpc.StatusCode, details: str, trailing: Metadata, *answer: Any) -> None:
@@ -201,19 +223,26 @@ class ServerCall:
 
         Raises:
             CallOver: The call was over.
+            grpc.aio.UsageError: It has a status.
         """
-        operations = [*self._beginning(), *(SendMessage(self._bytes(one), NO_FLAGS) for one in answer)]
+        if self._ended:
+            raise grpc.aio.UsageError("expected one status, got another")
+        messages = [SendMessage(self._bytes(one), NO_FLAGS) for one in answer]
         status = SendStatus(trailing, code.value[0], details.encode(), NO_FLAGS)
-        self._ended = True
-        await self._do(*operations, status)
+        going = self._going(*self._beginning(), *messages, status)
+        self._begun = self._ended = True
+        if not await going:
+            raise CallOver("the call is over")
 
     async def end_well(self, *answer: Any) -> None:
-        """Send the status that was set, or OK.
+        """Send the status that was set, or the answer and OK.
 
         Raises:
             CallOver: The call was over.
+            grpc.aio.UsageError: It has a status.
         """
-        await self.end(self._code or grpc.StatusCode.OK, self._details, self._trailing, *answer)
+        code = self._code or grpc.StatusCode.OK
+        await self.end(code, self._details, self._trailing, *(answer if code is grpc.StatusCode.OK else ()))
 
     def invocation_metadata(self) -> Metadata:
         """What the caller sent with its call."""
@@ -256,11 +285,3 @@ class ServerCall:
 
     def _bytes(self, message: Any) -> bytes:
         return message if self._serialize is None else self._serialize(message)
-
-    async def _do(self, *operations: Any) -> None:
-        ended: asyncio.Future[bool] = self._loop.create_future()
-        self._call.start_server_batch(
-            operations, lambda event: None if ended.done() else ended.set_result(event.success)
-        )
-        if not await ended:
-            raise CallOver("the call is over")

@@ -6,11 +6,14 @@ take them away: what is missing is named in `MISSING`, and `loop.loop_factory` t
 See docs/adr/0012.
 """
 
+import contextlib
 import importlib
 from typing import Any, Final
 
-_cygrpc: Final = importlib.import_module("grpc._cython.cygrpc")
 MISSING: Final[list[str]] = []
+_cygrpc: Any = None
+with contextlib.suppress(ImportError):
+    _cygrpc = importlib.import_module("grpc._cython.cygrpc")
 
 
 def _of(name: str) -> Any:

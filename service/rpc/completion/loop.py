@@ -32,7 +32,7 @@ class CompletionLoop(asyncio.SelectorEventLoop):
 
 
 def loop_factory(chosen: Literal["completion", "uvloop"] = "completion") -> Callable[[], asyncio.AbstractEventLoop]:
-    """What makes the service's event loop: uvloop too where gRPC's inside is not as expected."""
+    """What makes the service's event loop: uvloop, whatever is chosen, where gRPC's inside is not as expected."""
     if chosen == "uvloop":
         return uvloop.new_event_loop
     try:

@@ -21,14 +21,13 @@ from service.rpc.completion.waker import Waker
 
 log = logging.getLogger(__name__)
 
-_LONGEST_WAIT_S: Final = 1.0  # the queue goes by the wall clock, which may be set while it waits
+_LONGEST_WAIT_S: Final = 1.0  # the queue goes by the wall clock: where that was set, the wait ends so much late at most
 _TURN_S: Final = 0.001  # of taking events, after which the loop gets a turn
 _CLOSE_S: Final = 5.0
 
 Selected = list[tuple[selectors.SelectorKey, int]]
-Tag = Callable[
-    [Any], None
-]  # what an operation is started with: called with the event that ends it, on the loop's thread
+# What an operation is started with: called with the event of its end, on the loop's thread.
+Tag = Callable[[Any], None]
 
 
 class CompletionSelector(selectors.BaseSelector):
@@ -54,6 +53,8 @@ class CompletionSelector(selectors.BaseSelector):
         self._ready = False  # whether a descriptor is; set by the watcher, which then waits until it may look again
         self._looked_at = False
         self._look_again = threading.Semaphore(0)
+        self._waiting = False  # whether the loop's thread waits for the queue
+        self._ends: list[Callable[[], None]] = []  # of servers that are on the queue
         self._closing = False
         self._end_of_watch = os.eventfd(0)
         self._watcher = threading.Thread(target=self._watch, name="descriptors", daemon=True)
@@ -71,13 +72,19 @@ class CompletionSelector(selectors.BaseSelector):
         poll = select.poll()
         poll.register(self._descriptors.fileno(), select.POLLIN)  # an epoll is ready when one of its own is
         poll.register(self._end_of_watch, select.POLLIN)
-        while True:
-            poll.poll()
-            if self._closing:
-                return
-            self._ready = True
-            self.wake()
-            self._look_again.acquire()
+        try:
+            while True:
+                ready = poll.poll(_LONGEST_WAIT_S * 1000)
+                if self._closing:
+                    return
+                if ready:
+                    self._ready = True
+                    self.wake()
+                    self._look_again.acquire()
+                elif self._waiting:
+                    self.wake()
+        except Exception:
+            log.critical("descriptors are watched no more: HTTP and signals will not be heard", exc_info=True)
 
     # --------------------------------------------------------------------------------------------- the loop's thread
 
@@ -90,10 +97,10 @@ class CompletionSelector(selectors.BaseSelector):
         if self._looked_at:  # by now the loop has dealt with them
             self._looked_at = False
             self._look_again.release()
-        wait_s = _LONGEST_WAIT_S if timeout is None else min(timeout, _LONGEST_WAIT_S)
         poll = self.queue.poll
-        event = poll(deadline=time.time() + wait_s if wait_s > 0 else 0.0)
-        self._woken_up = False
+        self._waiting = True
+        event = poll(deadline=None if timeout is None else time.time() + timeout if timeout > 0 else 0.0)
+        self._waiting = self._woken_up = False
         until_s = time.monotonic() + _TURN_S
         while event.completion_type != core.TIMEOUT:
             self._take(event)
@@ -116,6 +123,14 @@ class CompletionSelector(selectors.BaseSelector):
     def _woken(self, event: Any) -> None:
         self._waking, self._woken_up = False, True
 
+    def at_close(self, end: Callable[[], None]) -> None:
+        """Have something on the queue ended when this is closed."""
+        self._ends.append(end)
+
+    def not_at_close(self, end: Callable[[], None]) -> None:
+        """Forget it: it has ended."""
+        self._ends.remove(end)
+
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """As of `selectors.BaseSelector`."""
         return self._descriptors.register(fileobj, events, data)
@@ -137,7 +152,7 @@ class CompletionSelector(selectors.BaseSelector):
         return self._descriptors.get_key(fileobj)
 
     def close(self) -> None:
-        """Close all. Servers on the queue have ended."""
+        """Close all, and whatever is still on the queue."""
         if self._closing:
             return
         self._closing = True
@@ -146,6 +161,8 @@ class CompletionSelector(selectors.BaseSelector):
         self._watcher.join()
         os.close(self._end_of_watch)
         self._descriptors.close()
+        for end in self._ends:
+            end()
         self._waker.close()
         self._end_queue()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _CALLS_AHEAD: Final = 16  # that gRPC may hand over before it is asked for more
 _STOP_S: Final = 5.0  # for calls that were cancelled
+_END_S: Final = 1.0  # for a status that tells what went wrong, which waits behind what was written and not read
 
 
 class CallDetails(NamedTuple):
@@ -66,34 +68,45 @@ class CompletionServer(grpc.aio.Server):
         """As of grpc.aio.Server."""
         self._server.start()
         self._started = True
+        self._loop.completions.at_close(self._cut_off)
         for _ in range(_CALLS_AHEAD):
             self._ask_for_call()
 
     async def stop(self, grace: float | None) -> None:
         """As of grpc.aio.Server."""
-        if self._over is not None:
-            await self._over
+        if self._over is not None:  # it is being stopped, or was
+            await asyncio.wait([self._over], timeout=(grace or 0.0) + 2 * _STOP_S)
             return
         self._over = over = self._loop.create_future()
         if not self._started:  # gRPC shuts down what has started
             self._server.start()
-        self._server.shutdown(self._queue, lambda event: over.set_result(None))
-        if grace:
-            await asyncio.wait([over], timeout=grace)
-        self._server.cancel_all_calls()
-        for task in self._tasks:
-            task.cancel()
+        self._server.shutdown(self._queue, lambda event: None if over.done() else over.set_result(None))
+        try:
+            if grace:
+                await asyncio.wait([over], timeout=grace)
+        finally:
+            self._server.cancel_all_calls()
+            for task in self._tasks:
+                task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_S)
         await asyncio.wait([over], timeout=_STOP_S)
         if over.done():
+            self._loop.completions.not_at_close(self._cut_off)
             self._server.destroy()
         else:
             log.error("calls were still open %g s after they were cancelled", _STOP_S)
 
+    def _cut_off(self) -> None:
+        """End all at once: the loop closes."""
+        if self._over is None:
+            self._server.shutdown(self._queue, _ignore)
+        self._server.cancel_all_calls()
+
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """As of grpc.aio.Server; only once it stops."""
-        assert self._over is not None
+        if self._over is None:
+            raise grpc.aio.UsageError("expected a server that is being stopped")
         done, _ = await asyncio.wait([self._over], timeout=timeout)
         return not done
 
@@ -127,6 +140,10 @@ class CompletionServer(grpc.aio.Server):
         task.add_done_callback(self._tasks.discard)
 
 
+def _ignore(event: Any) -> None:
+    """Take the end of the server, which nobody waits for."""
+
+
 async def _guarded(call: ServerCall, handler: Any) -> None:
     """Serve a call to its end, whatever happens; without a handler it is told so."""
     try:
@@ -141,9 +158,8 @@ async def _guarded(call: ServerCall, handler: Any) -> None:
     except grpc.aio.AbortError:
         pass
     except asyncio.CancelledError:
-        if call.done():
-            return
-        await _end(call, grpc.StatusCode.CANCELLED, "the service has ended the call")
+        if not call.done():
+            await _end(call, grpc.StatusCode.CANCELLED, "the service has ended the call")
         raise
     except Exception as error:
         log.exception("a call failed")
@@ -153,14 +169,14 @@ async def _guarded(call: ServerCall, handler: Any) -> None:
 
 async def _end(call: ServerCall, code: grpc.StatusCode, details: str) -> None:
     try:
-        async with asyncio.timeout(_STOP_S):
+        async with asyncio.timeout(_END_S):
             await call.end(code, details, ())
-    except (CallOver, TimeoutError):
+    except (CallOver, TimeoutError, grpc.aio.UsageError):
         log.debug("a caller went away", exc_info=True)
 
 
 async def _serve(call: ServerCall, handler: Any) -> None:
-    """Have a handler, of any of grpc.aio's kinds but those that stream to a single answer, serve a call."""
+    """Have a handler, a coroutine function or one of an asynchronous generator, serve a call."""
     request: Any
     if handler.request_streaming:
         request = _messages(call)
@@ -176,8 +192,9 @@ async def _serve(call: ServerCall, handler: Any) -> None:
     behaviour = handler.stream_stream if handler.request_streaming else handler.unary_stream
     answers = behaviour(request, call)
     if inspect.isasyncgen(answers):
-        async for answer in answers:
-            await call.write(answer)
+        async with contextlib.aclosing(answers):
+            async for answer in answers:
+                await call.write(answer)
     else:
         await answers
     await call.end_well()

@@ -44,18 +44,29 @@ class Waker:
         self._channel = grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),))
         call: Any = self._channel.unary_stream("/carryover.v1.Wake/Wake")
         self._answer = call(b"")
-        event = queue.poll(deadline=time.time() + _CONNECT_S)
+        until_s = time.time() + _CONNECT_S
+        event = queue.poll(deadline=until_s)
         self._server.shutdown(queue, _ignore)  # it listens no more; the call goes on
-        if event.completion_type == core.TIMEOUT or not event.success:
+        try:
+            if event.completion_type == core.TIMEOUT or not event.success:
+                raise OSError("expected to reach ourselves through a local socket, got no call")
+            self._call = event.call
+            self.wake()
+            if queue.poll(deadline=until_s).tag is not self._woken:
+                raise OSError("expected a batch of no operations to end at once, got no end of it")
+        except OSError:
             self.close()
-            raise OSError("expected to reach ourselves through a local socket, got no call")
-        self._call = event.call
+            raise
 
     def wake(self) -> None:
-        """End the wait for the queue; nothing after `close`."""
+        """End the wait for the queue; nothing after `close`.
+
+        Raises:
+            OSError: gRPC did not take it.
+        """
         with self._lock:
-            if not self._closed:
-                self._call.start_server_batch((), self._woken)
+            if not self._closed and (code := self._call.start_server_batch((), self._woken)):
+                raise OSError(f"expected gRPC to take a batch of no operations, got error {code}")
 
     def close(self) -> None:
         """End the call."""

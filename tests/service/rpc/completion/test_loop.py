@@ -6,18 +6,23 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 import uvloop
 
-from service.rpc.completion import core
+from service.rpc.completion import core, selector
 from service.rpc.completion import loop as loops
+from service.rpc.completion.call import ServerCall
 from service.rpc.completion.loop import CompletionLoop, loop_factory
 from service.rpc.completion.selector import CompletionSelector
+from service.rpc.completion.server import CompletionServer
 
 WAIT_S = 30.0
 
@@ -36,32 +41,84 @@ def test_other_threads_wake_it_each_time() -> None:
     assert run(hop()) == list(range(2_000))
 
 
-def test_a_waking_is_not_lost_while_it_falls_asleep() -> None:
-    """One thread asks, the loop answers, over and over: a waking that is missed stops both."""
+def test_a_waking_is_not_lost_while_it_falls_asleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread asks as the loop goes to sleep, the loop answers, over and over: a waking that is lost stops both."""
+    monkeypatch.setattr(selector, "_LONGEST_WAIT_S", 3600)  # which would make up for it
 
     async def ping() -> int:
         loop, asked, answered = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-        count = 0
+        assert isinstance(loop, CompletionLoop)
+        count, missed = 0, list[int]()
 
         def ask() -> None:
-            for _ in range(3_000):
+            for i in range(2_000):
                 answered.clear()
+                until = time.monotonic() + WAIT_S
+                while not loop.completions._waiting and time.monotonic() < until:
+                    pass
                 loop.call_soon_threadsafe(asked.set)
-                assert answered.wait(WAIT_S)
+                if not answered.wait(WAIT_S):
+                    missed.append(i)
+                    loop.call_soon_threadsafe(thread_ended.set)
+                    return
 
+        thread_ended = asyncio.Event()
         thread = threading.Thread(target=ask)
         thread.start()
-        while thread.is_alive() and count < 3_000:
-            await asyncio.wait_for(asked.wait(), WAIT_S)
+        while count < 2_000:
+            await asyncio.wait_for(asked.wait(), 2 * WAIT_S)
             asked.clear()
             count += 1
             answered.set()
         thread.join(WAIT_S)
+        assert missed == []
         return count
 
+    assert run(ping()) == 2_000
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selector, "_LONGEST_WAIT_S", 0.05)
+    waiting = CompletionSelector()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)  # so that the queue's own clock is an hour behind
     began = time.monotonic()
-    assert run(ping()) == 3_000
-    assert time.monotonic() - began < WAIT_S  # and not by the timeouts of the wait
+    waiting.select(0.01)
+    assert time.monotonic() - began < WAIT_S
+    monkeypatch.undo()
+    waiting.close()
+
+
+def test_a_loop_that_is_closed_ends_what_is_open_on_it() -> None:
+    """As at a second SIGINT: nobody stops the server before its loop goes."""
+    ended: list[object] = []
+
+    async def serve() -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CompletionLoop)
+        server = CompletionServer(loop, ())
+
+        async def both(requests: object, context: ServerCall) -> None:
+            context.add_done_callback(ended.append)
+            await asyncio.sleep(3600)
+
+        handler: Any = grpc.stream_stream_rpc_method_handler(both)
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", {"Both": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        channels.append(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        call: Any = channels[0].stream_stream("/t.T/Both")
+        calls.append(call(iter([b""])))
+        while len(server._tasks) < 1:
+            await asyncio.sleep(0.001)
+
+    channels: list[grpc.Channel] = []
+    calls: list[Any] = []
+    began = time.monotonic()
+    run(serve())
+    assert time.monotonic() - began < selector._CLOSE_S
+    assert calls[0].code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
+    channels[0].close()
 
 
 def test_timers_go_off_in_order() -> None:
@@ -199,3 +256,23 @@ def test_uvloop_takes_its_place_where_we_cannot_reach_ourselves(
         "gRPC's queue cannot be waited for (expected to reach ourselves through a local socket, got no call): "
         "grpc.aio serves, at a higher cost a message"
     ]
+
+
+def test_a_grpc_without_that_inside_is_imported_all_the_same() -> None:
+    """A release that moves it: the service starts, on uvloop."""
+    hidden = """
+import importlib, sys
+import grpc, grpc.aio
+real = importlib.import_module
+def hiding(name, package=None):
+    if name == "grpc._cython.cygrpc":
+        raise ImportError(name)
+    return real(name, package)
+importlib.import_module = hiding
+import uvloop, service.main
+from service.rpc.completion.loop import loop_factory
+assert loop_factory() is uvloop.new_event_loop
+"""
+    done = subprocess.run([sys.executable, "-c", hidden], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "grpcio has no CompletionQueue" in done.stderr

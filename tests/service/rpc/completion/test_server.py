@@ -1,6 +1,7 @@
 """The server is a gRPC server: what its callers and its handlers see is what grpc.aio's would have shown them."""
 
 import asyncio
+import contextlib
 import gc
 import logging
 import threading
@@ -375,3 +376,60 @@ async def test_calls_that_are_over_before_they_begin_are_let_go_of(recwarn: pyte
         assert await channel.unary_unary("/t.T/Unary")(b"next", timeout=WAIT_S) == b"next"
     gc.collect()
     assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
+
+
+def refuses_to_serialise(answer: object) -> bytes:
+    raise ValueError("not this one")
+
+
+async def test_an_answer_that_cannot_be_sent_is_told_at_once() -> None:
+    async def unary(request: bytes, context: Any) -> bytes:
+        return b""
+
+    server = make_server()
+    handler: Any = grpc.unary_unary_rpc_method_handler(unary, response_serializer=refuses_to_serialise)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", {"Unary": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call: Any = channel.unary_unary("/t.T/Unary")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"", timeout=WAIT_S)
+        assert caught.value.code() in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL)
+    await server.stop(0)
+
+
+async def test_a_handler_that_swallows_its_abort_ends_all_the_same() -> None:
+    over = asyncio.Event()
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        with contextlib.suppress(grpc.aio.AbortError):
+            await context.abort(grpc.StatusCode.DATA_LOSS, "gone")
+        over.set()
+        return b"late"
+
+    async with serving(unary) as (server, channel, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary("/t.T/Unary")(b"")
+        assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+        await asyncio.wait_for(over.wait(), WAIT_S)
+        if isinstance(server, CompletionServer):
+            await until(lambda: not server._tasks)
+
+
+async def test_two_readers_of_one_call_are_one_too_many() -> None:
+    if not isinstance(asyncio.get_running_loop(), CompletionLoop):
+        pytest.skip("of our own server")
+    seen: list[BaseException] = []
+
+    async def both(requests: Any, call: Any) -> None:
+        call.receive(lambda message: None)
+        try:
+            call.receive(lambda message: None)
+        except grpc.aio.UsageError as error:
+            seen.append(error)
+
+    async with serving(both=both) as (_, channel, _):
+        call: Any = channel.stream_stream("/t.T/Both")()
+        assert await call.read() is grpc.aio.EOF
+    assert len(seen) == 1
