@@ -66,6 +66,7 @@ class Inflow:
                 turn -= 1
                 self._num_taken += 1
                 self._take(commands[self._num_taken - 1])
+            self._commands, self._num_taken = (), 0  # the next message may be long in coming
             if outbox.full:
                 outbox.when_room(self.go_on)
             else:
@@ -83,7 +84,6 @@ class Inflow:
             self._fail(message.error())
             return
         self.num_read += 1
-        self._num_taken = 0
         try:
             self._commands = self._commands_of(message)
         except Exception as error:
