@@ -36,6 +36,7 @@ class CompletionSelector(selectors.BaseSelector):
 
     Attributes:
         queue: gRPC's completion queue. The tag of everything that ends in it is a `Tag`.
+        servers: gRPC's, that have started on it and not ended.
 
     Raises:
         OSError: There is no way to wake a thread that waits for it.
@@ -43,6 +44,7 @@ class CompletionSelector(selectors.BaseSelector):
 
     def __init__(self) -> None:
         self.queue = core.CompletionQueue()
+        self.servers: list[Any] = []
         try:
             self._waker = Waker(self.queue, self._woken)
         except OSError:
@@ -137,7 +139,7 @@ class CompletionSelector(selectors.BaseSelector):
         return self._descriptors.get_key(fileobj)
 
     def close(self) -> None:
-        """Close all. Servers on the queue have ended."""
+        """Close all. Servers on the queue have ended; what one that has not still serves is cancelled."""
         if self._closing:
             return
         self._closing = True
@@ -147,6 +149,9 @@ class CompletionSelector(selectors.BaseSelector):
         os.close(self._end_of_watch)
         self._descriptors.close()
         self._waker.close()
+        for server in self.servers:
+            server.shutdown(self.queue, _ignore)
+            server.cancel_all_calls()
         self._end_queue()
 
     def _end_queue(self) -> None:
@@ -159,3 +164,7 @@ class CompletionSelector(selectors.BaseSelector):
                 break
             with contextlib.suppress(Exception):  # nobody is left to hear of it
                 event.tag(event)
+
+
+def _ignore(event: Any) -> None:
+    """Take the end of a server."""

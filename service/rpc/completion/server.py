@@ -65,6 +65,7 @@ class CompletionServer(grpc.aio.Server):
     async def start(self) -> None:
         """As of grpc.aio.Server."""
         self._server.start()
+        self._loop.completions.servers.append(self._server)
         self._started = True
         for _ in range(_CALLS_AHEAD):
             self._ask_for_call()
@@ -87,6 +88,8 @@ class CompletionServer(grpc.aio.Server):
             await asyncio.wait(self._tasks, timeout=_STOP_S)
         await asyncio.wait([over], timeout=_STOP_S)
         if over.done():
+            if self._started:
+                self._loop.completions.servers.remove(self._server)
             self._server.destroy()
         else:
             log.error("calls were still open %g s after they were cancelled", _STOP_S)

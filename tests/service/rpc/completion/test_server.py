@@ -375,3 +375,36 @@ async def test_calls_that_are_over_before_they_begin_are_let_go_of(recwarn: pyte
         assert await channel.unary_unary("/t.T/Unary")(b"next", timeout=WAIT_S) == b"next"
     gc.collect()
     assert [str(one.message) for one in recwarn if "never awaited" in str(one.message)] == []
+
+
+def test_a_loop_that_closes_under_calls_cancels_them(caplog: pytest.LogCaptureFixture) -> None:
+    """As a second signal does, which ends the process wherever it is."""
+    asked = threading.Event()
+    ended: list[grpc.StatusCode] = []
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        asked.set()
+        await asyncio.sleep(3600)
+        return b""
+
+    def ask(port: int) -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            error: Any = channel.unary_unary("/t.T/Unary").future(b"").exception(WAIT_S)
+            ended.append(error.code())
+
+    async def serve() -> threading.Thread:
+        server = CompletionServer(asyncio.get_running_loop(), ())
+        handlers = {"Unary": grpc.unary_unary_rpc_method_handler(unary)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        thread = threading.Thread(target=ask, args=(port,))
+        thread.start()
+        await asyncio.to_thread(asked.wait, WAIT_S)
+        return thread
+
+    with asyncio.Runner(loop_factory=CompletionLoop) as runner:
+        thread = runner.run(serve())
+    thread.join(WAIT_S)
+    assert ended in ([grpc.StatusCode.CANCELLED], [grpc.StatusCode.UNAVAILABLE])
+    assert "still open" not in caplog.text
