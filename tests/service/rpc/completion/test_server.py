@@ -323,7 +323,7 @@ async def test_bytes_that_are_no_message_end_the_call_and_leave_no_traceback(cap
         async for request in requests:
             await context.write(b"%d" % request)
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary, request_deserializer=int),
         "Both": grpc.stream_stream_rpc_method_handler(both, request_deserializer=int),
     }
@@ -364,7 +364,7 @@ async def test_calls_that_are_over_before_they_begin_are_let_go_of(recwarn: pyte
     def flood(address: str) -> None:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(WAIT_S)
-            call = channel.unary_unary("/t.T/Unary")
+            call: Any = channel.unary_unary("/t.T/Unary")
             late = [call.future(b"", timeout=0.005) for _ in range(300)]
             assert {one.exception(WAIT_S).code() for one in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -389,12 +389,14 @@ def test_a_loop_that_closes_under_calls_cancels_them(caplog: pytest.LogCaptureFi
 
     def ask(port: int) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            error: Any = channel.unary_unary("/t.T/Unary").future(b"").exception(WAIT_S)
-            ended.append(error.code())
+            call: Any = channel.unary_unary("/t.T/Unary")
+            ended.append(call.future(b"").exception(WAIT_S).code())
 
     async def serve() -> threading.Thread:
-        server = CompletionServer(asyncio.get_running_loop(), ())
-        handlers = {"Unary": grpc.unary_unary_rpc_method_handler(unary)}
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CompletionLoop)
+        server = CompletionServer(loop, ())
+        handlers: dict[str, Any] = {"Unary": grpc.unary_unary_rpc_method_handler(unary)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
