@@ -66,7 +66,7 @@ class Inflow:
                 turn -= 1
                 self._num_taken += 1
                 self._take(commands[self._num_taken - 1])
-            self._commands = ()
+            self._commands, self._num_taken = (), 0  # the next message may be long in coming
             if outbox.full:
                 outbox.when_room(self.go_on)
             else:

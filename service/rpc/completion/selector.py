@@ -35,6 +35,7 @@ class CompletionSelector(selectors.BaseSelector):
 
     Attributes:
         queue: gRPC's completion queue. The tag of everything that ends in it is a `Tag`.
+        servers: gRPC's, that have started on it and not ended.
 
     Raises:
         OSError: There is no way to wake a thread that waits for it.
@@ -42,6 +43,7 @@ class CompletionSelector(selectors.BaseSelector):
 
     def __init__(self) -> None:
         self.queue = core.CompletionQueue()
+        self.servers: list[Any] = []
         try:
             self._waker = Waker(self.queue, self._woken)
         except OSError:
@@ -54,7 +56,6 @@ class CompletionSelector(selectors.BaseSelector):
         self._looked_at = False
         self._look_again = threading.Semaphore(0)
         self._waiting = False  # whether the loop's thread waits for the queue
-        self._ends: list[Callable[[], None]] = []  # of servers that are on the queue
         self._closing = False
         self._end_of_watch = os.eventfd(0)
         self._watcher = threading.Thread(target=self._watch, name="descriptors", daemon=True)
@@ -123,14 +124,6 @@ class CompletionSelector(selectors.BaseSelector):
     def _woken(self, event: Any) -> None:
         self._waking, self._woken_up = False, True
 
-    def at_close(self, end: Callable[[], None]) -> None:
-        """Have something on the queue ended when this is closed."""
-        self._ends.append(end)
-
-    def not_at_close(self, end: Callable[[], None]) -> None:
-        """Forget it: it has ended."""
-        self._ends.remove(end)
-
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """As of `selectors.BaseSelector`."""
         return self._descriptors.register(fileobj, events, data)
@@ -152,7 +145,7 @@ class CompletionSelector(selectors.BaseSelector):
         return self._descriptors.get_key(fileobj)
 
     def close(self) -> None:
-        """Close all, and whatever is still on the queue."""
+        """Close all. Servers on the queue have ended; what one that has not still serves is cancelled."""
         if self._closing:
             return
         self._closing = True
@@ -161,9 +154,10 @@ class CompletionSelector(selectors.BaseSelector):
         self._watcher.join()
         os.close(self._end_of_watch)
         self._descriptors.close()
-        for end in self._ends:
-            end()
         self._waker.close()
+        for server in self.servers:
+            server.shutdown(self.queue, _ignore)
+            server.cancel_all_calls()
         self._end_queue()
 
     def _end_queue(self) -> None:
@@ -176,3 +170,7 @@ class CompletionSelector(selectors.BaseSelector):
                 break
             with contextlib.suppress(Exception):  # nobody is left to hear of it
                 event.tag(event)
+
+
+def _ignore(event: Any) -> None:
+    """Take the end of a server."""

@@ -67,8 +67,8 @@ class CompletionServer(grpc.aio.Server):
     async def start(self) -> None:
         """As of grpc.aio.Server."""
         self._server.start()
+        self._loop.completions.servers.append(self._server)
         self._started = True
-        self._loop.completions.at_close(self._cut_off)
         for _ in range(_CALLS_AHEAD):
             self._ask_for_call()
 
@@ -92,16 +92,11 @@ class CompletionServer(grpc.aio.Server):
             await asyncio.wait(self._tasks, timeout=_STOP_S)
         await asyncio.wait([over], timeout=_STOP_S)
         if over.done():
-            self._loop.completions.not_at_close(self._cut_off)
+            if self._started:
+                self._loop.completions.servers.remove(self._server)
             self._server.destroy()
         else:
             log.error("calls were still open %g s after they were cancelled", _STOP_S)
-
-    def _cut_off(self) -> None:
-        """End all at once: the loop closes."""
-        if self._over is None:
-            self._server.shutdown(self._queue, _ignore)
-        self._server.cancel_all_calls()
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
         """As of grpc.aio.Server; only once it stops."""
@@ -138,10 +133,6 @@ class CompletionServer(grpc.aio.Server):
         call.task = task = self._loop.create_task(_guarded(call, handler))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _ignore(event: Any) -> None:
-    """Take the end of the server, which nobody waits for."""
 
 
 async def _guarded(call: ServerCall, handler: Any) -> None:

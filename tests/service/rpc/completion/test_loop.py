@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import grpc
 import pytest
@@ -19,10 +18,8 @@ import uvloop
 
 from service.rpc.completion import core, selector
 from service.rpc.completion import loop as loops
-from service.rpc.completion.call import ServerCall
 from service.rpc.completion.loop import CompletionLoop, loop_factory
 from service.rpc.completion.selector import CompletionSelector
-from service.rpc.completion.server import CompletionServer
 
 WAIT_S = 30.0
 
@@ -87,38 +84,6 @@ def test_a_clock_that_is_set_back_holds_nothing_up_for_long(monkeypatch: pytest.
     assert time.monotonic() - began < WAIT_S
     monkeypatch.undo()
     waiting.close()
-
-
-def test_a_loop_that_is_closed_ends_what_is_open_on_it() -> None:
-    """As at a second SIGINT: nobody stops the server before its loop goes."""
-    ended: list[object] = []
-
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, CompletionLoop)
-        server = CompletionServer(loop, ())
-
-        async def both(requests: object, context: ServerCall) -> None:
-            context.add_done_callback(ended.append)
-            await asyncio.sleep(3600)
-
-        handler: Any = grpc.stream_stream_rpc_method_handler(both)
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", {"Both": handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        channels.append(grpc.insecure_channel(f"127.0.0.1:{port}"))
-        call: Any = channels[0].stream_stream("/t.T/Both")
-        calls.append(call(iter([b""])))
-        while len(server._tasks) < 1:
-            await asyncio.sleep(0.001)
-
-    channels: list[grpc.Channel] = []
-    calls: list[Any] = []
-    began = time.monotonic()
-    run(serve())
-    assert time.monotonic() - began < selector._CLOSE_S
-    assert calls[0].code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE)
-    channels[0].close()
 
 
 def test_timers_go_off_in_order() -> None:

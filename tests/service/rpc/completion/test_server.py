@@ -324,7 +324,7 @@ async def test_bytes_that_are_no_message_end_the_call_and_leave_no_traceback(cap
         async for request in requests:
             await context.write(b"%d" % request)
 
-    handlers = {
+    handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(unary, request_deserializer=int),
         "Both": grpc.stream_stream_rpc_method_handler(both, request_deserializer=int),
     }
@@ -365,7 +365,7 @@ async def test_calls_that_are_over_before_they_begin_are_let_go_of(recwarn: pyte
     def flood(address: str) -> None:
         with grpc.insecure_channel(address) as channel:
             grpc.channel_ready_future(channel).result(WAIT_S)
-            call = channel.unary_unary("/t.T/Unary")
+            call: Any = channel.unary_unary("/t.T/Unary")
             late = [call.future(b"", timeout=0.005) for _ in range(300)]
             assert {one.exception(WAIT_S).code() for one in late} == {grpc.StatusCode.DEADLINE_EXCEEDED}
 
@@ -433,3 +433,38 @@ async def test_two_readers_of_one_call_are_one_too_many() -> None:
         call: Any = channel.stream_stream("/t.T/Both")()
         assert await call.read() is grpc.aio.EOF
     assert len(seen) == 1
+
+
+def test_a_loop_that_closes_under_calls_cancels_them(caplog: pytest.LogCaptureFixture) -> None:
+    """As a second signal does, which ends the process wherever it is."""
+    asked = threading.Event()
+    ended: list[grpc.StatusCode] = []
+
+    async def unary(request: bytes, context: Any) -> bytes:
+        asked.set()
+        await asyncio.sleep(3600)
+        return b""
+
+    def ask(port: int) -> None:
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call: Any = channel.unary_unary("/t.T/Unary")
+            ended.append(call.future(b"").exception(WAIT_S).code())
+
+    async def serve() -> threading.Thread:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, CompletionLoop)
+        server = CompletionServer(loop, ())
+        handlers: dict[str, Any] = {"Unary": grpc.unary_unary_rpc_method_handler(unary)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.T", handlers),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        thread = threading.Thread(target=ask, args=(port,))
+        thread.start()
+        await asyncio.to_thread(asked.wait, WAIT_S)
+        return thread
+
+    with asyncio.Runner(loop_factory=CompletionLoop) as runner:
+        thread = runner.run(serve())
+    thread.join(WAIT_S)
+    assert ended in ([grpc.StatusCode.CANCELLED], [grpc.StatusCode.UNAVAILABLE])
+    assert "still open" not in caplog.text
