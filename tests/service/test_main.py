@@ -53,8 +53,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_it_serves_what_it_can_says_so_and_ends_with_status_0(repository: Path) -> None:
-    with running(repository) as server:
+@pytest.mark.parametrize("event_loop", ["completion", "uvloop"])
+def test_it_serves_what_it_can_says_so_and_ends_with_status_0(repository: Path, event_loop: str) -> None:
+    with running(repository, event_loop=event_loop) as server:
         with Client(server.address) as client:
             assert client.is_serving("tiny")
             listed = client.models()
