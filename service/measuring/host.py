@@ -17,7 +17,6 @@ from export.manifest import Manifest
 from service.runtime.driver import name_of_gpu
 
 FOLDER: Final = "host-profiles"
-_DRIVER: Final = Path("/proc/driver/nvidia/gpus")
 _READABLE: Final = 0o644  # mode of files: by other accounts, too
 _WITHOUT_CARDS: Final = ("CPUExecutionProvider", "cpu")
 
@@ -53,7 +52,7 @@ def describe_host(provider: str, config: HowRun, gpu: str | None = None) -> str:
     on_gpu: tuple[str, ...] = ()
     if provider not in _WITHOUT_CARDS:
         name = gpu or name_of_gpu(config.device_id) or "no GPU"
-        on_gpu = *_cards(), name, f"tf32 {config.tf32}", f"CUDA graphs {config.cuda_graphs}"
+        on_gpu = name, f"tf32 {config.tf32}", f"CUDA graphs {config.cuda_graphs}"
     return ", ".join(
         (
             _processor(),
@@ -76,13 +75,6 @@ def _processor() -> str:
     flags = re.search(r"^flags\s*: (.*)$", told, re.MULTILINE)
     digest = hashlib.sha256(" ".join(sorted(flags[1].split())).encode()).hexdigest()[:8] if flags else ""
     return " ".join([match[1].strip() for match in found if match] + [digest]).strip() or platform.machine()
-
-
-def _cards() -> list[str]:
-    """The GPUs that the driver tells of."""
-    told = sorted(_DRIVER.glob("*/information"))
-    found = [re.search(r"^Model:\s*(.*)$", path.read_text(errors="replace"), re.MULTILINE) for path in told]
-    return [match[1].strip() for match in found if match]
 
 
 def _runtime_version() -> str:
