@@ -65,7 +65,7 @@ class Stream:
         self._wire = wire_of(context)
         self._inflow = Inflow(self._wire, outbox, self._commands_of, commands.take, self._all_read, self._end)
         self._outflow = Outflow(self._wire, outbox, self._next_message, patience_s, self._end)
-        self._drain: asyncio.Task[None] | None = None
+        self._drain: asyncio.Task[None]  # while it is served
 
     async def serve(self) -> None:
         """Serve until the caller has half-closed the stream and has its answers.
@@ -109,8 +109,7 @@ class Stream:
 
     def _all_read(self) -> None:
         """Take note that the caller has sent all: what is in flight is still answered."""
-        if self._drain is not None:
-            self._drain.cancel()
+        self._drain.cancel()
         self._outflow.when_all_answered(self._all_answered)
 
     def _all_answered(self) -> None:

@@ -116,12 +116,11 @@ class ServerCall:
             self._read_all = True
             take(grpc.aio.EOF)
         else:
-            take(data if self._parse is None else self._parsed(data))
+            take(self._parsed(data))
 
     def _parsed(self, data: bytes) -> Any:
-        assert self._parse is not None
         try:
-            return self._parse(data)
+            return data if self._parse is None else self._parse(data)
         except Exception:  # whatever it is that parses
             return Unreadable(f"expected a message of this method, got {len(data)} bytes that are not")
 

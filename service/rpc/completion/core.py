@@ -33,3 +33,7 @@ SendStatus: Final = _of("SendStatusFromServerOperation")
 TIMEOUT: Final = getattr(_of("CompletionType"), "queue_timeout", None)
 SHUTDOWN: Final = getattr(_of("CompletionType"), "queue_shutdown", None)
 NO_FLAGS: Final = 0
+
+
+def nobody_waits(event: Any) -> None:
+    """Take the event of something whose end is of no interest; every operation has somebody who is told of it."""

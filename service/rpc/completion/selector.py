@@ -156,7 +156,7 @@ class CompletionSelector(selectors.BaseSelector):
         self._descriptors.close()
         self._waker.close()
         for server in self.servers:
-            server.shutdown(self.queue, _ignore)
+            server.shutdown(self.queue, core.nobody_waits)
             server.cancel_all_calls()
         self._end_queue()
 
@@ -170,7 +170,3 @@ class CompletionSelector(selectors.BaseSelector):
                 break
             with contextlib.suppress(Exception):  # nobody is left to hear of it
                 event.tag(event)
-
-
-def _ignore(event: Any) -> None:
-    """Take the end of a server."""

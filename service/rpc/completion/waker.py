@@ -46,7 +46,7 @@ class Waker:
         self._answer = call(b"")
         until_s = time.time() + _CONNECT_S
         event = queue.poll(deadline=until_s)
-        self._server.shutdown(queue, _ignore)  # it listens no more; the call goes on
+        self._server.shutdown(queue, core.nobody_waits)  # it listens no more; the call goes on
         try:
             if event.completion_type == core.TIMEOUT or not event.success:
                 raise OSError("expected to reach ourselves through a local socket, got no call")
@@ -75,7 +75,3 @@ class Waker:
         self._answer.cancel()
         self._channel.close()
         self._server.cancel_all_calls()
-
-
-def _ignore(event: Any) -> None:
-    """Take the end of the listening."""
