@@ -1,13 +1,16 @@
-"""Answers of the engine, many at a time, against the oracle that makes them one at a time."""
+"""Answers of the engine, many at a time, against the oracle that makes them one at a time; and when they go out."""
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from service.engine.interface import Cancelled, Decode, Finished, Generate, RunSequence, Sampling
+from service.engine.engine import Engine
+from service.engine.interface import Cancelled, Decode, Event, Finished, Generate, RunSequence, Sampling
 from service.engine.limits import EngineLimits
+from service.engine.runs import Plan
 from service.engine.schedule import ScheduleLimits
 from tests.service import tiny_models as tiny
 from tests.service.decoding.test_beam import enumerate_best
@@ -140,3 +143,28 @@ def test_only_wanted_outputs_are_asked_of_the_runtime(tmp_path: Path) -> None:
         engine.close(1)
     top = ("top_log_probs", "top_tokens")
     assert asked == [(), top, (), ("log_probs",), (), top, (), ("log_probs",)]
+
+
+def test_an_answer_goes_out_before_nothing_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Noting(Harness):
+        def publish(self, events: Sequence[Event]) -> None:
+            order.append("publish")
+            super().publish(events)
+
+    begin = Engine._begin
+
+    def noting(engine: Engine, lane: int) -> Plan | None:
+        order.append("plan")
+        plan = begin(engine, lane)
+        order[-1] += " a run" if plan is not None else ""
+        return plan
+
+    monkeypatch.setattr(Engine, "_begin", noting)
+    model = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))
+    with running(model, harness=Noting()) as engine:
+        engine.open(1)
+        order.clear()
+        engine.steps(1, [4])
+        assert order[order.index("plan a run") + 1] == "publish"

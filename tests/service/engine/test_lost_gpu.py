@@ -1,6 +1,6 @@
 """A GPU that is lost to the process ends the engine, which tells everybody; an error that passes does not."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ def check_failed(harness: Harness, requests: Sequence[int]) -> None:
     harness.check_one_end_each()
 
 
+def check_all_fail(harness: Harness, sessions: Iterable[int]) -> None:
+    """Each of some sessions takes a step, with the same end for all."""
+    opened = list(sessions)
+    for session in opened:
+        harness.submit(OpenSession(harness.new_id(), session))
+    steps = [tensor_step(harness, session) for session in opened]
+    with closing(harness.engine):
+        harness.engine.start()
+        check_failed(harness, steps)
+
+
 @pytest.mark.parametrize("num_runners", [1, 2])
 @pytest.mark.parametrize("broken", ["read_rows", "write_rows"])
 def test_states_that_cannot_be_copied_end_the_engine_and_not_its_thread_alone(
@@ -71,25 +82,13 @@ def test_states_that_cannot_be_copied_end_the_engine_and_not_its_thread_alone(
     """Of an imported model: rows are copied out before a batch, and back after one that failed."""
     runner = ScriptedRunner(open_tiny(tmp_path, tensor_models.write_patient(tmp_path)), failing_with("a node failed"))
     setattr(runner, broken, fail)
-    harness = made(runner, num_runners)
-    for session in (1, 2):
-        harness.submit(OpenSession(harness.new_id(), session))
-    steps = [tensor_step(harness, session) for session in (1, 2)]
-    with closing(harness.engine):
-        harness.engine.start()
-        check_failed(harness, steps)
+    check_all_fail(made(runner, num_runners), (1, 2))
 
 
 @pytest.mark.parametrize("num_sessions", [1, 2])
 def test_a_run_of_an_imported_model_that_loses_the_gpu_ends_the_engine(tmp_path: Path, num_sessions: int) -> None:
     runner = ScriptedRunner(open_tiny(tmp_path, tensor_models.write_patient(tmp_path)), failing_with(LOST))
-    harness = made(runner)
-    for session in range(num_sessions):
-        harness.submit(OpenSession(harness.new_id(), session))
-    steps = [tensor_step(harness, session) for session in range(num_sessions)]
-    with closing(harness.engine):
-        harness.engine.start()
-        check_failed(harness, steps)
+    check_all_fail(made(runner), range(num_sessions))
     assert len(runner.calls) == 1  # nothing is tried again
 
 
@@ -98,13 +97,7 @@ def test_a_gpu_that_is_lost_while_a_batch_is_taken_apart_ends_the_engine(tmp_pat
         raise RuntimeError(LOST if call > 1 else "a node failed")
 
     runner = ScriptedRunner(open_tiny(tmp_path, tensor_models.write_patient(tmp_path)), lose_later)
-    harness = made(runner)
-    for session in (1, 2):
-        harness.submit(OpenSession(harness.new_id(), session))
-    steps = [tensor_step(harness, session) for session in (1, 2)]
-    with closing(harness.engine):
-        harness.engine.start()
-        check_failed(harness, steps)
+    check_all_fail(made(runner), (1, 2))
     assert len(runner.calls) == 2
 
 

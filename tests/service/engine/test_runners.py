@@ -14,7 +14,6 @@ from service.engine.engine import Engine
 from service.engine.interface import (
     Cancelled,
     Decode,
-    Event,
     ExportSession,
     Finished,
     ForkSession,
@@ -362,28 +361,3 @@ def test_the_first_text_after_a_minute_of_steps_did_not_take_a_minute(tmp_path: 
         hand.finish(hand.begin())
     for _ in range(3):  # whoever thinks that a text takes a minute refuses the second of them
         hand.harness.submit(Generate(hand.harness.new_id(), (2,), GREEDY, 1))
-
-
-def test_an_answer_goes_out_before_nothing_is_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    class Noting(Harness):
-        def publish(self, events: Sequence[Event]) -> None:
-            order.append("publish")
-            super().publish(events)
-
-    begin = Engine._begin
-
-    def noting(engine: Engine, lane: int) -> Plan | None:
-        order.append("plan")
-        plan = begin(engine, lane)
-        order[-1] += " a run" if plan is not None else ""
-        return plan
-
-    monkeypatch.setattr(Engine, "_begin", noting)
-    model = open_tiny(tmp_path, tiny.write_language_model(tmp_path, TABLE))
-    with running(model, harness=Noting()) as engine:
-        engine.open(1)
-        order.clear()
-        engine.steps(1, [4])
-        assert order[order.index("plan a run") + 1] == "publish"
